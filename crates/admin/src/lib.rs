@@ -1,0 +1,1 @@
+//! Operating a daemon: one command table behind HTTP, CLI and SQL console; metrics.

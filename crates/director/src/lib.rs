@@ -1,0 +1,1 @@
+//! The front tier: VRRP shell, health checks, schedulers and data planes.

@@ -1,0 +1,1 @@
+//! The MySQL proxy: listeners, worker threads, backends, and the relay between them.
