@@ -1,0 +1,147 @@
+//! Proving a password ("Authentication Methods": mysql_native_password, caching_sha2_password).
+
+use sha1::{Digest, Sha1};
+use sha2::Sha256;
+use subtle::ConstantTimeEq;
+
+/// Random bytes of a handshake; both methods use 20.
+pub const SALT: usize = 20;
+
+pub const NATIVE: &str = "mysql_native_password";
+pub const CACHING_SHA2: &str = "caching_sha2_password";
+
+/// Server to client in caching_sha2_password: what comes next.
+pub const SHA2_FAST_OK: u8 = 3;
+pub const SHA2_FULL: u8 = 4;
+/// Client to server: "send me your RSA key".
+pub const SHA2_REQUEST_KEY: u8 = 2;
+
+fn sha1(parts: &[&[u8]]) -> [u8; 20] {
+    let mut h = Sha1::new();
+    parts.iter().for_each(|p| h.update(p));
+    h.finalize().into()
+}
+
+fn sha256(parts: &[&[u8]]) -> [u8; 32] {
+    let mut h = Sha256::new();
+    parts.iter().for_each(|p| h.update(p));
+    h.finalize().into()
+}
+
+fn xor<const N: usize>(a: [u8; N], b: [u8; N]) -> [u8; N] {
+    std::array::from_fn(|i| a[i] ^ b[i])
+}
+
+/// `SHA1(password)`: all a client or proxy needs to log in by mysql_native_password.
+#[must_use]
+pub fn native_stage1(password: &[u8]) -> [u8; 20] {
+    sha1(&[password])
+}
+
+/// `SHA1(SHA1(password))`: what the server stores.
+#[must_use]
+pub fn native_stage2(stage1: &[u8; 20]) -> [u8; 20] {
+    sha1(&[stage1])
+}
+
+/// The client's answer to `salt`.
+#[must_use]
+pub fn native_token(stage1: &[u8; 20], salt: &[u8; SALT]) -> [u8; 20] {
+    xor(*stage1, sha1(&[salt, &native_stage2(stage1)]))
+}
+
+/// Checks a client's answer against the stored hash in constant time; a right one reveals
+/// `SHA1(password)`, with which one can log in to other servers in the client's name.
+#[must_use]
+pub fn native_verify(token: &[u8], salt: &[u8; SALT], stage2: &[u8; 20]) -> Option<[u8; 20]> {
+    let token: [u8; 20] = token.try_into().ok()?;
+    let stage1 = xor(token, sha1(&[salt, stage2]));
+    bool::from(native_stage2(&stage1).ct_eq(stage2)).then_some(stage1)
+}
+
+/// Parses `*HEX` as stored in `mysql.user`.
+#[must_use]
+pub fn native_parse_hash(text: &str) -> Option<[u8; 20]> {
+    let hex = text.strip_prefix('*')?.as_bytes();
+    if hex.len() != 40 {
+        return None;
+    }
+    let digit = |b: u8| (b as char).to_digit(16).map(|d| d as u8);
+    let mut out = [0; 20];
+    for (byte, pair) in out.iter_mut().zip(hex.chunks_exact(2)) {
+        *byte = digit(pair[0])? << 4 | digit(pair[1])?;
+    }
+    Some(out)
+}
+
+/// `SHA256(password)`: all that the fast path of caching_sha2_password needs.
+#[must_use]
+pub fn sha2_stage1(password: &[u8]) -> [u8; 32] {
+    sha256(&[password])
+}
+
+/// `SHA256(SHA256(password))`: what a verifier of the fast path keeps.
+#[must_use]
+pub fn sha2_stage2(stage1: &[u8; 32]) -> [u8; 32] {
+    sha256(&[stage1])
+}
+
+/// The client's answer to `salt` on the fast path.
+#[must_use]
+pub fn sha2_token(stage1: &[u8; 32], salt: &[u8; SALT]) -> [u8; 32] {
+    xor(*stage1, sha256(&[&sha2_stage2(stage1), salt]))
+}
+
+/// Checks a fast-path answer in constant time; a right one reveals `SHA256(password)`.
+#[must_use]
+pub fn sha2_verify(token: &[u8], salt: &[u8; SALT], stage2: &[u8; 32]) -> Option<[u8; 32]> {
+    let token: [u8; 32] = token.try_into().ok()?;
+    let stage1 = xor(token, sha256(&[stage2, salt]));
+    bool::from(sha2_stage2(&stage1).ct_eq(stage2)).then_some(stage1)
+}
+
+/// The password, NUL-terminated and masked with the salt, as it is RSA-encrypted on the full path
+/// without TLS. Its own inverse.
+pub fn sha2_mask(password_nul: &mut [u8], salt: &[u8; SALT]) {
+    for (byte, mask) in password_nul.iter_mut().zip(salt.iter().cycle()) {
+        *byte ^= mask;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    #[test]
+    fn the_stored_form_is_the_servers() {
+        // SELECT PASSWORD('secret')
+        let hash = native_parse_hash("*14E65567ABDB5135D0CFD9A70B3032C179A49EE7").unwrap();
+        assert_eq!(native_stage2(&native_stage1(b"secret")), hash);
+        assert_eq!(native_parse_hash("*14E65567ABDB5135D0CFD9A70B3032C179A49EE"), None);
+        assert_eq!(native_parse_hash("invalid"), None);
+    }
+
+    proptest! {
+        #[test]
+        fn right_passwords_pass_and_reveal_stage1(password: Vec<u8>, salt: [u8; SALT]) {
+            let s1 = native_stage1(&password);
+            let token = native_token(&s1, &salt);
+            prop_assert_eq!(native_verify(&token, &salt, &native_stage2(&s1)), Some(s1));
+            let s1 = sha2_stage1(&password);
+            let token = sha2_token(&s1, &salt);
+            prop_assert_eq!(sha2_verify(&token, &salt, &sha2_stage2(&s1)), Some(s1));
+        }
+
+        #[test]
+        fn wrong_ones_fail(a: Vec<u8>, b: Vec<u8>, salt: [u8; SALT]) {
+            prop_assume!(a != b);
+            let stored = native_stage2(&native_stage1(&a));
+            let token = native_token(&native_stage1(&b), &salt);
+            prop_assert_eq!(native_verify(&token, &salt, &stored), None);
+            prop_assert_eq!(native_verify(&a, &salt, &stored), None);
+            let token = sha2_token(&sha2_stage1(&b), &salt);
+            prop_assert_eq!(sha2_verify(&token, &salt, &sha2_stage2(&sha2_stage1(&a))), None);
+        }
+    }
+}
