@@ -1,1 +1,261 @@
 //! Real database servers in a directory of their own: for trying Pointsman out and for its tests.
+//!
+//! ```no_run
+//! use pointsman_sandbox::{Options, Sandbox};
+//!
+//! let sandbox = Sandbox::start(Options { replicas: 2, ..Options::default() })?;
+//! sandbox.primary().client_sql("CREATE TABLE app.t (id INT PRIMARY KEY)")?;
+//! sandbox.wait_caught_up()?;
+//! sandbox.replicas()[0].kill9()?;
+//! sandbox.replicas()[0].start()?;
+//! # anyhow::Ok(())
+//! ```
+//!
+//! `db1` is the primary, `db2`, `db3`, ... replicate from it with GTIDs (`MASTER_USE_GTID=slave_pos`)
+//! and are `read_only`. `@@server_id` is the number in the name. Everything listens on 127.0.0.1 and
+//! on a unix socket in the node's directory.
+//!
+//! | account | from | may |
+//! | --- | --- | --- |
+//! | `root`, no password | unix socket | everything |
+//! | [`APP_USER`] / [`APP_PASSWORD`] | anywhere | everything in database `app` |
+//! | [`MONITOR_USER`] / [`MONITOR_PASSWORD`] | anywhere | what [`MONITOR_GRANTS`] says |
+//! | `repl` | anywhere | replicate |
+//!
+//! Dropping a [`Sandbox`] kills its servers and removes its directory. If the process that holds it
+//! is killed, the kernel kills the servers with it, and the next sandbox to start removes the
+//! directory.
+
+mod mariadb;
+mod node;
+mod process;
+mod proxy_config;
+mod room;
+
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+pub use crate::node::Node;
+pub use crate::process::free_port;
+pub use crate::proxy_config::proxy_config;
+use crate::room::Room;
+
+/// May do everything in database `app`, and nothing else.
+pub const APP_USER: &str = "app";
+pub const APP_PASSWORD: &str = "app-secret";
+/// What the proxy watches the servers with.
+pub const MONITOR_USER: &str = "pointsman";
+pub const MONITOR_PASSWORD: &str = "monitor-secret";
+/// Exactly what the monitor needs of MariaDB, and no more:
+/// `SLAVE MONITOR` for `SHOW ALL SLAVES STATUS`, `BINLOG MONITOR` for `SHOW MASTER STATUS`,
+/// and `SELECT` on the two tables that hold the accounts.
+pub const MONITOR_GRANTS: &[&str] = &[
+    "GRANT SLAVE MONITOR, BINLOG MONITOR ON *.* TO 'pointsman'@'%'",
+    "GRANT SELECT ON mysql.global_priv TO 'pointsman'@'%'",
+    "GRANT SELECT ON mysql.user TO 'pointsman'@'%'",
+];
+
+/// Which database server to run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub enum Flavour {
+    #[default]
+    MariaDb,
+}
+
+/// What kind of sandbox to start.
+#[derive(Debug, Clone)]
+pub struct Options {
+    pub flavour: Flavour,
+    /// Where to put it: a directory that is missing, empty, or left over from an earlier sandbox.
+    /// `None`: a temporary directory.
+    pub dir: Option<PathBuf>,
+    /// Servers beside the primary.
+    pub replicas: usize,
+    /// More arguments for every server; they win over the sandbox's own.
+    pub extra_args: Vec<String>,
+    /// `db1` listens here, `db2` on the next port and so on. `None`: free ports below 32768.
+    pub base_port: Option<u16>,
+}
+
+impl Default for Options {
+    fn default() -> Self {
+        Self {
+            flavour: Flavour::default(),
+            dir: None,
+            replicas: 1,
+            extra_args: Vec::new(),
+            base_port: None,
+        }
+    }
+}
+
+/// Running servers. Dropping it stops and removes them.
+#[derive(Debug)]
+pub struct Sandbox {
+    // Before `room`: servers die before their directory goes.
+    nodes: Vec<Node>,
+    room: Room,
+}
+
+impl Sandbox {
+    /// Starts a primary and its replicas, and returns once all have the accounts and `app`.
+    ///
+    /// # Errors
+    /// The server is not installed, its directory or ports can't be had, or a server does not come
+    /// up; the error then shows the end of what that server wrote to stderr.
+    pub fn start(options: Options) -> Result<Self> {
+        let Flavour::MariaDb = options.flavour;
+        let programs = mariadb::Programs::find()?;
+        room::sweep();
+        let template = mariadb::template(&programs)?;
+        let room = Room::new(options.dir.as_deref())?;
+
+        let nodes = std::thread::scope(|scope| {
+            let starting: Vec<_> = (0..=options.replicas)
+                .map(|i| {
+                    let (programs, template, options, room) =
+                        (&programs, &template, &options, &room);
+                    scope.spawn(move || -> Result<Node> {
+                        let port = options
+                            .base_port
+                            .map(|base| {
+                                u16::try_from(i)
+                                    .ok()
+                                    .and_then(|i| base.checked_add(i))
+                                    .with_context(|| {
+                                        format!("base port {base} leaves no room for {i} replicas")
+                                    })
+                            })
+                            .transpose()?;
+                        Node::create(
+                            programs.clone(),
+                            template.clone(),
+                            room.path(),
+                            i,
+                            port,
+                            &options.extra_args,
+                        )
+                    })
+                })
+                .collect();
+            starting
+                .into_iter()
+                .map(|thread| thread.join().expect("starting a node does not panic"))
+                .collect::<Result<Vec<_>>>()
+        })?;
+        let sandbox = Self { nodes, room };
+
+        sandbox.primary().client_sql(&mariadb::accounts_sql())?;
+        std::thread::scope(|scope| {
+            let linking: Vec<_> = sandbox
+                .replicas()
+                .iter()
+                .map(|replica| scope.spawn(|| replica.replicate_from(sandbox.primary())))
+                .collect();
+            linking
+                .into_iter()
+                .try_for_each(|thread| thread.join().expect("starting replication does not panic"))
+        })?;
+        sandbox.wait_caught_up()?;
+        Ok(sandbox)
+    }
+
+    /// Where all of it lives.
+    #[must_use]
+    pub fn dir(&self) -> &Path {
+        self.room.path()
+    }
+
+    /// `db1`, which was started as the primary; the sandbox does not follow later changes of role.
+    #[must_use]
+    pub fn primary(&self) -> &Node {
+        &self.nodes[0]
+    }
+
+    /// All but `db1`.
+    #[must_use]
+    pub fn replicas(&self) -> &[Node] {
+        &self.nodes[1..]
+    }
+
+    #[must_use]
+    pub fn nodes(&self) -> &[Node] {
+        &self.nodes
+    }
+
+    /// Counted from 0: `node(0)` is `db1`.
+    ///
+    /// # Panics
+    /// There is no such node.
+    #[must_use]
+    pub fn node(&self, i: usize) -> &Node {
+        &self.nodes[i]
+    }
+
+    /// Waits until every running replica has applied what the primary has committed by now.
+    ///
+    /// # Errors
+    /// One does not get there within 20 s.
+    pub fn wait_caught_up(&self) -> Result<()> {
+        let position = self.primary().client_sql("SELECT @@gtid_binlog_pos")?;
+        for replica in self.replicas().iter().filter(|node| node.is_running()) {
+            replica.wait_applied(position.trim(), Duration::from_secs(20))?;
+        }
+        Ok(())
+    }
+
+    /// Writes a `proxy.toml` for these servers; see [`proxy_config`].
+    ///
+    /// # Errors
+    /// The file can't be written.
+    pub fn write_proxy_config(
+        &self,
+        path: &Path,
+        listener_port: u16,
+        admin_port: u16,
+        more: &str,
+    ) -> Result<()> {
+        std::fs::write(path, proxy_config(&self.nodes, listener_port, admin_port, more))
+            .with_context(|| format!("can't write {}", path.display()))
+    }
+}
+
+/// Polls until `done` says so. For what a server does in its own time and has no way to announce.
+///
+/// # Errors
+/// It did not happen within `timeout`; `what` says what was waited for.
+pub fn wait_until(
+    what: &str,
+    timeout: Duration,
+    mut done: impl FnMut() -> Result<bool>,
+) -> Result<()> {
+    let deadline = Instant::now() + timeout;
+    let mut last = None;
+    loop {
+        match done() {
+            Ok(true) => return Ok(()),
+            Ok(false) => {}
+            Err(error) => last = Some(error),
+        }
+        if Instant::now() >= deadline {
+            match last {
+                Some(error) => bail!("{what}: not within {timeout:?}; last error: {error:#}"),
+                None => bail!("{what}: not within {timeout:?}"),
+            }
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// The unix socket's path must fit into `sockaddr_un`.
+fn check_socket_path(path: &Path) -> Result<()> {
+    ensure!(
+        path.as_os_str().len() < 108,
+        "{} is too long for a unix socket (107 bytes at most); choose a shorter --dir or TMPDIR",
+        path.display()
+    );
+    Ok(())
+}
