@@ -1,45 +1,33 @@
 //! Typed configuration of both daemons, with errors that say where and what to do.
+//!
+//! ```
+//! let (config, warnings) = pointsman_config::proxy::ProxyConfig::parse("proxy.toml", r#"
+//! [[listener]]
+//! address = "0.0.0.0:3306"
+//! [[server]]
+//! name = "db1"
+//! address = "192.168.4.11:3306"
+//! [monitor]
+//! user = "pointsman"
+//! password = "secret"
+//! "#)?;
+//! assert_eq!(config.servers[0].name, "db1");
+//! assert_eq!(warnings.len(), 1, "no replica");
+//! # Ok::<(), pointsman_config::Report>(())
+//! ```
 
+mod kind;
+mod load;
+mod mask;
+mod nearest;
 pub mod proxy;
+pub mod read;
+mod report;
+mod secret;
+pub mod units;
 
-use std::fmt;
-
-/// A password or token: never printed, not even in debug output.
-#[derive(Clone, PartialEq, Eq)]
-pub struct Secret(String);
-
-impl Secret {
-    #[must_use]
-    pub fn new(value: impl Into<String>) -> Self {
-        Self(value.into())
-    }
-    /// The secret itself.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        &self.0
-    }
-}
-
-impl fmt::Debug for Secret {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("Secret(***)")
-    }
-}
-
-impl<'de> serde::Deserialize<'de> for Secret {
-    fn deserialize<D: serde::Deserializer<'de>>(d: D) -> Result<Self, D::Error> {
-        String::deserialize(d).map(Self)
-    }
-}
-
-mod duration {
-    use std::time::Duration;
-    pub fn deserialize<'de, D: serde::Deserializer<'de>>(_d: D) -> Result<Duration, D::Error> {
-        Err(serde::de::Error::custom("not yet"))
-    }
-}
-mod size {
-    pub fn deserialize<'de, D: serde::Deserializer<'de>>(_d: D) -> Result<usize, D::Error> {
-        Err(serde::de::Error::custom("not yet"))
-    }
-}
+pub use kind::{Kind, kind};
+pub use load::read_text;
+pub use proxy::ProxyConfig;
+pub use report::{Problem, Report, Style, Warning};
+pub use secret::Secret;

@@ -3,113 +3,85 @@
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use serde::Deserialize;
-
 use crate::Secret;
 
 /// All of `proxy.toml`. Only `[[listener]]`, `[[server]]` and `[monitor]` must be written.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+#[derive(Debug, Clone)]
 pub struct ProxyConfig {
-    #[serde(rename = "listener")]
     pub listeners: Vec<Listener>,
-    #[serde(rename = "server")]
     pub servers: Vec<Server>,
     /// Accounts beside, or instead of, those of the databases.
-    #[serde(rename = "user", default)]
     pub users: Vec<User>,
     pub monitor: Monitor,
-    #[serde(default)]
     pub routing: Routing,
-    #[serde(default)]
     pub limits: Limits,
-    #[serde(default)]
     pub admin: Admin,
-    #[serde(default)]
     pub console: Console,
     /// Worker threads; 0 is one per core.
-    #[serde(default)]
     pub workers: usize,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// One address clients connect to.
+#[derive(Debug, Clone)]
 pub struct Listener {
     pub address: SocketAddr,
     /// Overrides `[routing] consistency` for clients of this listener.
     pub consistency: Option<Consistency>,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// One database server.
+#[derive(Debug, Clone)]
 pub struct Server {
     pub name: String,
     /// `host:port`; the host may be a name.
     pub address: String,
     /// Share of the reads among replicas, 0 to 100. 0: no reads.
-    #[serde(default = "default_weight")]
     pub weight: u32,
 }
 
-fn default_weight() -> u32 {
-    1
-}
-
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// An account beside those of the databases.
+#[derive(Debug, Clone)]
 pub struct User {
     pub name: String,
     pub password: Secret,
     /// Host pattern as in MySQL's accounts; `%` is anywhere.
-    #[serde(default = "default_host")]
     pub host: String,
     /// How clients prove the password.
-    #[serde(default)]
     pub plugin: AuthPlugin,
 }
 
-fn default_host() -> String {
-    "%".to_owned()
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Deserialize)]
+/// How a client proves that it knows a password.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum AuthPlugin {
     #[default]
-    #[serde(rename = "mysql_native_password")]
     NativePassword,
-    #[serde(rename = "caching_sha2_password")]
     CachingSha2Password,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields)]
+/// How the servers are watched.
+#[derive(Debug, Clone)]
 pub struct Monitor {
     pub user: String,
     pub password: Secret,
     /// Time between two looks at a server.
-    #[serde(default = "default_interval", with = "crate::duration")]
     pub interval: Duration,
     /// A server that has not answered for this long is down.
-    #[serde(default = "default_timeout", with = "crate::duration")]
     pub timeout: Duration,
     /// How often accounts are read again; a failed login reads them at once.
-    #[serde(default = "default_accounts_interval", with = "crate::duration")]
     pub accounts_interval: Duration,
 }
 
-fn default_interval() -> Duration {
-    Duration::from_millis(250)
-}
-fn default_timeout() -> Duration {
-    Duration::from_secs(2)
-}
-fn default_accounts_interval() -> Duration {
-    Duration::from_secs(30)
+impl Monitor {
+    /// Default of `interval`.
+    pub const INTERVAL: Duration = Duration::from_millis(250);
+    /// Default of `timeout`.
+    pub const TIMEOUT: Duration = Duration::from_secs(2);
+    /// Default of `accounts_interval`.
+    pub const ACCOUNTS_INTERVAL: Duration = Duration::from_secs(30);
 }
 
 /// What a read may miss. Each level includes the promises of those before it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Deserialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default)]
 pub enum Consistency {
     /// Any replica within `max_lag`.
     Eventual,
@@ -122,15 +94,13 @@ pub enum Consistency {
     Strong,
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// Which server a statement goes to.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Routing {
     pub consistency: Consistency,
     /// A replica further behind than this gets no reads.
-    #[serde(with = "crate::duration")]
     pub max_lag: Duration,
     /// How long a read waits for a replica to catch up before it goes to the primary.
-    #[serde(with = "crate::duration")]
     pub causal_timeout: Duration,
     /// Whether the primary takes its share of the reads even while replicas can serve them.
     pub primary_reads: bool,
@@ -147,22 +117,18 @@ impl Default for Routing {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// How much, and how long.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Most clients at once; the next one is refused with error 1040.
     pub max_connections: usize,
     /// A backend connection not made within this is a failure.
-    #[serde(with = "crate::duration")]
     pub connect_timeout: Duration,
     /// A client that does not finish its login within this is dropped.
-    #[serde(with = "crate::duration")]
     pub login_timeout: Duration,
     /// On SIGTERM: how long open transactions may take to finish.
-    #[serde(with = "crate::duration")]
     pub drain_timeout: Duration,
     /// Statements longer than this many bytes are not looked into; they go to the primary.
-    #[serde(with = "crate::size")]
     pub max_statement: usize,
     /// Fingerprints remembered per worker.
     pub statement_cache: usize,
@@ -181,8 +147,8 @@ impl Default for Limits {
     }
 }
 
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+/// The HTTP API and the dashboard.
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Admin {
     pub address: SocketAddr,
     /// Demanded from every caller; must be set when `address` is not loopback.
@@ -196,8 +162,7 @@ impl Default for Admin {
 }
 
 /// The SQL console: `mysql -h 127.0.0.1 -P 8990`. Loopback only.
-#[derive(Debug, Clone, Deserialize)]
-#[serde(deny_unknown_fields, default)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Console {
     /// `None` (written `address = ""`) turns it off.
     pub address: Option<SocketAddr>,

@@ -1,0 +1,465 @@
+//! From the text of `proxy.toml` to a checked [`ProxyConfig`].
+
+use std::collections::HashMap;
+use std::net::{IpAddr, SocketAddr};
+use std::ops::Range;
+use std::path::Path;
+use std::time::Duration;
+
+use toml::Spanned;
+use toml::de::{DeTable, DeValue};
+
+use crate::proxy::{
+    Admin, AuthPlugin, Console, Consistency, Limits, Listener, Monitor, ProxyConfig, Routing,
+    Server, User,
+};
+use crate::read::{At, Findings, HostPort, Read, Section, Size, readable_by_all, word};
+use crate::report::{Problem, Report, Warning};
+use crate::units::show_duration;
+
+impl ProxyConfig {
+    /// Reads and checks the file at `path`.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it; a file that can't be read is one such problem.
+    pub fn load(path: impl AsRef<Path>) -> Result<(Self, Vec<Warning>), Report> {
+        let path = path.as_ref();
+        let name = path.display().to_string();
+        let text = read_text(path, &name)?;
+        let (config, findings) = read(&name, &text)?;
+        let mut warnings = findings.warnings;
+        if let Some(span) = findings.secret_in_file
+            && readable_by_all(path)
+        {
+            warnings.push(
+                Problem::new("the file holds a secret and every user of this host can read it")
+                    .at(span)
+                    .help(format!("chmod o-r {name}, or use {{ env = ... }} or {{ file = ... }}")),
+            );
+        }
+        let warnings = warnings.into_iter().map(|p| Warning::new(&name, &text, p)).collect();
+        Ok((config, warnings))
+    }
+
+    /// Reads and checks `text`; `name` is what reports call it.
+    ///
+    /// # Errors
+    /// Everything that is wrong with it.
+    pub fn parse(name: &str, text: &str) -> Result<(Self, Vec<Warning>), Report> {
+        let (config, findings) = read(name, text)?;
+        let warnings =
+            findings.warnings.into_iter().map(|p| Warning::new(name, text, p)).collect();
+        Ok((config, warnings))
+    }
+}
+
+/// The text of a config file.
+///
+/// # Errors
+/// A report that says why it can't be read.
+pub fn read_text(path: &Path, name: &str) -> Result<String, Report> {
+    std::fs::read(path)
+        .map_err(|e| Problem::new(format!("can't read it: {e}")))
+        .and_then(|bytes| {
+            String::from_utf8(bytes).map_err(|e| {
+                Problem::new(format!("not UTF-8 text (at byte {})", e.utf8_error().valid_up_to()))
+            })
+        })
+        .map_err(|problem| Report::new(name, "", vec![problem]))
+}
+
+fn read(name: &str, text: &str) -> Result<(ProxyConfig, Findings), Report> {
+    let (root, syntax) = DeTable::parse_recoverable(text);
+    if !syntax.is_empty() {
+        // What a broken file holds is guesswork; one kind of error at a time.
+        let problems = syntax.iter().map(syntax_problem).collect();
+        return Err(Report::new(name, text, problems));
+    }
+    let mut found = Findings::default();
+    let config = proxy(&mut found, &root);
+    match config {
+        Some(config) if found.errors.is_empty() => Ok((config, found)),
+        _ => Err(Report::new(name, text, found.errors)),
+    }
+}
+
+fn syntax_problem(error: &toml::de::Error) -> Problem {
+    let message = error.message().trim_end_matches('.').replace('\n', "; ");
+    let problem = Problem::new(format!("not valid TOML: {message}"));
+    match error.span() {
+        Some(span) => problem.at(span),
+        None => problem,
+    }
+}
+
+fn proxy(found: &mut Findings, root: &Spanned<DeTable<'_>>) -> Option<ProxyConfig> {
+    let mut file = Section::root(root);
+
+    let mut sockets = Sockets::default();
+    let mut listeners = Vec::new();
+    for mut s in file.sections(found, "listener") {
+        let address = s.required::<SocketAddr>(found, "address", "\"0.0.0.0:3306\"");
+        let consistency = s.at::<Consistency>(found, "consistency").map(|c| c.value);
+        s.finish(found);
+        if let Some(address) = address {
+            sockets.take(found, &address, "[[listener]]");
+            listeners.push(Listener { address: address.value, consistency });
+        }
+    }
+    if listeners.is_empty() && !file_has(root, "listener") {
+        found.error(
+            Problem::new("no [[listener]]: nothing could connect")
+                .help("add:  [[listener]]\n      address = \"0.0.0.0:3306\""),
+        );
+    }
+
+    let servers = servers(found, &mut file, &listeners, file_has(root, "server"));
+    let users = users(found, &mut file);
+    let monitor = monitor(found, &mut file);
+    let routing = routing(found, &mut file);
+    let limits = limits(found, &mut file);
+    let admin = admin(found, &mut file, &mut sockets);
+    let console = console(found, &mut file, &mut sockets);
+    let workers = file.checked(found, "workers", 0usize, |n| at_most(*n, 1024));
+    file.finish(found);
+
+    Some(ProxyConfig {
+        listeners,
+        servers,
+        users,
+        monitor: monitor?,
+        routing,
+        limits,
+        admin,
+        console,
+        workers,
+    })
+}
+
+fn file_has(root: &Spanned<DeTable<'_>>, key: &str) -> bool {
+    root.get_ref().iter().any(|(k, _)| k.get_ref() == key)
+}
+
+fn servers(
+    found: &mut Findings,
+    file: &mut Section<'_>,
+    listeners: &[Listener],
+    any_written: bool,
+) -> Vec<Server> {
+    let mut servers: Vec<Server> = Vec::new();
+    let mut names: HashMap<String, Range<usize>> = HashMap::new();
+    let mut addresses: HashMap<String, String> = HashMap::new();
+    let mut last_span = None;
+    for mut s in file.sections(found, "server") {
+        last_span = Some(s.span());
+        let name = s.required::<String>(found, "name", "\"db1\"");
+        let address = s.required::<HostPort>(found, "address", "\"192.168.4.11:3306\"");
+        let weight = s.checked(found, "weight", 1u32, |w| at_most(*w, 100));
+        s.finish(found);
+        if let Some(name) = &name {
+            check_name(found, name);
+            if names.insert(name.value.clone(), name.span.clone()).is_some() {
+                found.error(
+                    Problem::new(format!("two servers are called \"{}\"", name.value))
+                        .at(name.span.clone())
+                        .label("the second one")
+                        .help("give each server a name of its own"),
+                );
+            }
+        }
+        if let Some(address) = &address {
+            let key = address.value.0.to_ascii_lowercase();
+            let called = name.as_ref().map_or("?", |n| n.value.as_str()).to_owned();
+            if let Some(other) = addresses.insert(key, called) {
+                found.error(
+                    Problem::new(format!("server \"{other}\" has this address already"))
+                        .at(address.span.clone())
+                        .help("each server once; shares of the reads are set with weight"),
+                );
+            }
+            // An unspecified listener can't be compared: 0.0.0.0:3306 beside a database on this
+            // host's other address is a legal set-up only with distinct addresses, which it lacks.
+            if let Ok(to) = address.value.0.parse::<SocketAddr>()
+                && listeners.iter().any(|l| l.address == to || (l.address.ip().is_unspecified() && to.ip().is_loopback() && l.address.port() == to.port()))
+            {
+                found.error(
+                    Problem::new("this is the proxy's own [[listener]]")
+                        .at(address.span.clone())
+                        .help("a server's address is where the database itself listens"),
+                );
+            }
+        }
+        if let (Some(name), Some(address)) = (name, address) {
+            servers.push(Server { name: name.value, address: address.value.0, weight });
+        }
+    }
+    if servers.is_empty() && !any_written {
+        found.error(Problem::new("no [[server]]: there is no database to send statements to").help(
+            "add:  [[server]]\n      name = \"db1\"\n      address = \"192.168.4.11:3306\"",
+        ));
+    } else if servers.len() == 1 && found.errors.is_empty() {
+        let problem = Problem::new("only one [[server]]: no replica to read from or to fail over to")
+            .help("add the replicas too; roles are discovered");
+        found.warn(match last_span {
+            Some(span) => problem.at(span),
+            None => problem,
+        });
+    }
+    if servers.len() > usize::from(u16::MAX) {
+        found.error(Problem::new(format!("{} servers are more than can be watched", servers.len())));
+    }
+    servers
+}
+
+/// Names stand in URLs, metric labels and commands.
+fn check_name(found: &mut Findings, name: &At<String>) {
+    let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+    if name.value.is_empty() || name.value.len() > 64 || !name.value.chars().all(legal) {
+        found.error(
+            Problem::new("a server's name is 1 to 64 letters, digits, dots, dashes or underscores")
+                .at(name.span.clone()),
+        );
+    }
+}
+
+fn users(found: &mut Findings, file: &mut Section<'_>) -> Vec<User> {
+    let mut users: Vec<User> = Vec::new();
+    for mut s in file.sections(found, "user") {
+        let name = s.required::<String>(found, "name", "\"shop\"");
+        let password = s.required(found, "password", "{ env = \"SHOP_PASSWORD\" }");
+        let host = s.or(found, "host", "%".to_owned());
+        let plugin = s.or(found, "plugin", AuthPlugin::default());
+        s.finish(found);
+        let (Some(name), Some(password)) = (name, password) else { continue };
+        if users.iter().any(|u| u.name == name.value && u.host == host) {
+            found.error(
+                Problem::new(format!("the user '{}'@'{host}' is there twice", name.value))
+                    .at(name.span),
+            );
+            continue;
+        }
+        users.push(User { name: name.value, password: password.value, host, plugin });
+    }
+    users
+}
+
+fn monitor(found: &mut Findings, file: &mut Section<'_>) -> Option<Monitor> {
+    let Some(mut s) = file.section(found, "monitor") else {
+        found.error(Problem::new("no [monitor]: the servers can't be watched").help(
+            "add:  [monitor]\n      user = \"pointsman\"\n      password = { env = \"POINTSMAN_PASSWORD\" }",
+        ));
+        return None;
+    };
+    let span = s.span();
+    let user = s.required::<String>(found, "user", "\"pointsman\"");
+    let password = s.required(found, "password", "{ env = \"POINTSMAN_PASSWORD\" }");
+    let interval = s.checked(found, "interval", Monitor::INTERVAL, positive);
+    let timeout = s.checked(found, "timeout", Monitor::TIMEOUT, positive);
+    let accounts_interval =
+        s.checked(found, "accounts_interval", Monitor::ACCOUNTS_INTERVAL, positive);
+    s.finish(found);
+    if !timeout.is_zero() && timeout < interval {
+        found.warn(
+            Problem::new(format!(
+                "timeout ({}) is shorter than interval ({}): one late look and a server is down",
+                show_duration(timeout),
+                show_duration(interval)
+            ))
+            .at(span)
+            .help("make timeout a few intervals"),
+        );
+    }
+    if let Some(user) = &user
+        && user.value.is_empty()
+    {
+        found.error(Problem::new("`user` is empty").at(user.span.clone()));
+    }
+    Some(Monitor {
+        user: user?.value,
+        password: password?.value,
+        interval,
+        timeout,
+        accounts_interval,
+    })
+}
+
+fn routing(found: &mut Findings, file: &mut Section<'_>) -> Routing {
+    let default = Routing::default();
+    let Some(mut s) = file.section(found, "routing") else { return default };
+    let routing = Routing {
+        consistency: s.or(found, "consistency", default.consistency),
+        max_lag: s.checked(found, "max_lag", default.max_lag, positive),
+        causal_timeout: s.or(found, "causal_timeout", default.causal_timeout),
+        primary_reads: s.or(found, "primary_reads", default.primary_reads),
+    };
+    s.finish(found);
+    routing
+}
+
+fn limits(found: &mut Findings, file: &mut Section<'_>) -> Limits {
+    let default = Limits::default();
+    let Some(mut s) = file.section(found, "limits") else { return default };
+    let limits = Limits {
+        max_connections: s.checked(found, "max_connections", default.max_connections, |n| {
+            at_least(*n, 1)
+        }),
+        connect_timeout: s.checked(found, "connect_timeout", default.connect_timeout, positive),
+        login_timeout: s.checked(found, "login_timeout", default.login_timeout, positive),
+        drain_timeout: s.or(found, "drain_timeout", default.drain_timeout),
+        max_statement: s
+            .checked(found, "max_statement", Size(default.max_statement), |n| at_least(n.0, 1024))
+            .0,
+        statement_cache: s.checked(found, "statement_cache", default.statement_cache, |n| {
+            at_least(*n, 16)
+        }),
+    };
+    s.finish(found);
+    limits
+}
+
+fn admin(found: &mut Findings, file: &mut Section<'_>, sockets: &mut Sockets) -> Admin {
+    let default = Admin::default();
+    let Some(mut s) = file.section(found, "admin") else {
+        sockets.claim(default.address, "[admin]");
+        return default;
+    };
+    let address = s.at::<SocketAddr>(found, "address");
+    let token = s.at::<crate::Secret>(found, "token");
+    s.finish(found);
+    if let Some(token) = &token
+        && token.value.expose().is_empty()
+    {
+        found.error(Problem::new("`token` is empty").at(token.span.clone()));
+    }
+    match &address {
+        Some(address) => {
+            if !address.value.ip().is_loopback() && token.is_none() {
+                found.error(
+                    Problem::new("off loopback, [admin] needs a token: whoever reaches it can drain servers")
+                        .at(address.span.clone())
+                        .help("add token = { file = \"/etc/pointsman/token\" }, or listen on 127.0.0.1"),
+                );
+            }
+            sockets.take(found, address, "[admin]");
+        }
+        None => sockets.claim(default.address, "[admin]"),
+    }
+    Admin {
+        address: address.map_or(default.address, |a| a.value),
+        token: token.map(|t| t.value),
+    }
+}
+
+/// `""` turns the console off, so this is not simply an address.
+struct ConsoleAddress(Option<SocketAddr>);
+
+impl Read for ConsoleAddress {
+    fn read(found: &mut Findings, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Self> {
+        if matches!(value.get_ref(), DeValue::String(s) if s.is_empty()) {
+            return Some(Self(None));
+        }
+        SocketAddr::read(found, value, key).map(|a| Self(Some(a)))
+    }
+}
+
+fn console(found: &mut Findings, file: &mut Section<'_>, sockets: &mut Sockets) -> Console {
+    let default = Console::default();
+    let written = file.section(found, "console").and_then(|mut s| {
+        let address = s.at::<ConsoleAddress>(found, "address");
+        s.finish(found);
+        address
+    });
+    let Some(At { value: ConsoleAddress(address), span }) = written else {
+        // Taken silently only if free: a listener on 8990 is no reason to refuse the file.
+        let free = default.address.filter(|a| sockets.owner(*a).is_none());
+        return Console { address: free };
+    };
+    if let Some(address) = address {
+        let at = At { value: address, span };
+        if !address.ip().is_loopback() {
+            found.error(
+                Problem::new("the SQL console listens on loopback only: it has no TLS")
+                    .at(at.span.clone())
+                    .help("use 127.0.0.1, and the HTTP API from other hosts"),
+            );
+        }
+        sockets.take(found, &at, "[console]");
+    }
+    Console { address }
+}
+
+/// Who listens where.
+#[derive(Default)]
+struct Sockets(Vec<(SocketAddr, &'static str)>);
+
+impl Sockets {
+    /// Two sockets clash on the same port if their addresses are equal or one is all addresses.
+    fn owner(&self, address: SocketAddr) -> Option<&'static str> {
+        let clash = |a: IpAddr, b: IpAddr| a == b || a.is_unspecified() || b.is_unspecified();
+        self.0
+            .iter()
+            .find(|(taken, _)| {
+                address.port() != 0
+                    && taken.port() == address.port()
+                    && clash(taken.ip(), address.ip())
+            })
+            .map(|(_, owner)| *owner)
+    }
+
+    fn claim(&mut self, address: SocketAddr, owner: &'static str) {
+        self.0.push((address, owner));
+    }
+
+    fn take(&mut self, found: &mut Findings, address: &At<SocketAddr>, owner: &'static str) {
+        if let Some(other) = self.owner(address.value) {
+            found.error(
+                Problem::new(format!("{} is taken: {other} listens there", address.value))
+                    .at(address.span.clone())
+                    .help("give each its own port (0.0.0.0 and [::] are all addresses of this host)"),
+            );
+        }
+        self.claim(address.value, owner);
+    }
+}
+
+fn positive(d: &Duration) -> Result<(), Problem> {
+    if d.is_zero() { Err(Problem::new("must be longer than zero")) } else { Ok(()) }
+}
+
+fn at_most<T: PartialOrd + std::fmt::Display>(n: T, most: T) -> Result<(), Problem> {
+    if n > most { Err(Problem::new(format!("{n} is too much: at most {most}"))) } else { Ok(()) }
+}
+
+fn at_least<T: PartialOrd + std::fmt::Display>(n: T, least: T) -> Result<(), Problem> {
+    if n < least { Err(Problem::new(format!("{n} is too little: at least {least}"))) } else { Ok(()) }
+}
+
+impl Read for Consistency {
+    fn read(found: &mut Findings, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Self> {
+        word(
+            found,
+            value,
+            key,
+            &[
+                ("eventual", Self::Eventual),
+                ("session", Self::Session),
+                ("causal", Self::Causal),
+                ("strong", Self::Strong),
+            ],
+        )
+    }
+}
+
+impl Read for AuthPlugin {
+    fn read(found: &mut Findings, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Self> {
+        word(
+            found,
+            value,
+            key,
+            &[
+                ("mysql_native_password", Self::NativePassword),
+                ("caching_sha2_password", Self::CachingSha2Password),
+            ],
+        )
+    }
+}
