@@ -1,0 +1,281 @@
+//! What Pointsman knows of one session.
+
+use pointsman_sql::{Effects, Table, Tables, Verdict};
+use pointsman_wire::{StateChange, Status};
+
+use crate::Variables;
+
+/// A server, as the rest of the program numbers them.
+pub type Server = u16;
+
+/// What a read may miss; see the config's `consistency`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Level {
+    Eventual,
+    Session,
+    Causal,
+    Strong,
+}
+
+/// Why a session's reads stay on the primary.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Pin {
+    /// Between LOCK TABLES (or FTWRL, backup locks) and UNLOCK.
+    TableLock,
+    /// GET_LOCK(): what it protects may have been changed by others a moment ago.
+    NamedLock,
+    /// HANDLER ... OPEN.
+    Handler,
+    /// Stored code ran; it may have left temporary tables, locks or variables.
+    HiddenCode,
+    /// XA transaction between START and its end.
+    Xa,
+    /// A variable that stays on its server (`timestamp`, ...) was set.
+    LocalVariable,
+    /// SERIALIZABLE: reads take locks, or must not miss anything.
+    Serializable,
+    /// SET TRANSACTION: belongs to whatever transaction comes next, on the server that was told.
+    NextTransaction,
+}
+
+impl Pin {
+    pub const ALL: [Self; 8] = [
+        Self::TableLock,
+        Self::NamedLock,
+        Self::Handler,
+        Self::HiddenCode,
+        Self::Xa,
+        Self::LocalVariable,
+        Self::Serializable,
+        Self::NextTransaction,
+    ];
+
+    /// Stable short form for metrics and tables.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::TableLock => "table_lock",
+            Self::NamedLock => "named_lock",
+            Self::Handler => "handler",
+            Self::HiddenCode => "stored_code",
+            Self::Xa => "xa",
+            Self::LocalVariable => "local_variable",
+            Self::Serializable => "serializable",
+            Self::NextTransaction => "next_transaction",
+        }
+    }
+}
+
+/// What went with a server connection that was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Lost {
+    /// Nothing a new connection could not be given.
+    Nothing,
+    /// An open transaction.
+    Transaction,
+    /// State that lives on the server only: locks, temporary tables, user variables, ...
+    State(&'static str),
+}
+
+/// One client's session.
+#[derive(Debug, Clone)]
+pub struct Session {
+    pub(crate) pins: u16,
+    pub(crate) temporary: Vec<Table>,
+    pub(crate) user_variables: bool,
+    pub(crate) text_prepared: bool,
+    pub(crate) transaction: Option<Server>,
+    pub(crate) status: Status,
+    pub(crate) last_used: Option<Server>,
+    pub(crate) primary: Option<Server>,
+    pub(crate) variables: Variables,
+}
+
+impl Session {
+    /// `autocommit`: as the server greets with.
+    #[must_use]
+    pub fn new(autocommit: bool) -> Self {
+        Self {
+            pins: 0,
+            temporary: Vec::new(),
+            user_variables: false,
+            text_prepared: false,
+            transaction: None,
+            status: if autocommit { Status::AUTOCOMMIT } else { Status::empty() },
+            last_used: None,
+            primary: None,
+            variables: Variables::default(),
+        }
+    }
+
+    /// COM_RESET_CONNECTION: all gone but the schema.
+    pub fn reset(&mut self, autocommit: bool) {
+        let mut fresh = Self::new(autocommit);
+        if let Some(schema) = self.variables.schema() {
+            fresh.variables.set_schema(schema);
+        }
+        *self = fresh;
+    }
+
+    #[must_use]
+    pub fn variables(&self) -> &Variables {
+        &self.variables
+    }
+
+    /// COM_SET_OPTION succeeded.
+    pub fn set_multi_statements(&mut self, on: bool) {
+        self.variables.set_multi_statements(on);
+    }
+
+    /// COM_INIT_DB or a login with a schema succeeded.
+    pub fn set_schema(&mut self, name: &[u8]) {
+        self.variables.set_schema(name);
+    }
+
+    /// Status flags of the server's newest word; transaction flags cleared when none is open.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        self.status
+    }
+
+    /// The server an open transaction runs on.
+    #[must_use]
+    pub fn transaction(&self) -> Option<Server> {
+        self.transaction
+    }
+
+    #[must_use]
+    pub fn last_used(&self) -> Option<Server> {
+        self.last_used
+    }
+
+    /// The pins that hold reads on the primary.
+    pub fn pins(&self) -> impl Iterator<Item = Pin> {
+        let pins = self.pins;
+        Pin::ALL.into_iter().filter(move |p| pins & bit(*p) != 0)
+    }
+
+    pub(crate) fn pin(&mut self, pin: Pin) {
+        self.pins |= bit(pin);
+    }
+
+    fn unpin(&mut self, pin: Pin) {
+        self.pins &= !bit(pin);
+    }
+
+    /// A statement is on its way to `server`. What it may do to the session counts from here: the
+    /// reply may be lost and the effect still be there.
+    pub fn sent(&mut self, server: Server, primary: bool, verdict: &Verdict) {
+        self.last_used = Some(server);
+        if primary {
+            self.primary = Some(server);
+        }
+        let effects = verdict.effects;
+        if effects.is_empty() {
+            return;
+        }
+        for (effect, pin) in [
+            (Effects::LOCK, Pin::TableLock),
+            (Effects::NAMED_LOCK, Pin::NamedLock),
+            (Effects::HANDLER, Pin::Handler),
+            (Effects::HIDDEN_CODE, Pin::HiddenCode),
+            (Effects::XA, Pin::Xa),
+            (Effects::SET_NEXT_TRANSACTION, Pin::NextTransaction),
+        ] {
+            if effects.contains(effect) {
+                self.pin(pin);
+            }
+        }
+        if effects.contains(Effects::UNLOCK) && !effects.contains(Effects::MULTI) {
+            self.unpin(Pin::TableLock);
+        }
+        self.user_variables |= effects.contains(Effects::USER_VAR);
+        self.text_prepared |= effects.contains(Effects::TEXT_PREPARE);
+        if effects.contains(Effects::CREATE_TEMPORARY) {
+            match &verdict.tables {
+                Tables::Known(tables) => {
+                    for table in tables {
+                        if !self.temporary.contains(table) {
+                            self.temporary.push(table.clone());
+                        }
+                    }
+                }
+                Tables::Unknown => self.pin(Pin::HiddenCode),
+            }
+        }
+    }
+
+    /// The server's status flags, from an OK or EOF of its reply.
+    pub fn replied(&mut self, server: Server, status: Status) {
+        let was_open = self.transaction.is_some();
+        self.status = status;
+        self.transaction = status.contains(Status::IN_TRANSACTION).then_some(server);
+        if was_open && self.transaction.is_none() || !was_open && self.transaction.is_some() {
+            // What SET TRANSACTION said was for this one.
+            self.unpin(Pin::NextTransaction);
+            if was_open {
+                self.unpin(Pin::Xa);
+            }
+        }
+    }
+
+    /// A state change the server reported while running this session's own statement.
+    pub fn changed(&mut self, change: StateChange<'_>) {
+        match change {
+            StateChange::Variable { name, value } => {
+                match name {
+                    b"tx_isolation" | b"transaction_isolation" => {
+                        if value.eq_ignore_ascii_case(b"SERIALIZABLE") {
+                            self.pin(Pin::Serializable);
+                        } else {
+                            self.unpin(Pin::Serializable);
+                        }
+                    }
+                    b"timestamp" | b"rand_seed1" | b"rand_seed2" | b"pseudo_thread_id" => {
+                        self.pin(Pin::LocalVariable);
+                    }
+                    _ => {}
+                }
+                self.variables.set(name, value);
+            }
+            StateChange::Schema(name) => self.variables.set_schema(name),
+            _ => {}
+        }
+    }
+
+    /// The connection to `server` is gone.
+    pub fn lost(&mut self, server: Server) -> Lost {
+        let lost = if self.transaction == Some(server) {
+            Lost::Transaction
+        } else if self.primary == Some(server) {
+            let held = [Pin::TableLock, Pin::NamedLock, Pin::Handler, Pin::Xa];
+            if let Some(pin) = held.into_iter().find(|p| self.pins & bit(*p) != 0) {
+                Lost::State(pin.code())
+            } else if !self.temporary.is_empty() {
+                Lost::State("temporary_table")
+            } else if self.user_variables {
+                Lost::State("user_variable")
+            } else if self.text_prepared {
+                Lost::State("text_prepare")
+            } else if self.pins & (bit(Pin::HiddenCode) | bit(Pin::LocalVariable)) != 0 {
+                Lost::State("stored_code")
+            } else {
+                Lost::Nothing
+            }
+        } else {
+            Lost::Nothing
+        };
+        if self.transaction == Some(server) {
+            self.transaction = None;
+            self.status -= Status::IN_TRANSACTION | Status::IN_READ_ONLY_TRANSACTION;
+        }
+        if self.last_used == Some(server) {
+            self.last_used = None;
+        }
+        lost
+    }
+}
+
+pub(crate) fn bit(pin: Pin) -> u16 {
+    1 << pin as u16
+}

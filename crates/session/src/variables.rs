@@ -1,0 +1,205 @@
+//! System variables and schema as the server reported them, and how to give them to another server.
+
+use std::collections::BTreeMap;
+
+/// The session's state that any server can be given.
+///
+/// Every change gets the next version; a server that was brought up to version `n` needs only what
+/// changed after it. So a statement on a server in step costs one comparison.
+#[derive(Debug, Clone, Default)]
+pub struct Variables {
+    version: u64,
+    changed: BTreeMap<Box<[u8]>, (u64, Box<[u8]>)>,
+    schema: Option<(u64, Box<[u8]>)>,
+    multi_statements: Option<(u64, bool)>,
+}
+
+/// One step that brings a server up to date.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Restore {
+    /// COM_INIT_DB with this schema.
+    Schema(Box<[u8]>),
+    /// COM_QUERY with this `SET` statement.
+    Set(Vec<u8>),
+    /// COM_SET_OPTION: multi-statements on or off.
+    MultiStatements(bool),
+}
+
+/// Variables that say something about the server or a past statement, or that matter to writes
+/// only. They stay where they were set; what is set by hand lives on the primary.
+const STAYS: &[&[u8]] = &[
+    b"last_gtid",
+    b"last_insert_id",
+    b"identity",
+    b"insert_id",
+    b"rand_seed1",
+    b"rand_seed2",
+    b"timestamp",
+    b"sql_log_bin",
+    b"skip_replication",
+    b"pseudo_thread_id",
+    b"pseudo_slave_mode",
+    b"pseudo_replica_mode",
+    b"warning_count",
+    b"error_count",
+    b"in_transaction",
+    b"session_track_system_variables",
+    b"session_track_gtids",
+];
+
+/// Whether a variable of this name is carried from server to server.
+fn is_carried(name: &[u8]) -> bool {
+    !STAYS.contains(&name) && !name.starts_with(b"gtid_") && !name.starts_with(b"wsrep_")
+}
+
+impl Variables {
+    /// Version a server must be at to be in step.
+    #[must_use]
+    pub fn version(&self) -> u64 {
+        self.version
+    }
+
+    /// The server said that `name` now has `value`.
+    pub fn set(&mut self, name: &[u8], value: &[u8]) {
+        if is_carried(name) {
+            self.version += 1;
+            self.changed.insert(name.into(), (self.version, value.into()));
+        }
+    }
+
+    /// The server said that the default schema is now `name`.
+    pub fn set_schema(&mut self, name: &[u8]) {
+        if self.schema() != Some(name) {
+            self.version += 1;
+            self.schema = Some((self.version, name.into()));
+        }
+    }
+
+    /// COM_SET_OPTION succeeded.
+    pub fn set_multi_statements(&mut self, on: bool) {
+        self.version += 1;
+        self.multi_statements = Some((self.version, on));
+    }
+
+    #[must_use]
+    pub fn schema(&self) -> Option<&[u8]> {
+        self.schema.as_ref().map(|(_, name)| &name[..])
+    }
+
+    #[must_use]
+    pub fn get(&self, name: &[u8]) -> Option<&[u8]> {
+        self.changed.get(name).map(|(_, value)| &value[..])
+    }
+
+    /// What a server at version `from` is missing, in the order to send it.
+    #[must_use]
+    pub fn restore(&self, from: u64) -> Vec<Restore> {
+        let mut steps = Vec::new();
+        if let Some((_, on)) = self.multi_statements.filter(|(v, _)| *v > from) {
+            steps.push(Restore::MultiStatements(on));
+        }
+        if let Some((v, name)) = &self.schema
+            && *v > from
+            && !name.is_empty()
+        {
+            steps.push(Restore::Schema(name.clone()));
+        }
+        // In the order they were set: a later one may depend on an earlier (character sets).
+        let mut changed: Vec<_> = self.changed.iter().filter(|(_, (v, _))| *v > from).collect();
+        changed.sort_by_key(|(_, (v, _))| *v);
+        if !changed.is_empty() {
+            let mut sql = b"SET ".to_vec();
+            for (i, (name, (_, value))) in changed.into_iter().enumerate() {
+                if i > 0 {
+                    sql.push(b',');
+                }
+                sql.extend_from_slice(b"@@session.`");
+                sql.extend(name.iter().copied().filter(|b| *b != b'`'));
+                sql.extend_from_slice(b"`=");
+                put_value(&mut sql, value);
+            }
+            steps.push(Restore::Set(sql));
+        }
+        steps
+    }
+}
+
+/// A value as servers accept it whatever the variable's type and the `sql_mode`: numbers and words
+/// bare, everything else in hexadecimal, where no quoting rule applies.
+fn put_value(sql: &mut Vec<u8>, value: &[u8]) {
+    let numeric = !value.is_empty()
+        && value.iter().enumerate().all(|(i, b)| {
+            b.is_ascii_digit() || *b == b'.' || (i == 0 && *b == b'-' && value.len() > 1)
+        })
+        && value.iter().filter(|b| **b == b'.').count() <= 1;
+    if numeric || value == b"ON" || value == b"OFF" {
+        sql.extend_from_slice(value);
+    } else if value.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'\'' | b'\\') || *b == b' ') {
+        sql.push(b'\'');
+        sql.extend_from_slice(value);
+        sql.push(b'\'');
+    } else {
+        sql.extend_from_slice(b"CONVERT(X'");
+        for byte in value {
+            sql.extend_from_slice(format!("{byte:02X}").as_bytes());
+        }
+        sql.extend_from_slice(b"' USING utf8)");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn set(steps: &[Restore]) -> String {
+        match steps.last() {
+            Some(Restore::Set(sql)) => String::from_utf8_lossy(sql).into_owned(),
+            other => panic!("no SET in {other:?}"),
+        }
+    }
+
+    #[test]
+    fn a_server_gets_what_changed_since_it_was_in_step() {
+        let mut v = Variables::default();
+        assert!(v.restore(0).is_empty());
+        v.set(b"character_set_client", b"utf8mb4");
+        v.set(b"foreign_key_checks", b"OFF");
+        let then = v.version();
+        v.set(b"sort_buffer_size", b"1000000");
+        v.set(b"character_set_client", b"latin1");
+        v.set_schema(b"app");
+        assert_eq!(
+            set(&v.restore(then)),
+            "SET @@session.`sort_buffer_size`=1000000,@@session.`character_set_client`='latin1'"
+        );
+        assert_eq!(v.restore(then)[0], Restore::Schema((*b"app").into()));
+        assert_eq!(
+            set(&v.restore(0)),
+            "SET @@session.`foreign_key_checks`=OFF,@@session.`sort_buffer_size`=1000000,\
+             @@session.`character_set_client`='latin1'"
+        );
+        assert!(v.restore(v.version()).is_empty());
+    }
+
+    #[test]
+    fn what_belongs_to_one_server_stays_there() {
+        let mut v = Variables::default();
+        for name in [&b"last_gtid"[..], b"gtid_domain_id", b"wsrep_on", b"insert_id"] {
+            v.set(name, b"1");
+        }
+        assert_eq!(v.version(), 0);
+    }
+
+    #[test]
+    fn no_value_can_break_out_of_its_quotes() {
+        let mut sql = Vec::new();
+        put_value(&mut sql, b"a'; DROP TABLE t; -- ");
+        assert!(sql.starts_with(b"CONVERT(X'61273B"));
+        sql.clear();
+        put_value(&mut sql, b"\\");
+        assert_eq!(sql, b"CONVERT(X'5C' USING utf8)");
+        sql.clear();
+        put_value(&mut sql, b"+00:00");
+        assert_eq!(sql, b"'+00:00'");
+    }
+}
