@@ -1,0 +1,941 @@
+//! One virtual router: RFC 9568 section 6 and RFC 3768 section 6, with what practice added.
+//!
+//! Beyond the RFCs:
+//! - **Late timers.** A process that was frozen (SIGSTOP, a paused VM, a starved machine) while
+//!   active must assume that a backup has taken over meanwhile. Before it sends anything it gives
+//!   up the addresses and starts over as backup.
+//! - **Make before break.** A planned stop announces priority 0 but keeps the addresses (state
+//!   [`State::Leaving`]) until another router advertises, or a bound passes.
+//! - **Sync groups** are driven by [`crate::Node`]: a grouped router does not take over by itself
+//!   when its timer expires; it becomes ready and waits for the others.
+
+use std::collections::VecDeque;
+use std::fmt;
+use std::net::IpAddr;
+use std::time::Duration;
+
+use crate::checksum::ChecksumForm;
+use crate::counters::Counters;
+use crate::error::{ConfigError, DropReason, ParseError};
+use crate::packet::{Advert, Auth, Outgoing, Version};
+use crate::{PRIORITY_OWNER, PRIORITY_STOP, Time};
+
+/// How long a leaving router keeps the addresses after it heard its successor: the successor sends
+/// its first advert before its gratuitous ARP, and frames sent to us in between still need us.
+const HANDOVER_GRACE: Duration = Duration::from_millis(20);
+
+/// The least lateness of a backup's timer that counts as "was not running".
+const LATE_FLOOR: Duration = Duration::from_millis(20);
+
+/// When and how often the addresses are announced by gratuitous ARP or unsolicited neighbour
+/// advertisements. Defaults are keepalived's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AnnounceConfig {
+    /// Announcements in one burst on becoming active (`garp_master_repeat`).
+    pub repeat: u8,
+    /// After this long a second burst (`garp_master_delay`); zero: none.
+    pub delay: Duration,
+    /// Then again every so often (`garp_master_refresh`); zero: never.
+    pub refresh: Duration,
+    /// Announcements in each refresh (`garp_master_refresh_repeat`).
+    pub refresh_repeat: u8,
+    /// Announcements after a router of lower priority was heard advertising, for it may have drawn
+    /// the traffic to itself (`garp_lower_prio_repeat`).
+    pub lower_repeat: u8,
+}
+
+impl Default for AnnounceConfig {
+    fn default() -> Self {
+        Self {
+            repeat: 5,
+            delay: Duration::from_secs(5),
+            refresh: Duration::ZERO,
+            refresh_repeat: 1,
+            lower_repeat: 5,
+        }
+    }
+}
+
+/// One virtual router as configured. [`RouterConfig::new`] gives defaults for the rest.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct RouterConfig {
+    /// 1 to 255.
+    pub vrid: u8,
+    pub version: Version,
+    /// Adverts go over IPv6.
+    pub ipv6: bool,
+    /// 1 to 254, or 255 for the owner of the addresses.
+    pub priority: u8,
+    /// Version 2: whole seconds up to 255; version 3: centiseconds up to 40.95 s.
+    pub advert_interval: Duration,
+    /// Version 2 only.
+    pub auth: Option<Auth>,
+    /// The addresses adverts carry, all of the family of `ipv6`.
+    pub addresses: Vec<IpAddr>,
+    /// Take over from an active router of lower priority.
+    pub preempt: bool,
+    /// How long a lower-priority router is left active before it is preempted.
+    pub preempt_delay: Duration,
+    /// If not empty, adverts go to and are taken from these only.
+    pub unicast_peers: Vec<IpAddr>,
+    /// Adverts with a lower TTL or hop limit are dropped: 255 unless peers are off the link.
+    pub min_ttl: u8,
+    /// Version 3 over IPv4: the form we send. `None`: the pseudo-header form until a peer is
+    /// heard, then the peer's.
+    pub checksum_form: Option<ChecksumForm>,
+    /// Missed adverts after which the active router is taken for dead: 3 in the RFCs.
+    pub down_timer_adverts: u8,
+    pub announce: AnnounceConfig,
+    /// How long a planned stop keeps the addresses if nobody takes over. `None`: three adverts.
+    /// Zero: drop them with the priority 0 advert, as RFC routers do.
+    pub stop_hold: Option<Duration>,
+}
+
+impl RouterConfig {
+    #[must_use]
+    pub fn new(vrid: u8, version: Version, priority: u8) -> Self {
+        Self {
+            vrid,
+            version,
+            ipv6: false,
+            priority,
+            advert_interval: Duration::from_secs(1),
+            auth: None,
+            addresses: Vec::new(),
+            preempt: true,
+            preempt_delay: Duration::ZERO,
+            unicast_peers: Vec::new(),
+            min_ttl: 255,
+            checksum_form: None,
+            down_timer_adverts: 3,
+            announce: AnnounceConfig::default(),
+            stop_hold: None,
+        }
+    }
+
+    /// # Errors
+    /// The first [`ConfigError`] found.
+    pub fn validate(&self) -> Result<(), ConfigError> {
+        let whole = |unit_ms: u128, max: u128| {
+            let ms = self.advert_interval.as_millis();
+            ms.is_multiple_of(unit_ms) && (1..=max).contains(&(ms / unit_ms))
+        };
+        if self.vrid == 0 {
+            return Err(ConfigError::Vrid);
+        }
+        if self.priority == PRIORITY_STOP {
+            return Err(ConfigError::Priority);
+        }
+        match self.version {
+            Version::V2 if self.ipv6 => return Err(ConfigError::V2OverIpv6),
+            Version::V2 if !whole(1000, 255) => return Err(ConfigError::Interval),
+            Version::V3 if !whole(10, 0x0fff) => return Err(ConfigError::Interval),
+            Version::V3 if self.auth.is_some() => return Err(ConfigError::AuthInV3),
+            _ => {}
+        }
+        if self.addresses.iter().any(|a| a.is_ipv6() != self.ipv6) {
+            return Err(ConfigError::MixedFamilies);
+        }
+        if self.addresses.len() > 255 {
+            return Err(ConfigError::TooManyAddresses);
+        }
+        Ok(())
+    }
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum State {
+    /// Not started yet.
+    Initialize,
+    Backup,
+    /// Holds the addresses. "Master" in RFC 3768 and in keepalived.
+    Active,
+    /// Was active, is stopping, still holds the addresses for a successor to take.
+    Leaving,
+    /// Can't take part: see [`Fault`].
+    Fault,
+    Stopped,
+}
+
+impl State {
+    /// Whether the addresses are on the interface in this state.
+    #[must_use]
+    pub fn holds_addresses(self) -> bool {
+        matches!(self, Self::Active | Self::Leaving)
+    }
+
+    /// keepalived's word for it, as notify scripts get it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Initialize => "INIT",
+            Self::Backup => "BACKUP",
+            Self::Active => "MASTER",
+            Self::Leaving | Self::Stopped => "STOP",
+            Self::Fault => "FAULT",
+        }
+    }
+}
+
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.name())
+    }
+}
+
+/// What keeps a virtual router from taking part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[repr(u8)]
+pub enum Fault {
+    /// The interface is down or gone.
+    Interface = 1,
+    /// No address to send adverts from.
+    NoSource = 2,
+    /// A tracked script, process, file or interface without a weight has failed.
+    Tracking = 4,
+    /// Another member of the sync group is in fault.
+    Group = 8,
+}
+
+/// Why a state was entered.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Reason {
+    Started,
+    /// No advert for the master-down interval.
+    HeardNobody,
+    /// The active router sent priority 0.
+    PeerStopped,
+    /// A router of higher priority, or of equal priority and higher address, is active.
+    Superior {
+        priority: u8,
+        src: IpAddr,
+    },
+    /// This process did not run for so long that another must be assumed active.
+    WasFrozen(Duration),
+    Fault(Fault),
+    Recovered,
+    Stopping,
+    /// While leaving: this router advertises now.
+    PeerTookOver(IpAddr),
+    /// While leaving: nobody took over in time.
+    NobodyTookOver,
+    /// In step with the sync group.
+    Group,
+}
+
+impl fmt::Display for Reason {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Started => f.write_str("started"),
+            Self::HeardNobody => f.write_str("no active router was heard"),
+            Self::PeerStopped => f.write_str("the active router stopped"),
+            Self::Superior { priority, src } => write!(f, "{src} is active with priority {priority}"),
+            Self::WasFrozen(d) => write!(f, "this process did not run for {d:?}"),
+            Self::Fault(Fault::Interface) => f.write_str("the interface is down"),
+            Self::Fault(Fault::NoSource) => f.write_str("the interface has no address"),
+            Self::Fault(Fault::Tracking) => f.write_str("something tracked has failed"),
+            Self::Fault(Fault::Group) => f.write_str("another member of the sync group failed"),
+            Self::Recovered => f.write_str("the fault is gone"),
+            Self::Stopping => f.write_str("stopping"),
+            Self::PeerTookOver(src) => write!(f, "{src} took over"),
+            Self::NobodyTookOver => f.write_str("nobody took over"),
+            Self::Group => f.write_str("in step with the sync group"),
+        }
+    }
+}
+
+/// What the caller must do, in the order given.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Action {
+    /// Put the virtual addresses on the interface.
+    AddAddresses,
+    /// Take them off.
+    RemoveAddresses,
+    /// Send an advert of this priority: [`Router::encode_advert`] to each destination.
+    SendAdvert { priority: u8 },
+    /// Gratuitous ARP or unsolicited neighbour advertisement for every address, so many times.
+    Announce { repeat: u8 },
+    /// The state changed: log it, count it, run notify scripts.
+    Transition { from: State, to: State, reason: Reason },
+    /// The active router advertises other addresses than we have. Said once per router.
+    AddressesDiffer { src: IpAddr },
+}
+
+/// Where a packet came from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Received {
+    pub src: IpAddr,
+    /// Where it was sent to: part of the checksum in version 3.
+    pub dst: IpAddr,
+    /// TTL or hop limit as received.
+    pub ttl: u8,
+}
+
+/// One virtual router. See the crate documentation for how to drive it.
+#[derive(Debug)]
+pub struct Router {
+    config: RouterConfig,
+    state: State,
+    /// Where our adverts come from; decides between equal priorities.
+    source: Option<IpAddr>,
+    faults: u8,
+    /// Sum of the tracking weights that apply now.
+    adjust: i32,
+    grouped: bool,
+    /// Grouped and nobody heard for the master-down interval: may take over when all may.
+    ready: bool,
+    /// The active router's advert interval (version 3 learns it).
+    active_interval: Duration,
+    /// The last active router heard.
+    active: Option<(IpAddr, u8)>,
+    peer_form: Option<ChecksumForm>,
+    /// The active router said priority 0, nothing heard since.
+    peer_stopped: bool,
+    addresses_differ: Option<IpAddr>,
+
+    last_now: Time,
+    /// Added to the caller's time: makes up for jumps back.
+    shift: Duration,
+    last_sent: Time,
+    advert_at: Option<Time>,
+    down_at: Option<Time>,
+    announce_at: Option<(Time, u8)>,
+    leave_at: Option<Time>,
+    stop_again_at: Option<Time>,
+    /// Set on hearing a lower-priority active router: from then on it may be preempted.
+    preempt_at: Option<Time>,
+    /// The late master-down timer was already given one more round.
+    extended: bool,
+
+    actions: VecDeque<Action>,
+    counters: Counters,
+}
+
+impl Router {
+    /// A router that waits for [`Router::handle_interface`] to say that it can begin.
+    ///
+    /// # Errors
+    /// [`ConfigError`]
+    pub fn new(config: RouterConfig, now: Time) -> Result<Self, ConfigError> {
+        config.validate()?;
+        Ok(Self {
+            active_interval: config.advert_interval,
+            config,
+            state: State::Initialize,
+            source: None,
+            faults: Fault::Interface as u8 | Fault::NoSource as u8,
+            adjust: 0,
+            grouped: false,
+            ready: false,
+            active: None,
+            peer_form: None,
+            peer_stopped: false,
+            addresses_differ: None,
+            last_now: now,
+            shift: Duration::ZERO,
+            last_sent: now,
+            advert_at: None,
+            down_at: None,
+            announce_at: None,
+            leave_at: None,
+            stop_again_at: None,
+            preempt_at: None,
+            extended: false,
+            actions: VecDeque::new(),
+            counters: Counters::default(),
+        })
+    }
+
+    #[must_use]
+    pub fn config(&self) -> &RouterConfig {
+        &self.config
+    }
+
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    #[must_use]
+    pub fn counters(&self) -> &Counters {
+        &self.counters
+    }
+
+    /// The last active router heard, with its priority; `None` while that is us.
+    #[must_use]
+    pub fn active_router(&self) -> Option<(IpAddr, u8)> {
+        self.active
+    }
+
+    /// The priority with tracking weights in it: 1 to 254, or 255 for the owner.
+    #[must_use]
+    pub fn effective_priority(&self) -> u8 {
+        if self.config.priority == PRIORITY_OWNER {
+            return PRIORITY_OWNER;
+        }
+        (i32::from(self.config.priority) + self.adjust).clamp(1, 254) as u8
+    }
+
+    /// Until when an active router that stays silent can be sure that nobody has taken over, by
+    /// the caller's clock: past it the addresses must not be answered for. For a guard that
+    /// watches this process from outside. `None` if not active.
+    #[must_use]
+    pub fn active_until(&self) -> Option<Time> {
+        (self.state == State::Active).then(|| self.outside(self.last_sent + self.silence_limit()))
+    }
+
+    /// Appends the advert of `priority` to be sent from the router's source to `dst`. Does nothing
+    /// without a source.
+    pub fn encode_advert(&self, priority: u8, dst: IpAddr, out: &mut Vec<u8>) {
+        let Some(src) = self.source else { return };
+        let form = self.config.checksum_form.or(self.peer_form);
+        Outgoing {
+            version: self.config.version,
+            vrid: self.config.vrid,
+            priority,
+            interval: self.config.advert_interval,
+            auth: self.config.auth.as_ref(),
+            addresses: &self.config.addresses,
+            checksum_form: form.unwrap_or(ChecksumForm::PseudoHeader),
+        }
+        .encode(src, dst, out);
+    }
+
+    /// When to call [`Router::handle_timeout`] next, by the caller's clock.
+    #[must_use]
+    pub fn poll_timeout(&self) -> Option<Time> {
+        [
+            self.advert_at,
+            self.down_at,
+            self.announce_at.map(|(at, _)| at),
+            self.leave_at,
+            self.stop_again_at,
+        ]
+        .into_iter()
+        .flatten()
+        .min()
+        .map(|at| self.outside(at))
+    }
+
+    /// The next thing to do; drain until `None` after each input.
+    pub fn poll_action(&mut self) -> Option<Action> {
+        self.actions.pop_front()
+    }
+
+    /// The interface went up or down, or the address to send from changed. The first call with
+    /// both in order starts the router.
+    pub fn handle_interface(&mut self, up: bool, source: Option<IpAddr>, now: Time) {
+        let now = self.wake(now);
+        let mut faults = self.faults & !(Fault::Interface as u8 | Fault::NoSource as u8);
+        if !up {
+            faults |= Fault::Interface as u8;
+        }
+        if source.is_none() {
+            faults |= Fault::NoSource as u8;
+        }
+        self.source = source;
+        self.apply_faults(faults, now);
+        if self.state == State::Initialize {
+            self.enter(State::Fault, Reason::Fault(first_fault(faults)));
+        }
+    }
+
+    /// What is tracked now adds up to `adjust` (added to the priority), and `failed` if anything
+    /// without a weight is down.
+    pub fn handle_tracking(&mut self, adjust: i32, failed: bool, now: Time) {
+        let now = self.wake(now);
+        let before = self.effective_priority();
+        self.adjust = adjust;
+        let mask = Fault::Tracking as u8;
+        let faults = if failed { self.faults | mask } else { self.faults & !mask };
+        self.apply_faults(faults, now);
+        // The peers should know at once, not an interval later.
+        if self.state == State::Active && self.effective_priority() != before {
+            self.send_advert(now);
+        }
+    }
+
+    /// A new configuration for the same virtual router (VRID, version and family unchanged).
+    /// Putting changed addresses on the interface is the caller's part.
+    ///
+    /// # Errors
+    /// [`ConfigError`]; the old configuration stays.
+    pub fn handle_config(&mut self, config: RouterConfig, now: Time) -> Result<(), ConfigError> {
+        config.validate()?;
+        let now = self.wake(now);
+        self.config = config;
+        if self.state == State::Active {
+            self.send_advert(now);
+            self.actions.push_back(Action::Announce { repeat: self.config.announce.repeat });
+        }
+        Ok(())
+    }
+
+    /// A planned stop. The router is done when its state is [`State::Stopped`].
+    pub fn handle_stop(&mut self, now: Time) {
+        let now = self.wake(now);
+        match self.state {
+            State::Active => {
+                self.stop_timers();
+                self.push_stop_advert();
+                let interval = self.config.advert_interval;
+                let hold = self.config.stop_hold.unwrap_or(interval * 3);
+                if hold.is_zero() {
+                    self.actions.push_back(Action::RemoveAddresses);
+                    self.enter(State::Stopped, Reason::Stopping);
+                    return;
+                }
+                self.leave_at = Some(now + hold);
+                // A successor's skew time is at most one interval: if nobody was heard by then,
+                // the priority 0 advert got lost.
+                self.stop_again_at = Some(now + interval + interval / 2);
+                self.enter(State::Leaving, Reason::Stopping);
+            }
+            State::Leaving | State::Stopped => {}
+            State::Initialize | State::Backup | State::Fault => {
+                self.stop_timers();
+                self.enter(State::Stopped, Reason::Stopping);
+            }
+        }
+    }
+
+    /// A packet of IP protocol 112 arrived (its payload, without the IP header).
+    ///
+    /// # Errors
+    /// Why it was dropped; also counted. Nothing needs to be done about it.
+    pub fn handle_advert(
+        &mut self,
+        bytes: &[u8],
+        from: Received,
+        now: Time,
+    ) -> Result<(), DropReason> {
+        let now = self.wake(now);
+        let advert = self.check(bytes, from)?;
+        self.counters.adverts_received += 1;
+        self.counters.trailing_bytes += u64::from(advert.trailing > 0);
+        if let Some(form) = advert.checksum_form {
+            let ours = self.config.checksum_form.or(self.peer_form);
+            if form != ours.unwrap_or(ChecksumForm::PseudoHeader) {
+                self.counters.checksum_form_mismatches += 1;
+            }
+            self.peer_form = Some(form);
+        }
+        if advert.priority == PRIORITY_STOP {
+            self.counters.priority_zero_received += 1;
+        } else if !same_addresses(&advert, &self.config.addresses) {
+            self.counters.address_list_mismatches += 1;
+            if self.addresses_differ.replace(from.src) != Some(from.src) {
+                self.actions.push_back(Action::AddressesDiffer { src: from.src });
+            }
+        } else if self.addresses_differ == Some(from.src) {
+            self.addresses_differ = None;
+        }
+        match self.state {
+            State::Backup => self.advert_as_backup(&advert, from.src, now),
+            State::Active => self.advert_as_active(&advert, from.src, now),
+            State::Leaving if advert.priority != PRIORITY_STOP => {
+                self.active = Some((from.src, advert.priority));
+                self.stop_again_at = None;
+                let leave_at = now + HANDOVER_GRACE;
+                self.leave_at = Some(self.leave_at.map_or(leave_at, |at| at.min(leave_at)));
+            }
+            State::Leaving | State::Initialize | State::Fault | State::Stopped => {}
+        }
+        Ok(())
+    }
+
+    /// Time has come: [`Router::poll_timeout`] has passed. Harmless if called early.
+    pub fn handle_timeout(&mut self, now: Time) {
+        let now = self.wake(now);
+        let due = |at: Option<Time>| at.is_some_and(|at| at <= now);
+        if due(self.down_at) {
+            self.master_down_expired(now);
+        }
+        if due(self.advert_at) {
+            self.send_advert(now);
+        }
+        if due(self.announce_at.map(|(at, _)| at)) {
+            if let Some((_, repeat)) = self.announce_at.take() {
+                self.announce(repeat);
+            }
+            let AnnounceConfig { refresh, refresh_repeat, .. } = self.config.announce;
+            if !refresh.is_zero() {
+                self.announce_at = Some((now + refresh, refresh_repeat));
+            }
+        }
+        if due(self.leave_at) {
+            self.stop_timers();
+            self.actions.push_back(Action::RemoveAddresses);
+            let reason = match self.active {
+                Some((src, _)) => Reason::PeerTookOver(src),
+                None => Reason::NobodyTookOver,
+            };
+            self.enter(State::Stopped, reason);
+            return;
+        }
+        if due(self.stop_again_at) {
+            self.stop_again_at = None;
+            self.push_stop_advert();
+        }
+    }
+
+    // What a sync group does to its members.
+
+    pub(crate) fn set_grouped(&mut self) {
+        self.grouped = true;
+    }
+
+    pub(crate) fn is_ready(&self) -> bool {
+        self.state == State::Backup && self.ready
+    }
+
+    pub(crate) fn has_own_fault(&self) -> bool {
+        self.faults & !(Fault::Group as u8) != 0
+    }
+
+    pub(crate) fn handle_group_fault(&mut self, failed: bool, now: Time) {
+        let now = self.wake(now);
+        let mask = Fault::Group as u8;
+        let faults = if failed { self.faults | mask } else { self.faults & !mask };
+        self.apply_faults(faults, now);
+    }
+
+    /// All members are ready.
+    pub(crate) fn handle_group_active(&mut self, now: Time) {
+        let now = self.wake(now);
+        if self.is_ready() {
+            let reason =
+                if self.peer_stopped { Reason::PeerStopped } else { Reason::HeardNobody };
+            self.become_active(reason, now);
+        }
+    }
+
+    /// Another member had to become backup.
+    pub(crate) fn handle_group_backup(&mut self, now: Time) {
+        let now = self.wake(now);
+        if self.state == State::Active {
+            // Our peer may be waiting for us in this subnet.
+            self.push_stop_advert();
+            self.active_interval = self.config.advert_interval;
+            self.become_backup(Reason::Group, now);
+        }
+    }
+
+    // Time.
+
+    fn outside(&self, at: Time) -> Time {
+        at.saturating_sub(self.shift)
+    }
+
+    /// Every input goes through here first: makes time monotonic, and gives up being active if
+    /// this process was silent for so long that a backup has taken over.
+    fn wake(&mut self, now: Time) -> Time {
+        let mut time = now + self.shift;
+        if time < self.last_now {
+            self.shift += self.last_now - time;
+            time = self.last_now;
+        }
+        self.last_now = time;
+        let silent = time.saturating_sub(self.last_sent);
+        if self.state == State::Active && silent >= self.silence_limit() {
+            self.counters.late_timers += 1;
+            self.active_interval = self.config.advert_interval;
+            self.become_backup(Reason::WasFrozen(silent), time);
+        }
+        time
+    }
+
+    /// The shortest master-down interval any backup of ours can have: its skew may be nearly zero.
+    fn silence_limit(&self) -> Duration {
+        self.config.advert_interval * u32::from(self.config.down_timer_adverts)
+    }
+
+    /// RFC 3768: (256 - priority) / 256 seconds. RFC 9568: the same part of the active router's
+    /// interval. Not rounded: whole units would make backups of near priorities expire together.
+    fn skew(&self) -> Duration {
+        let unit = match self.config.version {
+            Version::V2 => Duration::from_secs(1),
+            Version::V3 => self.active_interval,
+        };
+        unit * (256 - u32::from(self.effective_priority())) / 256
+    }
+
+    fn master_down_interval(&self) -> Duration {
+        self.active_interval * u32::from(self.config.down_timer_adverts) + self.skew()
+    }
+
+    // Receiving.
+
+    fn check<'a>(&mut self, bytes: &'a [u8], from: Received) -> Result<Advert<'a>, DropReason> {
+        let counters = &mut self.counters;
+        let (counter, reason) = 'drop: {
+            if Some(from.src) == self.source {
+                break 'drop (&mut counters.own_packets, DropReason::Own);
+            }
+            if from.ttl < self.config.min_ttl {
+                break 'drop (&mut counters.ttl_errors, DropReason::Ttl(from.ttl));
+            }
+            let advert = match Advert::parse(bytes, from.src, from.dst) {
+                Ok(advert) => advert,
+                Err(error) => {
+                    let counter = match error {
+                        ParseError::Checksum => &mut counters.checksum_errors,
+                        ParseError::Version(_) => &mut counters.version_errors,
+                        _ => &mut counters.malformed,
+                    };
+                    break 'drop (counter, DropReason::Parse(error));
+                }
+            };
+            if advert.version != self.config.version {
+                break 'drop (&mut counters.version_errors, DropReason::WrongVersion);
+            }
+            if advert.vrid != self.config.vrid {
+                break 'drop (&mut counters.vrid_errors, DropReason::Vrid(advert.vrid));
+            }
+            if advert.version == Version::V2 {
+                let auth = self.config.auth.as_ref();
+                if !advert.auth_type_matches(auth) {
+                    let reason = DropReason::AuthType(advert.auth_type);
+                    break 'drop (&mut counters.auth_type_errors, reason);
+                }
+                if auth.is_some_and(|a| !a.matches(&advert.auth_data)) {
+                    break 'drop (&mut counters.auth_mismatches, DropReason::AuthMismatch);
+                }
+                if advert.interval != self.config.advert_interval {
+                    let reason = DropReason::Interval(advert.interval);
+                    break 'drop (&mut counters.interval_mismatches, reason);
+                }
+            }
+            let peers = &self.config.unicast_peers;
+            if !peers.is_empty() && !peers.contains(&from.src) {
+                break 'drop (&mut counters.unknown_peers, DropReason::UnknownPeer);
+            }
+            if matches!(self.state, State::Initialize | State::Fault | State::Stopped) {
+                break 'drop (&mut counters.not_listening, DropReason::NotListening);
+            }
+            // While leaving even an owner wants to know its successor.
+            if self.config.priority == PRIORITY_OWNER && self.state != State::Leaving {
+                break 'drop (&mut counters.dropped_as_owner, DropReason::Owner);
+            }
+            return Ok(advert);
+        };
+        *counter += 1;
+        Err(reason)
+    }
+
+    fn advert_as_backup(&mut self, advert: &Advert<'_>, src: IpAddr, now: Time) {
+        if advert.priority == PRIORITY_STOP {
+            self.peer_stopped = true;
+            self.active = None;
+            if !self.ready {
+                // Never later than it would have been: a repeated priority 0 must not delay us.
+                let at = now + self.skew();
+                self.down_at = Some(self.down_at.map_or(at, |old| old.min(at)));
+                // Whatever lateness there was is over: this timer is a new one.
+                self.extended = false;
+            }
+            return;
+        }
+        self.active = Some((src, advert.priority));
+        let inferior = advert.priority < self.effective_priority();
+        if inferior && self.config.preempt {
+            let preempt_at = *self.preempt_at.get_or_insert(now + self.config.preempt_delay);
+            if preempt_at <= now {
+                return;
+            }
+        } else {
+            self.preempt_at = None;
+        }
+        self.peer_stopped = false;
+        self.ready = false;
+        self.extended = false;
+        self.learn_interval(advert);
+        self.down_at = Some(now + self.master_down_interval());
+    }
+
+    fn advert_as_active(&mut self, advert: &Advert<'_>, src: IpAddr, now: Time) {
+        if advert.priority == PRIORITY_STOP {
+            self.send_advert(now);
+            return;
+        }
+        let own = (self.effective_priority(), self.source);
+        if (advert.priority, Some(src)) > own {
+            self.learn_interval(advert);
+            self.active = Some((src, advert.priority));
+            self.become_backup(Reason::Superior { priority: advert.priority, src }, now);
+        } else if now.saturating_sub(self.last_sent) >= self.config.advert_interval / 8 {
+            // Not more often: someone flooding us must not make us flood the link.
+            self.send_advert(now);
+            self.announce(self.config.announce.lower_repeat);
+            // The other one announces itself after its advert: have the last word.
+            let again = now + self.config.advert_interval;
+            if self.announce_at.is_none_or(|(at, _)| at > again) {
+                self.announce_at = Some((again, self.config.announce.lower_repeat));
+            }
+        }
+    }
+
+    fn learn_interval(&mut self, advert: &Advert<'_>) {
+        self.active_interval = advert.interval;
+    }
+
+    // Changing state.
+
+    fn apply_faults(&mut self, faults: u8, now: Time) {
+        self.faults = faults;
+        match self.state {
+            State::Stopped => {}
+            State::Initialize | State::Fault if faults == 0 => {
+                let reason = if self.state == State::Fault {
+                    Reason::Recovered
+                } else {
+                    Reason::Started
+                };
+                self.start(reason, now);
+            }
+            State::Initialize | State::Fault => {}
+            State::Leaving if faults != 0 => {
+                self.stop_timers();
+                self.actions.push_back(Action::RemoveAddresses);
+                self.enter(State::Stopped, Reason::Fault(first_fault(faults)));
+            }
+            State::Active | State::Backup if faults != 0 => {
+                let was_active = self.state == State::Active;
+                self.stop_timers();
+                if was_active {
+                    self.actions.push_back(Action::RemoveAddresses);
+                    self.push_stop_advert();
+                }
+                self.active = None;
+                self.counters.became_fault += 1;
+                self.enter(State::Fault, Reason::Fault(first_fault(faults)));
+            }
+            State::Leaving | State::Active | State::Backup => {}
+        }
+    }
+
+    fn start(&mut self, reason: Reason, now: Time) {
+        self.active_interval = self.config.advert_interval;
+        if self.config.priority == PRIORITY_OWNER && !self.grouped {
+            self.become_active(reason, now);
+            return;
+        }
+        self.become_backup(reason, now);
+        if self.config.priority == PRIORITY_OWNER {
+            self.down_at = None;
+            self.ready = true;
+        }
+    }
+
+    fn master_down_expired(&mut self, now: Time) {
+        let late = self.down_at.map_or(Duration::ZERO, |at| now.saturating_sub(at));
+        if late >= self.active_interval.max(LATE_FLOOR) && !self.extended {
+            // We were not running, so we can't know whether anybody advertised. Listen first.
+            self.counters.late_timers += 1;
+            self.extended = true;
+            self.down_at = Some(now + self.master_down_interval());
+            return;
+        }
+        self.down_at = None;
+        if self.grouped {
+            self.ready = true;
+            return;
+        }
+        let reason = if self.peer_stopped { Reason::PeerStopped } else { Reason::HeardNobody };
+        self.become_active(reason, now);
+    }
+
+    fn become_active(&mut self, reason: Reason, now: Time) {
+        self.stop_timers();
+        self.active = None;
+        self.counters.became_active += 1;
+        self.actions.push_back(Action::AddAddresses);
+        self.state_now(State::Active, |router| {
+            router.send_advert(now);
+            let AnnounceConfig { repeat, delay, .. } = router.config.announce;
+            router.announce(repeat);
+            if !delay.is_zero() {
+                router.announce_at = Some((now + delay, repeat));
+            } else if !router.config.announce.refresh.is_zero() {
+                let AnnounceConfig { refresh, refresh_repeat, .. } = router.config.announce;
+                router.announce_at = Some((now + refresh, refresh_repeat));
+            }
+        }, reason);
+    }
+
+    fn become_backup(&mut self, reason: Reason, now: Time) {
+        if self.state.holds_addresses() {
+            self.actions.push_back(Action::RemoveAddresses);
+        }
+        self.stop_timers();
+        self.counters.became_backup += 1;
+        self.down_at = Some(now + self.master_down_interval());
+        self.enter(State::Backup, reason);
+    }
+
+    fn enter(&mut self, to: State, reason: Reason) {
+        self.state_now(to, |_| (), reason);
+    }
+
+    /// Changes state, does `then`, and says so last: notifying is what can wait.
+    fn state_now(&mut self, to: State, then: impl FnOnce(&mut Self), reason: Reason) {
+        let from = std::mem::replace(&mut self.state, to);
+        then(self);
+        self.actions.push_back(Action::Transition { from, to, reason });
+    }
+
+    fn stop_timers(&mut self) {
+        self.advert_at = None;
+        self.down_at = None;
+        self.announce_at = None;
+        self.leave_at = None;
+        self.stop_again_at = None;
+        self.preempt_at = None;
+        self.extended = false;
+        self.ready = false;
+        self.peer_stopped = false;
+    }
+
+    // Sending.
+
+    fn send_advert(&mut self, now: Time) {
+        self.counters.adverts_sent += 1;
+        self.actions.push_back(Action::SendAdvert { priority: self.effective_priority() });
+        // From the time it was due, so that lateness does not add up; unless that is long ago.
+        let interval = self.config.advert_interval;
+        let next = self.advert_at.filter(|at| *at <= now).unwrap_or(now) + interval;
+        self.advert_at = Some(if next > now { next } else { now + interval });
+        self.last_sent = now;
+    }
+
+    fn push_stop_advert(&mut self) {
+        if self.faults & (Fault::Interface as u8 | Fault::NoSource as u8) != 0 {
+            return;
+        }
+        self.counters.adverts_sent += 1;
+        self.counters.priority_zero_sent += 1;
+        self.actions.push_back(Action::SendAdvert { priority: PRIORITY_STOP });
+    }
+
+    fn announce(&mut self, repeat: u8) {
+        if repeat > 0 {
+            self.counters.announcements += u64::from(repeat);
+            self.actions.push_back(Action::Announce { repeat });
+        }
+    }
+}
+
+fn first_fault(faults: u8) -> Fault {
+    [Fault::Interface, Fault::NoSource, Fault::Tracking]
+        .into_iter()
+        .find(|f| faults & *f as u8 != 0)
+        .unwrap_or(Fault::Group)
+}
+
+/// Same set, any order. Lists are short.
+fn same_addresses(advert: &Advert<'_>, ours: &[IpAddr]) -> bool {
+    advert.addresses().len() == ours.len() && advert.addresses().all(|a| ours.contains(&a))
+}
+
+#[cfg(test)]
+mod tests;
