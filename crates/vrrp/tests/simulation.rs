@@ -16,7 +16,7 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
 use pointsman_vrrp::{
-    Action, MULTICAST_V4, Received, Router, RouterConfig, State, Time, Version,
+    Action, DropReason, MULTICAST_V4, Received, Router, RouterConfig, State, Time, Version,
 };
 
 const DST: IpAddr = IpAddr::V4(MULTICAST_V4);
@@ -248,7 +248,10 @@ impl Simulation {
     fn deliver(&mut self, to: usize, from: usize, bytes: &[u8]) {
         let received = Received { src: self.machines[from].address, dst: DST, ttl: 255 };
         let now = self.local(to);
-        if let Err(reason) = self.machines[to].router.handle_advert(bytes, received, now) {
+        let result = self.machines[to].router.handle_advert(bytes, received, now);
+        if let Err(reason) = result
+            && reason != DropReason::NotListening
+        {
             self.fail(&format!("dropped: {reason}"));
         }
         self.note_left(to);
@@ -311,14 +314,12 @@ impl Simulation {
             }
             5 => {
                 let now = self.local(node);
-                let up = self.random.chance(50);
-                let address = self.machines[node].address;
+                let failed = self.random.chance(50);
                 if self.machines[node].running == Running::Yes {
-                    self.machines[node].router.handle_tracking(0, up, now);
+                    self.machines[node].router.handle_tracking(0, failed, now);
                     self.note_left(node);
                     self.after_input(node);
                 }
-                let _ = address;
             }
             _ => {}
         }
@@ -339,12 +340,7 @@ impl Simulation {
                 Event::Arrives { to, from, bytes } => match self.machines[to].running {
                     Running::Frozen => self.machines[to].inbox.push((from, bytes)),
                     Running::Paused => {}
-                    Running::Yes => {
-                        // In fault it does not listen.
-                        if self.machines[to].router.state() != State::Fault {
-                            self.deliver(to, from, &bytes);
-                        }
-                    }
+                    Running::Yes => self.deliver(to, from, &bytes),
                 },
                 Event::Timer { node, serial } => {
                     if self.machines[node].serial == serial
