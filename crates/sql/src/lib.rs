@@ -4,6 +4,15 @@
 //! knows what MySQL and MariaDB would execute (statements are bytes, not UTF-8), and `sqlparser`.
 
 mod cache;
+mod facts;
+mod functions;
+mod judge;
+mod keyword;
+mod lexer;
+mod normal;
+mod parse;
+mod session;
+mod show;
 mod verdict;
 
 pub use cache::{Cache, Entry};
@@ -25,10 +34,24 @@ pub struct Dialect {
     pub ansi_quotes: bool,
     /// `sql_mode` has `NO_BACKSLASH_ESCAPES`: `\` in a string is an ordinary byte.
     pub no_backslash_escapes: bool,
+    /// The client's character set has characters whose second byte may be a backslash or a
+    /// backtick: `gbk`, `big5`, `sjis`, `cp932`, `gb18030`. Statements in which that may matter go
+    /// to the primary.
+    pub multibyte_trap: bool,
+}
+
+impl Dialect {
+    /// The dialect of a session with the default `sql_mode` and an ordinary character set.
+    #[must_use]
+    pub const fn new(flavour: Flavour) -> Self {
+        Self { flavour, ansi_quotes: false, no_backslash_escapes: false, multibyte_trap: false }
+    }
 }
 
 /// Classifies one statement (or several, separated by `;`) without a cache.
 #[must_use]
-pub fn classify(_sql: &[u8], _dialect: &Dialect) -> Verdict {
-    Verdict::primary(Class::Write, Reason::Unknown)
+pub fn classify(sql: &[u8], dialect: &Dialect) -> Verdict {
+    let mut toks = Vec::new();
+    let scan = normal::scan(sql, dialect, &mut toks);
+    judge::judge(&toks, scan.flags, dialect)
 }

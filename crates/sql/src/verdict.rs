@@ -153,6 +153,7 @@ reasons! {
     MultiStatement "multi_statement" "one of several statements must run on the primary",
     TextPrepare "text_prepare" "named prepared statements live on the primary",
     Procedure "procedure" "runs stored code",
+    Handler "handler" "HANDLER cursors live on one server",
     Administration "administration" "administers the server",
     ServerStatus "server_status" "shows the state of one server; that is the primary",
     Kill "kill" "Pointsman knows which server runs that connection",

@@ -1,0 +1,102 @@
+//! `SHOW`: some of it describes the schema, which any replica knows; some of it one server's state.
+
+use crate::judge::{primary, simple_read};
+use crate::keyword::Kw;
+use crate::lexer::Kind;
+use crate::normal::Tok;
+use crate::{Class, Effects, Flavour, Reason, Route, Tables, Verdict, facts};
+
+/// `SHOW ...`.
+///
+/// Variables differ between servers and many of them say which role a server has, so
+/// `SHOW VARIABLES` goes to the primary, which is what an application that knows of one server
+/// expects. Unlike them, `SELECT @@x` names the variable and is judged by its name.
+pub fn show(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
+    let mut at = 1;
+    while matches!(toks.get(at).map(|t| t.kw), Some(Kw::Full | Kw::Extended)) {
+        at += 1;
+    }
+    let kw = |i: usize| toks.get(i).map_or(Kw::None, |t| t.kw);
+    let dictionary = || {
+        let mut v = simple_read(toks, flavour, Tables::Unknown);
+        // The words of SHOW itself (`SHOW CREATE TRIGGER`) aren't those of a write.
+        let plain = matches!(v.reason, Reason::Unknown | Reason::PlainRead);
+        let expression = toks.iter().any(|t| {
+            matches!(t.kind, Kind::Odd | Kind::Assign | Kind::UserVar)
+                || matches!(t.kw, Kw::Select | Kw::Into | Kw::Lock)
+        });
+        if plain && !expression && kw(at) == Kw::Create {
+            v = Verdict {
+                class: Class::Read,
+                route: Route::AnyReplica,
+                reason: Reason::PlainRead,
+                detail: None,
+                ..v
+            };
+        }
+        v
+    };
+    match (kw(at), kw(at + 1)) {
+        (Kw::Warnings | Kw::Errors | Kw::Profile | Kw::Profiles, _) => diagnostics(toks, flavour),
+        // SHOW COUNT(*) WARNINGS
+        (Kw::None, _) if toks.get(at).is_some_and(|t| t.text.eq_ignore_ascii_case(b"count")) => {
+            diagnostics(toks, flavour)
+        }
+        (Kw::Create, Kw::User) => status(toks, Effects::empty()),
+        (Kw::Create, _)
+        | (
+            Kw::Tables
+            | Kw::Columns
+            | Kw::Fields
+            | Kw::Index
+            | Kw::Indexes
+            | Kw::Keys
+            | Kw::Databases
+            | Kw::Schemas
+            | Kw::Collation
+            | Kw::Charset
+            | Kw::Character
+            | Kw::Engines
+            | Kw::Triggers
+            | Kw::Privileges,
+            _,
+        )
+        | (Kw::Table | Kw::Procedure | Kw::Function | Kw::Package, _) => {
+            if matches!(kw(at), Kw::Procedure | Kw::Function | Kw::Package | Kw::Triggers) {
+                // SHOW PROCEDURE STATUS: PROCEDURE is no clause of a query here.
+                return without(toks, at, flavour);
+            }
+            dictionary()
+        }
+        (Kw::Processlist, _) => status(toks, Effects::PROCESSLIST),
+        _ => status(toks, Effects::empty()),
+    }
+}
+
+fn without(toks: &[Tok<'_>], at: usize, flavour: Flavour) -> Verdict {
+    simple_read(&toks[at..], flavour, Tables::Unknown)
+}
+
+fn diagnostics(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
+    let facts = facts::facts(&toks[1..], flavour);
+    let mut v = primary(Class::Other, Reason::Diagnostics, facts.effects | Effects::DIAGNOSTICS);
+    v.tables = Tables::Known(Box::new([]));
+    if facts.worst().is_none() {
+        v.route = Route::LastUsed;
+    }
+    v
+}
+
+fn status(toks: &[Tok<'_>], effects: Effects) -> Verdict {
+    let mut v = primary(Class::Other, Reason::ServerStatus, effects);
+    let user_var = toks.iter().enumerate().any(|(i, t)| {
+        t.kind == Kind::UserVar && !(t.joined && i > 0 && !toks[i - 1].kw.reserved())
+    });
+    if user_var {
+        v.effects |= Effects::USER_VAR;
+    }
+    let words: Vec<u8> =
+        toks.iter().take(3).map(|t| t.text.to_ascii_uppercase()).collect::<Vec<_>>().join(&b' ');
+    v.detail = Some(String::from_utf8_lossy(&words[..words.len().min(64)]).into());
+    v
+}
