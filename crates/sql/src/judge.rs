@@ -503,7 +503,7 @@ fn ddl(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
                 verdict.effects |= Effects::CREATE_TEMPORARY;
             }
             // `CREATE TABLE ... SELECT f(), @a`
-            if kw_at(at) != Kw::View
+            if !toks.iter().take(32).any(|t| t.is(Kw::View))
                 && !holds_statements(toks)
                 && let Some(select) = toks.iter().position(|t| t.is(Kw::Select))
             {

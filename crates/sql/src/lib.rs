@@ -5,17 +5,22 @@
 
 mod cache;
 mod facts;
-mod functions;
+#[doc(hidden)]
+pub mod functions;
 mod judge;
 mod keyword;
-mod lexer;
+mod kill;
+pub mod lexer;
 mod normal;
 mod parse;
+mod rewrite;
 mod session;
 mod show;
 mod verdict;
 
 pub use cache::{Cache, Entry};
+pub use kill::{Kill, KillTarget, kill};
+pub use rewrite::rewrite_connection_id;
 pub use verdict::{Class, Effects, Reason, Route, Table, Tables, Verdict};
 
 /// Which server family will run the statement. Versions are `major * 10000 + minor * 100 + patch`,

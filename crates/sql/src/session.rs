@@ -121,7 +121,8 @@ pub fn set(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
             return primary(Class::Write, Reason::SetStatement, all.effects);
         }
         Kw::Password | Kw::Role | Kw::Resource => {
-            return other(second, all.effects - Effects::USER_VAR);
+            // Account names look like user variables, and PASSWORD() is gone from MySQL 8.
+            return other(second, all.effects - Effects::USER_VAR - Effects::HIDDEN_CODE);
         }
         Kw::Default if third == Kw::Role => return other(second, all.effects - Effects::USER_VAR),
         _ => {}

@@ -221,13 +221,13 @@ fn plain_comments_change_nothing() {
             return; // it may be an unfinished string or comment
         }
         for (before, after) in [
-            ("/* c */ ", "/**/"),
+            ("/* c */ ", " /**/"),
             ("-- FOR UPDATE\n", "\n-- x"),
             ("# INSERT '\n", " # \""),
             (" \t\r\n\x0b\x0c", "  "),
-            ("", ";"),
+            ("", " ;"),
             ("/* ' */", " ; ; "),
-            (";", ""),
+            (";", " "),
         ] {
             let text = [before.as_bytes(), sql, after.as_bytes()].concat();
             assert_eq!(pointsman_sql::classify(&text, dialect), plain, "{place}: {before}{after}");
