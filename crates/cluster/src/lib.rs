@@ -1,6 +1,15 @@
 //! The database servers: roles, lag, GTID positions (pure), and the monitor that watches them.
 
+pub mod accounts;
 pub mod gtid;
+pub mod lag;
+mod link;
+mod monitor;
+pub mod probe;
+pub mod roles;
 mod snapshot;
 
+pub use accounts::{Account, Accounts};
+pub use gtid::Position;
+pub use monitor::{Cluster, UnknownServer};
 pub use snapshot::{AdminState, Greeting, Live, Role, Server, ServerId, Snapshot};

@@ -6,14 +6,15 @@ use std::time::Duration;
 
 use arc_swap::ArcSwapOption;
 
-use crate::gtid::Position;
+use crate::gtid::{Flavour, Position};
 
 /// A server's place in the config, from 0. Stays the same while the daemon runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServerId(pub u16);
 
-/// What a server is for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+/// What a server is for. [`crate::roles`] says how that is found out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Role {
     /// The one server that takes writes.
     Primary,
@@ -27,15 +28,43 @@ pub enum Role {
     Unknown,
 }
 
+impl Role {
+    /// As in metrics and in `pointsman servers`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Primary => "primary",
+            Self::Replica => "replica",
+            Self::Standalone => "standalone",
+            Self::Down => "down",
+            Self::Unknown => "unknown",
+        }
+    }
+}
+
 /// What the operator asked of a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default, serde::Serialize)]
+#[serde(rename_all = "lowercase")]
 pub enum AdminState {
     #[default]
     Running,
-    /// No new sessions and reads; what runs may end.
+    /// No new sessions and reads; what runs may end. A draining primary still takes writes: they
+    /// have nowhere else to go.
     Draining,
-    /// Out altogether.
+    /// Out altogether. A primary keeps its role but is not [`Snapshot::primary`].
     Maintenance,
+}
+
+impl AdminState {
+    /// As in metrics and in `pointsman servers`.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Running => "running",
+            Self::Draining => "draining",
+            Self::Maintenance => "maintenance",
+        }
+    }
 }
 
 /// One server in a [`Snapshot`].
@@ -59,6 +88,10 @@ pub struct Server {
     pub server_id: u32,
     /// `@@version`, empty when unknown.
     pub version: Arc<str>,
+    /// The server it replicates from, if that is in the config.
+    pub source: Option<ServerId>,
+    /// `@@read_only`; `None` when unknown.
+    pub read_only: Option<bool>,
     /// Everything about the server that changes between snapshots.
     pub live: Arc<Live>,
 }
@@ -74,8 +107,18 @@ pub struct Live {
     pub connections: AtomicU32,
     /// Statements ever answered.
     pub statements: AtomicU64,
-    /// Newest position this server is known to have applied.
+    /// Newest position this server is known to have applied. `None` while nothing is known, as
+    /// after its connection broke: it may come back with other data.
     pub applied: ArcSwapOption<Position>,
+}
+
+impl Live {
+    /// Whether the server is known to have applied all of `position`. Lock-free.
+    #[must_use]
+    #[inline]
+    pub fn has_applied(&self, position: &Position) -> bool {
+        self.applied.load().as_ref().is_some_and(|applied| applied.covers(position))
+    }
 }
 
 /// All servers at one moment.
@@ -83,9 +126,14 @@ pub struct Live {
 pub struct Snapshot {
     /// Counts up with every change.
     pub version: u64,
+    /// Counts up whenever positions noted before lose their meaning: another server became the
+    /// primary, or it came back with other transactions. Whoever keeps a position of a write keeps
+    /// this beside it, and forgets the position when this differs.
+    pub generation: u64,
     /// Indexed by [`ServerId`].
     pub servers: Vec<Server>,
-    /// The only server that may take writes, if there is exactly one.
+    /// The only server that may take writes, if there is exactly one. Its role is
+    /// [`Role::Primary`], and no other server has that role.
     pub primary: Option<ServerId>,
     /// Why there is no primary, for people and error messages; empty if there is one.
     pub no_primary_why: Arc<str>,
@@ -119,6 +167,13 @@ impl Default for Greeting {
     }
 }
 
+impl Greeting {
+    #[must_use]
+    pub fn flavour(&self) -> Flavour {
+        if self.mariadb { Flavour::MariaDb } else { Flavour::MySql }
+    }
+}
+
 impl Snapshot {
     #[must_use]
     pub fn server(&self, id: ServerId) -> Option<&Server> {
@@ -127,5 +182,10 @@ impl Snapshot {
     #[must_use]
     pub fn primary(&self) -> Option<&Server> {
         self.primary.and_then(|id| self.server(id))
+    }
+    /// By the name in the config.
+    #[must_use]
+    pub fn find(&self, name: &str) -> Option<&Server> {
+        self.servers.iter().find(|server| &*server.name == name)
     }
 }

@@ -1,0 +1,189 @@
+//! Reads the accounts from the databases: every so often, and when somebody asks.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use serde_json::Value as Json;
+use tokio::sync::{Notify, watch};
+use tokio::time::{Instant, sleep_until, timeout};
+
+use super::{Account, Accounts, Method};
+use crate::gtid::Flavour;
+use crate::link::{Fields, Link};
+use crate::monitor::Shared;
+use crate::snapshot::Role;
+
+/// Failed logins ask for a new read; this is how many of them the databases have to bear.
+const MIN_GAP: Duration = Duration::from_secs(1);
+
+/// Asks for reads, and tells when they are done.
+pub(crate) struct Requests {
+    asked: Notify,
+    /// Reads begun so far.
+    begun: AtomicU64,
+    /// Reads ended so far.
+    ended: watch::Sender<u64>,
+}
+
+impl Default for Requests {
+    fn default() -> Self {
+        Self { asked: Notify::new(), begun: AtomicU64::new(0), ended: watch::Sender::new(0) }
+    }
+}
+
+impl Requests {
+    pub(crate) async fn refresh(&self) {
+        let mut ended = self.ended.subscribe();
+        let next = self.begun.load(Ordering::SeqCst) + 1;
+        self.asked.notify_one();
+        let _ = ended.wait_for(|ended| *ended >= next).await;
+    }
+}
+
+pub(crate) async fn run(shared: Arc<Shared>, interval: Duration) {
+    let requests = shared.accounts_requests();
+    let mut changes = shared.subscribe();
+    // At first: as soon as any server is there to be asked.
+    while !load_next(&shared, requests).await {
+        let _ = timeout(MIN_GAP, changes.changed()).await;
+        sleep_until(Instant::now() + Duration::from_millis(20)).await;
+    }
+    loop {
+        let last = Instant::now();
+        let _ = timeout(interval, requests.asked.notified()).await;
+        sleep_until(last + MIN_GAP.min(interval)).await;
+        load_next(&shared, requests).await;
+    }
+}
+
+async fn load_next(shared: &Shared, requests: &Requests) -> bool {
+    let number = requests.begun.fetch_add(1, Ordering::SeqCst) + 1;
+    let loaded = load(shared).await;
+    requests.ended.send_replace(number);
+    loaded
+}
+
+/// Asks the primary or, lacking one, any server that is up.
+async fn load(shared: &Shared) -> bool {
+    let snapshot = shared.snapshot();
+    let up = |role| matches!(role, Role::Primary | Role::Replica | Role::Standalone);
+    let mut servers: Vec<_> = snapshot.servers.iter().filter(|s| up(s.role)).collect();
+    servers.sort_by_key(|server| match server.role {
+        Role::Primary => 0,
+        Role::Replica => 1,
+        _ => 2,
+    });
+    for server in servers {
+        let target = &shared.watched[usize::from(server.id.0)].target;
+        let read = async {
+            let mut link = target.connect().await?;
+            accounts(&mut link).await
+        };
+        match timeout(shared.timeout(), read).await {
+            Ok(Ok(accounts)) => {
+                shared.publish_accounts(accounts);
+                return true;
+            }
+            Ok(Err(error)) => {
+                tracing::warn!(server = &*server.name, %error, "can't read the accounts");
+            }
+            Err(_) => tracing::warn!(server = &*server.name, "reading the accounts takes too long"),
+        }
+    }
+    false
+}
+
+async fn accounts(link: &mut Link) -> Result<Accounts, mysql_async::Error> {
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
+    if link.flavour() == Flavour::MariaDb {
+        let lifetime = link.rows("SELECT @@global.default_password_lifetime AS days").await;
+        let lifetime = lifetime
+            .ok()
+            .and_then(|rows| rows.first().and_then(|row| Fields(row).number(&["days"])))
+            .unwrap_or(0);
+        // Before 10.4 there is no such table.
+        if let Ok(rows) = link.rows("SELECT User, Host, Priv FROM mysql.global_priv").await {
+            return Ok(Accounts::new(rows.iter().filter_map(|row| {
+                let row = Fields(row);
+                let text = |name: &str| row.text(&[name]).unwrap_or_default();
+                from_global_priv(text("User"), text("Host"), &text("Priv"), lifetime, now)
+            })));
+        }
+    }
+    let rows = link.rows("SELECT * FROM mysql.user").await?;
+    Ok(Accounts::new(rows.iter().filter_map(|row| from_user_table(&Fields(row)))))
+}
+
+/// One line of MariaDB's `mysql.global_priv`; `None` for roles.
+///
+/// Source: <https://mariadb.com/kb/en/mysqlglobal_priv-table/>.
+#[must_use]
+pub fn from_global_priv(
+    user: String,
+    host: String,
+    json: &str,
+    default_lifetime_days: u64,
+    now: u64,
+) -> Option<Account> {
+    let json: Json = serde_json::from_str(json).unwrap_or_default();
+    if json["is_role"].as_bool() == Some(true) {
+        return None;
+    }
+    let method = |json: &Json| Method {
+        plugin: json["plugin"]
+            .as_str()
+            .filter(|plugin| !plugin.is_empty())
+            .unwrap_or("mysql_native_password")
+            .to_owned(),
+        auth_string: json["authentication_string"].as_str().unwrap_or("").into(),
+    };
+    // An empty object among the alternatives stands for the outer one.
+    let methods = match json["auth_or"].as_array() {
+        Some(alternatives) if !alternatives.is_empty() => alternatives
+            .iter()
+            .map(|a| {
+                let outer = a.as_object().is_some_and(serde_json::Map::is_empty);
+                method(if outer { &json } else { a })
+            })
+            .collect(),
+        _ => vec![method(&json)],
+    };
+    let changed = json["password_last_changed"].as_u64();
+    let lifetime = match json["password_lifetime"].as_i64() {
+        Some(days) if days >= 0 => days.unsigned_abs(),
+        _ => default_lifetime_days,
+    };
+    let age_days = changed.map_or(0, |changed| now.saturating_sub(changed) / 86_400);
+    Some(Account {
+        user,
+        host,
+        methods,
+        locked: json["account_locked"].as_bool() == Some(true),
+        expired: changed == Some(0) || lifetime > 0 && age_days >= lifetime,
+        tls: json["ssl_type"].as_u64().is_some_and(|kind| kind > 0),
+    })
+}
+
+/// One line of `mysql.user`, as MySQL and old MariaDB have it.
+fn from_user_table(row: &Fields<'_>) -> Option<Account> {
+    let text = |name: &str| row.text(&[name]).unwrap_or_default();
+    if text("is_role") == "Y" {
+        return None;
+    }
+    let plugin = Some(text("plugin")).filter(|plugin| !plugin.is_empty());
+    let secret = Some(row.bytes("authentication_string").unwrap_or_default())
+        .filter(|secret| !secret.is_empty())
+        .or_else(|| row.bytes("Password"));
+    Some(Account {
+        user: text("User"),
+        host: text("Host"),
+        methods: vec![Method {
+            plugin: plugin.unwrap_or_else(|| "mysql_native_password".to_owned()),
+            auth_string: secret.unwrap_or_default(),
+        }],
+        locked: text("account_locked") == "Y",
+        expired: text("password_expired") == "Y",
+        tls: !text("ssl_type").is_empty(),
+    })
+}

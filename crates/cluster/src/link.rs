@@ -1,0 +1,240 @@
+//! A connection to one server, and the questions the monitor asks over it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use mysql_async::prelude::Queryable as _;
+use mysql_async::{Conn, Error as SqlError, IoError, Opts, OptsBuilder, Row, Value};
+use pointsman_config::Secret;
+
+use crate::gtid::{Flavour, Position};
+use crate::probe::{Channel, Error, IoThread, Look, Report};
+
+/// How to reach and log in to a server.
+#[derive(Debug, Clone)]
+pub(crate) struct Target {
+    opts: Opts,
+}
+
+impl Target {
+    /// `address` is `host:port`; the host is looked up anew for each connection.
+    pub(crate) fn new(address: &str, user: &str, password: &Secret) -> Self {
+        let (host, port) = address.rsplit_once(':').unwrap_or((address, "3306"));
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        let opts = OptsBuilder::default()
+            .ip_or_hostname(host)
+            .tcp_port(port.parse().unwrap_or(3306))
+            .user(Some(user))
+            .pass(Some(password.expose()))
+            // These two spare a question after each login.
+            .max_allowed_packet(Some(64 << 20))
+            .wait_timeout(Some(8 * 3600))
+            .prefer_socket(false)
+            .tcp_keepalive(Some(Duration::from_secs(30)))
+            .stmt_cache_size(0);
+        Self { opts: opts.into() }
+    }
+
+    pub(crate) async fn connect(&self) -> Result<Link, SqlError> {
+        let mut conn = Conn::new(self.opts.clone()).await?;
+        let version: String = conn.query_first("SELECT @@version").await?.unwrap_or_default();
+        let flavour =
+            if version.contains("MariaDB") { Flavour::MariaDb } else { Flavour::MySql };
+        let old_words = flavour == Flavour::MySql && conn.server_version() < (8, 0, 22);
+        Ok(Link { conn, flavour, old_words, collation: None })
+    }
+}
+
+/// A live connection.
+pub(crate) struct Link {
+    conn: Conn,
+    flavour: Flavour,
+    /// MySQL before 8.0.22 knows slaves, not replicas.
+    old_words: bool,
+    /// Name of the default collation, and its id.
+    collation: Option<(String, u16)>,
+}
+
+impl Link {
+    pub(crate) fn flavour(&self) -> Flavour {
+        self.flavour
+    }
+
+    /// One look, in one round trip. `connection` is for [`Report::connection`].
+    pub(crate) async fn look(&mut self, connection: u64) -> Result<Report, SqlError> {
+        let sql = match (self.flavour, self.old_words) {
+            (Flavour::MariaDb, _) => {
+                "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
+                 @@global.gtid_binlog_pos AS committed, @@global.gtid_slave_pos AS applied, \
+                 @@global.autocommit AS autocommit, @@global.collation_server AS collation; \
+                 SHOW ALL SLAVES STATUS"
+            }
+            (Flavour::MySql, false) => {
+                "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
+                 @@global.gtid_executed AS committed, @@global.gtid_executed AS applied, \
+                 @@global.autocommit AS autocommit, @@global.collation_server AS collation; \
+                 SHOW REPLICA STATUS"
+            }
+            (Flavour::MySql, true) => {
+                "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
+                 @@global.gtid_executed AS committed, @@global.gtid_executed AS applied, \
+                 @@global.autocommit AS autocommit, @@global.collation_server AS collation; \
+                 SHOW SLAVE STATUS"
+            }
+        };
+        let mut result = self.conn.query_iter(sql).await?;
+        let rows: Vec<Row> = result.collect().await?;
+        let channels: Vec<Row> = result.collect().await?;
+        result.drop_result().await?;
+        let row = rows.first().ok_or_else(|| odd("no row"))?;
+        let row = Fields(row);
+        let collation = self.collation_id(row.text(&["collation"]).unwrap_or_default()).await?;
+        Ok(Report {
+            flavour: self.flavour,
+            server_id: row.number(&["id"]).unwrap_or(0),
+            read_only: row.text(&["ro"]).is_none_or(|ro| !matches!(ro.as_str(), "0" | "OFF")),
+            version: Arc::from(row.text(&["version"]).unwrap_or_default()),
+            collation,
+            autocommit: row.text(&["autocommit"]).is_none_or(|a| !matches!(a.as_str(), "0" | "OFF")),
+            committed: self.position(&row, "committed")?,
+            applied: self.position(&row, "applied")?,
+            channels: channels.iter().map(|row| channel(self.flavour, &Fields(row))).collect(),
+            connection,
+        })
+    }
+
+    fn position(&self, row: &Fields<'_>, name: &str) -> Result<Position, SqlError> {
+        let text = row.text(&[name]).unwrap_or_default();
+        Position::parse(self.flavour, text.as_bytes()).map_err(|e| odd(format!("{e}: {text:?}")))
+    }
+
+    async fn collation_id(&mut self, name: String) -> Result<u16, SqlError> {
+        if let Some((known, id)) = &self.collation
+            && *known == name
+        {
+            return Ok(*id);
+        }
+        // Some collations of newer MariaDB have no id of their own outside a character set.
+        let id: Option<Option<u16>> = self
+            .conn
+            .exec_first(
+                "SELECT ID FROM information_schema.COLLATIONS WHERE COLLATION_NAME = ?",
+                (&name,),
+            )
+            .await?;
+        let id = id.flatten().unwrap_or(0);
+        self.collation = Some((name, id));
+        Ok(id)
+    }
+
+    /// Waits until the server has applied `wanted`, but no longer than `wait`; returns a position
+    /// it has applied.
+    pub(crate) async fn wait_applied(
+        &mut self,
+        wanted: &Position,
+        wait: Duration,
+    ) -> Result<Position, SqlError> {
+        let seconds = wait.as_secs_f64();
+        let sql = match self.flavour {
+            Flavour::MariaDb => format!(
+                "SELECT MASTER_GTID_WAIT('{wanted}', {seconds}) AS waited, \
+                 @@global.gtid_slave_pos AS applied"
+            ),
+            Flavour::MySql => format!(
+                "SELECT WAIT_FOR_EXECUTED_GTID_SET('{wanted}', {seconds}) AS waited, \
+                 @@global.gtid_executed AS applied"
+            ),
+        };
+        let row: Row = self.conn.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
+        let row = Fields(&row);
+        let mut applied = self.position(&row, "applied")?;
+        // The variable may have been read before the wait; either way it was true then.
+        if row.text(&["waited"]).as_deref() == Some("0") {
+            applied.merge(wanted);
+        }
+        Ok(applied)
+    }
+
+    /// Rows of `sql`, each field as bytes.
+    pub(crate) async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, SqlError> {
+        self.conn.query(sql).await
+    }
+}
+
+/// Why a look brought no answer.
+pub(crate) fn failure(error: &SqlError) -> Look {
+    match error {
+        SqlError::Io(IoError::Io(io)) if io.kind() == std::io::ErrorKind::ConnectionRefused => {
+            Look::Refused("nobody listens there (connection refused)".to_owned())
+        }
+        SqlError::Io(IoError::Io(io)) => Look::Failed(io.to_string()),
+        SqlError::Server(e) => Look::Failed(format!("error {}: {}", e.code, e.message)),
+        other => Look::Failed(other.to_string()),
+    }
+}
+
+fn odd(what: impl Into<String>) -> SqlError {
+    SqlError::Other(format!("unexpected answer: {}", what.into()).into())
+}
+
+/// A row whose columns are found by name: they differ between versions.
+pub(crate) struct Fields<'a>(pub(crate) &'a Row);
+
+impl Fields<'_> {
+    /// The first of `names` that there is; `None` for NULL too.
+    pub(crate) fn text(&self, names: &[&str]) -> Option<String> {
+        let columns = self.0.columns_ref();
+        let i = names.iter().find_map(|name| {
+            columns.iter().position(|c| c.name_str().eq_ignore_ascii_case(name))
+        })?;
+        match self.0.as_ref(i)? {
+            Value::NULL => None,
+            Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            Value::Int(n) => Some(n.to_string()),
+            Value::UInt(n) => Some(n.to_string()),
+            other => Some(other.as_sql(true)),
+        }
+    }
+
+    /// As it is: hashes of passwords need not be UTF-8.
+    pub(crate) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
+        let i = self.0.columns_ref().iter().position(|c| c.name_str().eq_ignore_ascii_case(name))?;
+        match self.0.as_ref(i)? {
+            Value::Bytes(bytes) => Some(bytes.clone()),
+            _ => None,
+        }
+    }
+
+    pub(crate) fn number<T: std::str::FromStr>(&self, names: &[&str]) -> Option<T> {
+        self.text(names)?.trim().parse().ok()
+    }
+}
+
+fn channel(flavour: Flavour, row: &Fields<'_>) -> Channel {
+    let error = |number: &str, text: &str| {
+        let code = row.number(&[number]).filter(|&code| code != 0)?;
+        Some(Error { code, text: row.text(&[text]).unwrap_or_default() })
+    };
+    let io = row.text(&["Slave_IO_Running", "Replica_IO_Running"]).unwrap_or_default();
+    let sql = row.text(&["Slave_SQL_Running", "Replica_SQL_Running"]).unwrap_or_default();
+    let received = row
+        .text(&["Gtid_IO_Pos", "Retrieved_Gtid_Set"])
+        .and_then(|text| Position::parse(flavour, text.as_bytes()).ok());
+    Channel {
+        name: row.text(&["Connection_name", "Channel_Name"]).unwrap_or_default(),
+        source_host: row.text(&["Master_Host", "Source_Host"]).unwrap_or_default(),
+        source_port: row.number(&["Master_Port", "Source_Port"]).unwrap_or(3306),
+        source_server_id: row.number(&["Master_Server_Id", "Source_Server_Id"]).unwrap_or(0),
+        io: match io.as_str() {
+            "Yes" => IoThread::Running,
+            "No" => IoThread::Stopped,
+            // "Connecting"; MariaDB says "Preparing" for a moment.
+            _ => IoThread::Connecting,
+        },
+        sql_running: sql == "Yes",
+        io_error: error("Last_IO_Errno", "Last_IO_Error"),
+        sql_error: error("Last_SQL_Errno", "Last_SQL_Error"),
+        seconds_behind: row.number(&["Seconds_Behind_Master", "Seconds_Behind_Source"]),
+        received,
+    }
+}

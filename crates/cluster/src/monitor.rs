@@ -1,0 +1,378 @@
+//! The I/O around [`crate::roles`]: watches the servers and publishes what it finds.
+
+mod applied;
+mod feed;
+mod prober;
+
+use std::sync::atomic::Ordering;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use pointsman_config::proxy::ProxyConfig;
+use pointsman_events::EventLog;
+use tokio::sync::{Notify, watch};
+use tokio::task::AbortHandle;
+
+use crate::accounts::Accounts;
+use crate::gtid::Position;
+use crate::link::Target;
+use crate::roles::{Member, Settings, Topology};
+use crate::snapshot::{AdminState, Live, Role, ServerId, Snapshot};
+use applied::Applied;
+
+/// The watched servers: a handle to clone at will. When the last one is dropped, watching ends.
+#[derive(Clone)]
+pub struct Cluster {
+    handle: Arc<Handle>,
+}
+
+struct Handle {
+    shared: Arc<Shared>,
+    tasks: Vec<AbortHandle>,
+}
+
+impl Drop for Handle {
+    fn drop(&mut self) {
+        self.tasks.iter().for_each(AbortHandle::abort);
+    }
+}
+
+/// There is no server of that name in the config.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("no server is named {name:?}; there are {}", .known.join(", "))]
+pub struct UnknownServer {
+    pub name: String,
+    pub known: Vec<String>,
+}
+
+/// What the tasks and the handles share.
+pub(crate) struct Shared {
+    topology: Mutex<Topology>,
+    snapshot: Arc<ArcSwap<Snapshot>>,
+    version: watch::Sender<u64>,
+    looked: watch::Sender<bool>,
+    pub(crate) watched: Vec<Watched>,
+    /// Newest write that some client was told is done.
+    acknowledged: ArcSwapOption<Position>,
+    /// Newest position that somebody waits for.
+    wanted: ArcSwapOption<Position>,
+    /// Rings whenever some server has applied more.
+    progress: Notify,
+    events: Arc<EventLog>,
+    accounts: Arc<ArcSwap<Accounts>>,
+    accounts_loader: crate::accounts::loader::Requests,
+    interval: Duration,
+    timeout: Duration,
+}
+
+pub(crate) struct Watched {
+    pub(crate) id: ServerId,
+    pub(crate) target: Target,
+    live: Arc<Live>,
+    applied: Applied,
+    wake_prober: Notify,
+    wake_feed: Notify,
+}
+
+impl Cluster {
+    /// Starts watching. Tasks are spawned on the current tokio runtime, which needs its I/O and time
+    /// drivers and should do little else, so that busy clients do not make servers look slow.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime, or with more than 65,535 servers.
+    #[must_use]
+    pub fn start(config: &ProxyConfig, events: Arc<EventLog>) -> Self {
+        let monitor = &config.monitor;
+        let settings =
+            Settings { timeout: monitor.timeout, max_lag: config.routing.max_lag };
+        let members = config
+            .servers
+            .iter()
+            .map(|server| Member {
+                name: server.name.as_str().into(),
+                address: server.address.to_string().into(),
+                weight: server.weight,
+            })
+            .collect();
+        let topology = Topology::new(settings, members, Instant::now());
+        let watched = config
+            .servers
+            .iter()
+            .zip(topology.live())
+            .enumerate()
+            .map(|(i, (server, live))| Watched {
+                id: ServerId(u16::try_from(i).expect("at most 65535 servers")),
+                target: Target::new(
+                    &server.address.to_string(),
+                    &monitor.user,
+                    &monitor.password,
+                ),
+                live: live.clone(),
+                applied: Applied::new(live.clone()),
+                wake_prober: Notify::new(),
+                wake_feed: Notify::new(),
+            })
+            .collect::<Vec<_>>();
+        let shared = Arc::new(Shared {
+            snapshot: Arc::new(ArcSwap::new(topology.snapshot().clone())),
+            topology: Mutex::new(topology),
+            version: watch::Sender::new(0),
+            looked: watch::Sender::new(false),
+            watched,
+            acknowledged: ArcSwapOption::empty(),
+            wanted: ArcSwapOption::empty(),
+            progress: Notify::new(),
+            events,
+            accounts: Arc::default(),
+            accounts_loader: crate::accounts::loader::Requests::default(),
+            interval: monitor.interval,
+            timeout: monitor.timeout,
+        });
+        let mut tasks = Vec::new();
+        for i in 0..shared.watched.len() {
+            tasks.push(tokio::spawn(prober::run(shared.clone(), i)).abort_handle());
+            tasks.push(tokio::spawn(feed::run(shared.clone(), i)).abort_handle());
+        }
+        let loader = crate::accounts::loader::run(shared.clone(), monitor.accounts_interval);
+        tasks.push(tokio::spawn(loader).abort_handle());
+        Self { handle: Arc::new(Handle { shared, tasks }) }
+    }
+
+    fn shared_state(&self) -> &Shared {
+        &self.handle.shared
+    }
+
+    /// Waits until every server has answered, or failed to, at least once.
+    pub async fn ready(&self) {
+        // The sender lives as long as this handle.
+        let _ = self.shared_state().looked.subscribe().wait_for(|looked| *looked).await;
+    }
+
+    /// All servers right now.
+    #[must_use]
+    pub fn snapshot(&self) -> Arc<Snapshot> {
+        self.shared_state().snapshot.load_full()
+    }
+
+    /// Where the newest snapshot is, for `arc_swap::Cache`.
+    #[must_use]
+    pub fn shared(&self) -> &Arc<ArcSwap<Snapshot>> {
+        &self.shared_state().snapshot
+    }
+
+    /// Changes whenever the snapshot does; the value is [`Snapshot::version`].
+    #[must_use]
+    pub fn subscribe(&self) -> watch::Receiver<u64> {
+        self.shared_state().version.subscribe()
+    }
+
+    /// The log that changes are written to.
+    #[must_use]
+    pub fn events(&self) -> &Arc<EventLog> {
+        &self.shared_state().events
+    }
+
+    /// The servers' accounts, for `arc_swap::Cache`. Empty until first read.
+    #[must_use]
+    pub fn accounts(&self) -> &Arc<ArcSwap<Accounts>> {
+        &self.shared_state().accounts
+    }
+
+    /// Reads the accounts again, at most once per second, however many ask; returns when a read
+    /// that began after this call has ended, well or not.
+    pub async fn refresh_accounts(&self) {
+        self.shared_state().accounts_loader.refresh().await;
+    }
+
+    /// Takes a server out of work or back. The snapshot shows it at once.
+    ///
+    /// # Errors
+    /// There is no such server.
+    pub fn set_admin(&self, name: &str, admin: AdminState) -> Result<(), UnknownServer> {
+        let id = self.find(name)?;
+        self.shared_state().update(|topology| topology.set_admin(id, admin));
+        Ok(())
+    }
+
+    /// Lets a server be the primary although it lacks transactions that were seen before.
+    ///
+    /// # Errors
+    /// There is no such server.
+    pub fn accept(&self, name: &str) -> Result<(), UnknownServer> {
+        let id = self.find(name)?;
+        self.shared_state().update(|topology| topology.accept(id));
+        Ok(())
+    }
+
+    fn find(&self, name: &str) -> Result<ServerId, UnknownServer> {
+        let snapshot = self.snapshot();
+        snapshot.find(name).map(|server| server.id).ok_or_else(|| UnknownServer {
+            name: name.to_owned(),
+            known: snapshot.servers.iter().map(|server| server.name.to_string()).collect(),
+        })
+    }
+
+    /// A connection to this server failed: new reads keep clear of it until the monitor, which
+    /// looks at once, has seen it well.
+    pub fn report_failure(&self, id: ServerId) {
+        if let Some(watched) = self.shared_state().watched.get(usize::from(id.0)) {
+            watched.live.suspect.store(true, Ordering::Relaxed);
+            watched.wake_prober.notify_one();
+        }
+    }
+
+    /// A client is told that its write is done: later causal reads must see it. Starts the feeds, so
+    /// that replicas are known to have it as soon as they do. Cheap, and from any thread.
+    pub fn note_write(&self, position: &Position) {
+        let shared = self.shared_state();
+        applied::advance(&shared.acknowledged, position);
+        shared.ring_feeds(position);
+    }
+
+    /// The newest write noted, of whichever client.
+    #[must_use]
+    pub fn acknowledged(&self) -> Option<Arc<Position>> {
+        self.shared_state().acknowledged.load_full()
+    }
+
+    /// Whether a server that has applied `applied` has every write noted. Lock-free.
+    #[must_use]
+    pub fn acknowledged_within(&self, applied: &Position) -> bool {
+        self.shared_state().acknowledged.load().as_ref().is_none_or(|ack| applied.covers(ack))
+    }
+
+    /// Somebody needs replicas to have `position`: finds out when they do.
+    pub fn want(&self, position: &Position) {
+        let shared = self.shared_state();
+        let noted = shared.acknowledged.load().as_ref().is_some_and(|ack| ack.covers(position));
+        if !noted {
+            applied::advance(&shared.wanted, position);
+        }
+        shared.ring_feeds(position);
+    }
+
+    /// Waits until one of these servers has applied `position`; the first of them that has, or
+    /// `None` after `timeout`. Wakes up within a round trip of it being so.
+    pub async fn wait_applied(
+        &self,
+        any_of: &[ServerId],
+        position: &Position,
+        timeout: Duration,
+    ) -> Option<ServerId> {
+        let shared = self.shared_state();
+        let has = || {
+            any_of.iter().copied().find(|id| {
+                let watched = shared.watched.get(usize::from(id.0));
+                watched.is_some_and(|watched| watched.live.has_applied(position))
+            })
+        };
+        if let Some(id) = has() {
+            return Some(id);
+        }
+        self.want(position);
+        let wait = async {
+            loop {
+                let progress = shared.progress.notified();
+                tokio::pin!(progress);
+                progress.as_mut().enable();
+                if let Some(id) = has() {
+                    return id;
+                }
+                progress.await;
+            }
+        };
+        tokio::time::timeout(timeout, wait).await.ok()
+    }
+}
+
+impl Shared {
+    fn topology(&self) -> MutexGuard<'_, Topology> {
+        self.topology.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Changes what is known, and publishes what follows from it.
+    fn update(&self, change: impl FnOnce(&mut Topology)) {
+        let mut topology = self.topology();
+        change(&mut topology);
+        let events = topology.evaluate(Instant::now());
+        let old = self.snapshot.load_full();
+        let new = topology.snapshot();
+        if !Arc::ptr_eq(&old, new) {
+            if old.generation != new.generation {
+                // Before anybody can write to the new primary and note that.
+                let start = topology.primary_position().cloned().map(Arc::new);
+                self.acknowledged.store(start);
+                self.wanted.store(None);
+            }
+            self.snapshot.store(new.clone());
+            self.version.send_replace(new.version);
+            for (watched, (old, new)) in
+                self.watched.iter().zip(old.servers.iter().zip(&new.servers))
+            {
+                if old.role != new.role {
+                    watched.wake_feed.notify_one();
+                }
+            }
+        }
+        if topology.all_looked_at() {
+            self.looked.send_if_modified(|looked| !std::mem::replace(looked, true));
+        }
+        // Under the lock, so that events are in order.
+        for event in events {
+            let subject = event
+                .server
+                .and_then(|id| new.server(id))
+                .map_or_else(String::new, |server| server.name.to_string());
+            tracing::info!(code = event.code, server = subject, "{}", event.text);
+            self.events.push(event.code, subject, event.text);
+        }
+    }
+
+    pub(crate) fn subscribe(&self) -> watch::Receiver<u64> {
+        self.version.subscribe()
+    }
+
+    pub(crate) fn snapshot(&self) -> Arc<Snapshot> {
+        self.snapshot.load_full()
+    }
+
+    pub(crate) fn publish_accounts(&self, accounts: Accounts) {
+        self.accounts.store(Arc::new(accounts));
+    }
+
+    pub(crate) fn accounts_requests(&self) -> &crate::accounts::loader::Requests {
+        &self.accounts_loader
+    }
+
+    pub(crate) fn timeout(&self) -> Duration {
+        self.timeout
+    }
+
+    fn is_replica(&self, id: ServerId) -> bool {
+        self.snapshot.load().server(id).is_some_and(|server| server.role == Role::Replica)
+    }
+
+    fn ring_feeds(&self, position: &Position) {
+        let snapshot = self.snapshot.load();
+        for (watched, server) in self.watched.iter().zip(&snapshot.servers) {
+            if server.role == Role::Replica && !watched.live.has_applied(position) {
+                watched.wake_feed.notify_one();
+            }
+        }
+    }
+
+    /// What the feeds should find out about: all writes noted and all positions waited for.
+    fn target(&self) -> Option<Arc<Position>> {
+        let (acknowledged, wanted) = (self.acknowledged.load_full(), self.wanted.load_full());
+        match (acknowledged, wanted) {
+            (Some(a), Some(w)) if !a.covers(&w) => {
+                let mut both = Position::clone(&a);
+                both.merge(&w);
+                Some(Arc::new(both))
+            }
+            (Some(position), _) | (None, Some(position)) => Some(position),
+            (None, None) => None,
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! One task per server: while it is a replica, finds out at once when it has applied what is wanted.
+//!
+//! All sessions share the one waiting query, so that nobody waits twice and the monitor's ticks do
+//! not decide how long a read after a write has to wait.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::{sleep, timeout};
+
+use super::Shared;
+use crate::link::Link;
+
+/// How long the server is asked to wait. What is wanted meanwhile has to wait as well.
+const WAIT: Duration = Duration::from_millis(500);
+
+pub(super) async fn run(shared: Arc<Shared>, i: usize) {
+    let watched = &shared.watched[i];
+    let mut link: Option<Link> = None;
+    loop {
+        if !shared.is_replica(watched.id) {
+            link = None;
+            watched.wake_feed.notified().await;
+            continue;
+        }
+        let open = match &mut link {
+            Some(open) => open,
+            // Before it is needed, so that the first read after a write finds it ready.
+            None => match timeout(shared.timeout, watched.target.connect()).await {
+                Ok(Ok(new)) => link.insert(new),
+                _ => {
+                    sleep(shared.interval).await;
+                    continue;
+                }
+            },
+        };
+        let target = shared.target().filter(|target| {
+            target.flavour() == open.flavour() && !watched.live.has_applied(target)
+        });
+        let Some(target) = target else {
+            watched.wake_feed.notified().await;
+            continue;
+        };
+        let question = watched.applied.ask();
+        match timeout(WAIT + shared.timeout, open.wait_applied(&target, WAIT)).await {
+            Ok(Ok(position)) => {
+                if watched.applied.answer(&question, position) {
+                    shared.progress.notify_waiters();
+                }
+            }
+            failed => {
+                if let Ok(Err(error)) = failed {
+                    tracing::debug!(server = i, %error, "position feed");
+                }
+                link = None;
+                watched.applied.forget();
+                // A server that refuses the question must not be asked in a tight loop.
+                sleep(shared.interval / 5).await;
+            }
+        }
+    }
+}

@@ -1,0 +1,111 @@
+//! What one look at a server brings back. Pure: filled in by the monitor, judged by [`crate::roles`].
+
+use std::sync::Arc;
+
+use crate::gtid::{Flavour, Position};
+
+/// The outcome of one look.
+#[derive(Debug, Clone)]
+pub enum Look {
+    Answer(Box<Report>),
+    /// Nobody listens at its address: it is down, no need to wait for a timeout.
+    Refused(String),
+    /// No answer: too slow, connection lost, login refused. Down only if that goes on.
+    Failed(String),
+}
+
+/// What a server says of itself.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Report {
+    pub flavour: Flavour,
+    /// `@@server_id`.
+    pub server_id: u32,
+    pub read_only: bool,
+    /// `@@version`.
+    pub version: Arc<str>,
+    /// Id of the default collation; 0 if it has none.
+    pub collation: u16,
+    /// Global `autocommit`.
+    pub autocommit: bool,
+    /// What others can replicate from it: `@@gtid_binlog_pos`, `@@gtid_executed`.
+    pub committed: Position,
+    /// What it has applied as a replica: `@@gtid_slave_pos`, `@@gtid_executed`.
+    pub applied: Position,
+    /// Whom it replicates from, running or not.
+    pub channels: Vec<Channel>,
+    /// Counts the connections made to the server. A higher one than last time: it may have been
+    /// restarted in between.
+    pub connection: u64,
+}
+
+impl Report {
+    /// All transactions it is known to have.
+    #[must_use]
+    pub fn standing(&self) -> Position {
+        let mut all = self.committed.clone();
+        all.merge(&self.applied);
+        all
+    }
+}
+
+/// The thread that fetches from the source.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IoThread {
+    Running,
+    /// Tries to reach the source.
+    Connecting,
+    Stopped,
+}
+
+/// One line of `SHOW ALL SLAVES STATUS` or `SHOW REPLICA STATUS`.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Channel {
+    /// Empty for the default connection.
+    pub name: String,
+    pub source_host: String,
+    pub source_port: u16,
+    /// As the source said when last connected; 0 if never.
+    pub source_server_id: u32,
+    pub io: IoThread,
+    pub sql_running: bool,
+    pub io_error: Option<Error>,
+    pub sql_error: Option<Error>,
+    /// `Seconds_Behind_Master`.
+    pub seconds_behind: Option<u64>,
+    /// What it has fetched.
+    pub received: Option<Position>,
+}
+
+/// An error number and its text.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Error {
+    pub code: u32,
+    pub text: String,
+}
+
+impl Error {
+    /// Client errors (2000 to 2999): the source could not be reached, which may heal by itself.
+    #[must_use]
+    pub fn is_connection(&self) -> bool {
+        (2000..3000).contains(&self.code)
+    }
+}
+
+impl Channel {
+    /// Stopped by an error that no retry will heal.
+    #[must_use]
+    pub fn broken(&self) -> Option<&Error> {
+        let sql = self.sql_error.as_ref().filter(|_| !self.sql_running);
+        let io = self
+            .io_error
+            .as_ref()
+            .filter(|error| self.io == IoThread::Stopped && !error.is_connection());
+        sql.or(io)
+    }
+
+    /// Stopped on purpose, both halves.
+    #[must_use]
+    pub fn stopped(&self) -> bool {
+        self.io == IoThread::Stopped && !self.sql_running && self.broken().is_none()
+    }
+}

@@ -1,0 +1,494 @@
+//! Who is what: looks at servers go in, a [`Snapshot`] and events come out. Pure.
+//!
+//! Nothing is configured about roles; all is concluded from what the servers say of themselves.
+//!
+//! # Up or down
+//!
+//! | last looks | then |
+//! | --- | --- |
+//! | answered within `timeout` | up, as it answered; one slow or lost answer changes nothing |
+//! | connection refused since | down at once |
+//! | no answer for `timeout` | down |
+//! | never asked, or asked for less than `timeout` in vain | unknown |
+//!
+//! # The primary
+//!
+//! A *candidate* is up, not in maintenance, `read_only=0`, and replicates from nobody. A server that
+//! is set up to replicate is no candidate, even if it was stopped, unless another one fetches from
+//! it; then it was promoted without `RESET SLAVE ALL`. In a ring (each replicates from the other)
+//! the writable server is one.
+//!
+//! | candidates | then |
+//! | --- | --- |
+//! | none | no primary |
+//! | one | it is the primary, unless it lacks transactions, see below |
+//! | several, among them the primary so far, and it has replicas | it stays the primary |
+//! | several at the first look, exactly one of them has replicas | that one |
+//! | several otherwise | no primary until one is `read_only` |
+//!
+//! A candidate must not have lost data. The primary so far, when it comes back after its connection
+//! broke, must have all that any other server has that does not follow it, and must not be empty. A
+//! new one must have all that was known of the old one's transactions, or at least all that it had
+//! itself when it was last seen as its replica (a promotion that loses the last transactions is for
+//! whoever promotes to decide; an empty data directory is not). Else there is no primary.
+//!
+//! # The others
+//!
+//! | an up server | role | reads |
+//! | --- | --- | --- |
+//! | replicates from the primary, or from a replica of it | replica | if lag is known and within `max_lag` |
+//! | same, replication stopped with `STOP SLAVE` | replica | as long as lag allows |
+//! | same, it can't reach its source | replica | as long as lag allows |
+//! | same, `read_only=0` | replica, with a warning | as long as lag allows |
+//! | same, replication broken by an error | standalone | no |
+//! | replicates from a server not in the config, or one that does not lead to the primary | standalone | no |
+//! | replicates from nobody, `read_only=1` | standalone | no |
+//! | writable beside the primary | standalone, with a warning | no |
+//!
+//! Without a primary, replicas stay replicas of the last one; lag is then counted up to the moment
+//! the primary was last seen, since nothing is committed any more.
+//!
+//! After lag took a replica out of the reads, it comes back at three quarters of `max_lag`, so that
+//! it does not flap.
+
+mod election;
+mod report;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use crate::gtid::{Flavour, Position};
+use crate::lag::{Lag, Timeline};
+use crate::probe::{Channel, IoThread, Look, Report};
+use crate::snapshot::{AdminState, Greeting, Live, Role, ServerId, Snapshot};
+
+pub use report::Event;
+
+/// What the conclusions depend on beside the looks.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// No answer for this long is down.
+    pub timeout: Duration,
+    /// Replicas further behind get no reads.
+    pub max_lag: Duration,
+}
+
+/// A server as configured.
+#[derive(Debug, Clone)]
+pub struct Member {
+    pub name: Arc<str>,
+    /// `host:port`.
+    pub address: Arc<str>,
+    pub weight: u32,
+}
+
+/// All that is known of the servers.
+#[derive(Debug)]
+pub struct Topology {
+    settings: Settings,
+    since: Instant,
+    servers: Vec<Known>,
+    /// The primary now or, while there is none, the last one.
+    primary: Option<usize>,
+    /// Where the primary was when.
+    timeline: Timeline,
+    generation: u64,
+    snapshot: Arc<Snapshot>,
+}
+
+#[derive(Debug)]
+struct Known {
+    member: Member,
+    live: Arc<Live>,
+    admin: AdminState,
+    looked: bool,
+    answer: Option<Answer>,
+    trouble: Option<Trouble>,
+    /// All it was ever seen to have, and on which connection that was.
+    best: Option<(Position, u64)>,
+    /// Was seen to replicate from the primary.
+    followed: bool,
+    /// Out of the reads because of lag.
+    lagging: bool,
+}
+
+#[derive(Debug)]
+struct Answer {
+    asked: Instant,
+    seen: Instant,
+    report: Report,
+}
+
+#[derive(Debug)]
+struct Trouble {
+    refused: bool,
+    text: String,
+}
+
+/// Whether a server can be counted on to answer.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Health {
+    Up,
+    Down(String),
+    Unknown(String),
+}
+
+/// Whom a server replicates from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum From<'a> {
+    Member(usize),
+    Stranger(&'a Channel),
+}
+
+impl Topology {
+    #[must_use]
+    pub fn new(settings: Settings, members: Vec<Member>, now: Instant) -> Self {
+        let servers = members
+            .into_iter()
+            .map(|member| Known {
+                member,
+                live: Arc::default(),
+                admin: AdminState::Running,
+                looked: false,
+                answer: None,
+                trouble: None,
+                best: None,
+                followed: false,
+                lagging: false,
+            })
+            .collect();
+        let mut topology = Self {
+            settings,
+            since: now,
+            servers,
+            primary: None,
+            timeline: Timeline::default(),
+            generation: 0,
+            snapshot: Arc::default(),
+        };
+        topology.evaluate(now);
+        topology
+    }
+
+    /// The present state of things.
+    #[must_use]
+    pub fn snapshot(&self) -> &Arc<Snapshot> {
+        &self.snapshot
+    }
+
+    /// Whether every server was looked at at least once.
+    #[must_use]
+    pub fn all_looked_at(&self) -> bool {
+        self.servers.iter().all(|known| known.looked)
+    }
+
+    /// When this server last answered.
+    #[must_use]
+    pub fn last_answer(&self, id: ServerId) -> Option<Instant> {
+        self.servers.get(usize::from(id.0))?.answer.as_ref().map(|answer| answer.seen)
+    }
+
+    pub fn set_admin(&mut self, id: ServerId, admin: AdminState) {
+        if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
+            known.admin = admin;
+        }
+    }
+
+    /// The operator vouches for a server that would not be accepted as primary because it lacks
+    /// transactions.
+    pub fn accept(&mut self, id: ServerId) {
+        let i = usize::from(id.0);
+        if let Some(known) = self.servers.get_mut(i) {
+            known.best = None;
+            self.primary = None;
+            self.timeline.clear();
+        }
+    }
+
+    /// Where the primary, or the last one, was when last seen.
+    #[must_use]
+    pub fn primary_position(&self) -> Option<&Position> {
+        self.timeline.newest()
+    }
+
+    /// What the workers share of a server.
+    #[must_use]
+    pub fn live(&self) -> impl ExactSizeIterator<Item = &Arc<Live>> {
+        self.servers.iter().map(|known| &known.live)
+    }
+
+    /// Takes in one look. Looks of one server that arrive out of order are dropped.
+    pub fn handle_look(&mut self, id: ServerId, asked: Instant, look: Look, now: Instant) {
+        let i = usize::from(id.0);
+        let Some(known) = self.servers.get_mut(i) else { return };
+        if known.answer.as_ref().is_some_and(|last| asked < last.asked) {
+            return;
+        }
+        known.looked = true;
+        match look {
+            Look::Answer(report) => {
+                known.trouble = None;
+                if self.primary == Some(i) {
+                    self.timeline.record(asked, now, &report.committed);
+                }
+                known.answer = Some(Answer { asked, seen: now, report: *report });
+            }
+            Look::Refused(text) => known.trouble = Some(Trouble { refused: true, text }),
+            Look::Failed(text) => known.trouble = Some(Trouble { refused: false, text }),
+        }
+    }
+
+    fn health(&self, i: usize, now: Instant) -> Health {
+        let known = &self.servers[i];
+        let timeout = self.settings.timeout;
+        match (&known.answer, &known.trouble) {
+            (_, Some(trouble)) if trouble.refused => Health::Down(trouble.text.clone()),
+            (Some(answer), trouble) => {
+                let age = now.saturating_duration_since(answer.seen);
+                if age < timeout {
+                    Health::Up
+                } else {
+                    let text = trouble.as_ref().map_or("it is silent", |t| t.text.as_str());
+                    Health::Down(format!("no answer for {}: {text}", report::span(age)))
+                }
+            }
+            (None, Some(trouble)) => {
+                if now.saturating_duration_since(self.since) < timeout {
+                    Health::Unknown(trouble.text.clone())
+                } else {
+                    Health::Down(trouble.text.clone())
+                }
+            }
+            (None, None) => Health::Unknown("not looked at yet".to_owned()),
+        }
+    }
+
+    fn report(&self, i: usize) -> Option<&Report> {
+        self.servers[i].answer.as_ref().map(|answer| &answer.report)
+    }
+
+    fn name(&self, i: usize) -> &str {
+        &self.servers[i].member.name
+    }
+
+    /// Whom this channel replicates from. What the source said of itself when last connected counts
+    /// while connected; else the address does, since it may have been changed since.
+    fn from<'a>(&self, channel: &'a Channel) -> From<'a> {
+        let address = format!("{}:{}", channel.source_host, channel.source_port);
+        let by_address = self.servers.iter().position(|known| *known.member.address == *address);
+        let mut by_id = self.servers.iter().enumerate().filter(|(_, known)| {
+            channel.source_server_id != 0
+                && known
+                    .answer
+                    .as_ref()
+                    .is_some_and(|a| a.report.server_id == channel.source_server_id)
+        });
+        // Two servers with one id: a mistake that some sites live with. Then it says nothing.
+        let by_id = match (by_id.next(), by_id.next()) {
+            (Some((i, _)), None) => Some(i),
+            _ => None,
+        };
+        let found = if channel.io == IoThread::Running {
+            by_id.or(by_address)
+        } else {
+            by_address.or(by_id)
+        };
+        found.map_or(From::Stranger(channel), From::Member)
+    }
+
+    /// The channel of `i` that leads to `target`, over other members if need be.
+    fn channel_to(&self, i: usize, target: usize) -> Option<&Channel> {
+        self.report(i)?.channels.iter().find(|channel| match self.from(channel) {
+            From::Member(source) => self.leads_to(source, target, self.servers.len()),
+            From::Stranger(_) => false,
+        })
+    }
+
+    fn leads_to(&self, i: usize, target: usize, depth: usize) -> bool {
+        i == target
+            || depth > 0
+                && self.report(i).is_some_and(|report| {
+                    report.channels.iter().any(|channel| match self.from(channel) {
+                        From::Member(source) => self.leads_to(source, target, depth - 1),
+                        From::Stranger(_) => false,
+                    })
+                })
+    }
+
+    /// Whether some other up server fetches from `i` right now, directly.
+    fn has_replicas(&self, i: usize, healths: &[Health]) -> bool {
+        (0..self.servers.len()).any(|other| {
+            other != i
+                && healths[other] == Health::Up
+                && self.report(other).is_some_and(|report| {
+                    report.channels.iter().any(|channel| {
+                        channel.io == IoThread::Running && self.from(channel) == From::Member(i)
+                    })
+                })
+        })
+    }
+
+    /// Draws the conclusions for `now`. Returns what people should be told; the new
+    /// [`Topology::snapshot`] is the same as before if nothing changed.
+    pub fn evaluate(&mut self, now: Instant) -> Vec<Event> {
+        let healths: Vec<_> = (0..self.servers.len()).map(|i| self.health(i, now)).collect();
+        let election = self.elect(&healths);
+        let mut events = Vec::new();
+        if let Some(i) = election.primary {
+            self.take_office(i, &mut events);
+        }
+        self.remember();
+
+        let reference = election.primary.or(self.primary);
+        let mut servers = Vec::with_capacity(self.servers.len());
+        for i in 0..self.servers.len() {
+            servers.push(self.conclude(i, &healths, &election, reference));
+        }
+        for (known, server) in self.servers.iter_mut().zip(&servers) {
+            if server.role == Role::Replica {
+                known.followed = true;
+                known.lagging = match server.lag {
+                    Some(lag) if known.lagging => lag > self.settings.max_lag * 3 / 4,
+                    Some(lag) => lag > self.settings.max_lag,
+                    None => known.lagging,
+                };
+            }
+        }
+
+        let primary = election.primary.filter(|&i| servers[i].admin != AdminState::Maintenance);
+        let no_primary_why: Arc<str> = match (primary, election.primary) {
+            (Some(_), _) => Arc::from(""),
+            (None, Some(i)) => format!("{} is in maintenance", self.name(i)).into(),
+            (None, None) => election.why.into(),
+        };
+        let next = Snapshot {
+            version: self.snapshot.version + 1,
+            generation: self.generation,
+            greeting: self.greeting(reference),
+            primary: primary.map(id_of),
+            no_primary_why,
+            servers,
+        };
+        events.extend(report::compare(&self.snapshot, &next));
+        if !report::same(&self.snapshot, &next) {
+            self.snapshot = Arc::new(next);
+        }
+        events
+    }
+
+    fn take_office(&mut self, i: usize, events: &mut Vec<Event>) {
+        let Some(answer) = &self.servers[i].answer else { return };
+        let standing = answer.report.standing();
+        let lost = self.servers[i]
+            .best
+            .as_ref()
+            .filter(|_| self.primary == Some(i))
+            .is_some_and(|(best, _)| !standing.covers(best));
+        if self.primary == Some(i) && !lost {
+            return;
+        }
+        if lost {
+            events.push(Event {
+                code: "primary_reset",
+                server: Some(id_of(i)),
+                text: format!("{} no longer has all transactions it had", self.name(i)),
+            });
+        } else if let (Some(old), Some(newest)) = (self.primary, self.timeline.newest())
+            && !standing.covers(newest)
+        {
+            events.push(Event {
+                code: "transactions_lost",
+                server: Some(id_of(i)),
+                text: format!(
+                    "{} is the primary now but lacks transactions that {} had: it is at {standing}, \
+                     {} was at {newest}",
+                    self.name(i),
+                    self.name(old),
+                    self.name(old)
+                ),
+            });
+        }
+        let (asked, seen, committed) = (answer.asked, answer.seen, answer.report.committed.clone());
+        self.primary = Some(i);
+        self.generation += 1;
+        self.servers[i].best = None;
+        self.timeline.clear();
+        self.timeline.record(asked, seen, &committed);
+    }
+
+    /// Notes what each server has, for the day it comes back without.
+    fn remember(&mut self) {
+        for known in &mut self.servers {
+            let Some(answer) = &known.answer else { continue };
+            let standing = answer.report.standing();
+            let connection = answer.report.connection;
+            match &mut known.best {
+                Some((best, on)) if standing.covers(best) => {
+                    *best = standing;
+                    *on = connection;
+                }
+                // Reset on purpose, under our eyes. Over a new connection it may be an accident.
+                Some((best, on)) if *on == connection => *best = standing,
+                Some(_) => {}
+                None => known.best = Some((standing, connection)),
+            }
+        }
+    }
+
+    fn lag(&self, i: usize, channel: &Channel, healths: &[Health]) -> Option<Duration> {
+        let answer = self.servers[i].answer.as_ref()?;
+        let report = &answer.report;
+        let primary_up = self.primary.is_some_and(|p| healths[p] == Health::Up);
+        // Nothing is committed while the primary is away.
+        let asked = match self.primary.and_then(|p| self.servers[p].answer.as_ref()) {
+            Some(last) if !primary_up => answer.asked.min(last.seen),
+            _ => answer.asked,
+        };
+        let reported = channel.seconds_behind.map(Duration::from_secs);
+        match self.timeline.lag(&report.applied, asked) {
+            _ if self.timeline.newest().is_some_and(Position::is_empty) => reported,
+            Lag::Is(lag) => Some(lag),
+            Lag::AtLeast(lag) => reported.map(|reported| reported.max(lag)),
+            // It has all that it ever received: nobody can have more.
+            Lag::Unknown if !primary_up => channel
+                .received
+                .as_ref()
+                .filter(|received| report.applied.covers(received))
+                .map(|_| Duration::ZERO),
+            Lag::Unknown => reported,
+        }
+    }
+
+    fn greeting(&self, reference: Option<usize>) -> Greeting {
+        let report = reference
+            .and_then(|i| self.report(i))
+            .or_else(|| (0..self.servers.len()).find_map(|i| self.report(i)));
+        let Some(report) = report else { return self.snapshot.greeting.clone() };
+        let version = version_number(&report.version);
+        let mariadb = report.flavour == Flavour::MariaDb;
+        // Up to 10.x MariaDB puts this before its version in the handshake, so that old replicas
+        // do not take it for a MySQL 1.
+        let prefix = if mariadb && version < 110_000 { "5.5.5-" } else { "" };
+        Greeting {
+            server_version: format!("{prefix}{}", report.version).into(),
+            collation: report.collation,
+            autocommit: report.autocommit,
+            version,
+            mariadb,
+        }
+    }
+}
+
+fn id_of(i: usize) -> ServerId {
+    ServerId(u16::try_from(i).expect("servers are numbered with u16"))
+}
+
+/// `10.11.6-MariaDB` is 101106.
+fn version_number(version: &str) -> u32 {
+    let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(|p| p.parse().unwrap_or(0));
+    let mut part = || parts.next().unwrap_or(0_u32).min(9999);
+    part() * 10_000 + part() * 100 + part()
+}
+
+#[cfg(test)]
+mod tests;

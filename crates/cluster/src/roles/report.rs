@@ -1,0 +1,290 @@
+//! Conclusions in words: each server's role with a reason, and events when something changes.
+
+use std::fmt::Write as _;
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::election::Election;
+use super::{From, Health, Topology, id_of};
+use crate::probe::{Channel, IoThread};
+use crate::snapshot::{AdminState, Role, Server, ServerId, Snapshot};
+
+/// Something people should be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Event {
+    /// Stable name for programs.
+    pub code: &'static str,
+    /// Which server it is about, if about one.
+    pub server: Option<ServerId>,
+    /// One sentence.
+    pub text: String,
+}
+
+/// "1.2 s", "340 ms", "3 min".
+pub(super) fn span(duration: Duration) -> String {
+    let ms = duration.as_millis();
+    match ms {
+        0..1_000 => format!("{ms} ms"),
+        1_000..100_000 => format!("{}.{} s", ms / 1_000, ms % 1_000 / 100),
+        100_000..6_000_000 => format!("{} min", ms / 60_000),
+        _ => format!("{} h", ms / 3_600_000),
+    }
+}
+
+impl Topology {
+    /// What server `i` is. `reference` is the primary or, lacking one, the last.
+    pub(super) fn conclude(
+        &self,
+        i: usize,
+        healths: &[Health],
+        election: &Election,
+        reference: Option<usize>,
+    ) -> Server {
+        let known = &self.servers[i];
+        let report = self.report(i);
+        let (role, lag, why) = match &healths[i] {
+            Health::Down(why) => (Role::Down, None, why.clone()),
+            Health::Unknown(why) => (Role::Unknown, None, why.clone()),
+            Health::Up => self.conclude_up(i, healths, election, reference),
+        };
+        let max_lag = self.settings.max_lag;
+        let allowed = if known.lagging { max_lag * 3 / 4 } else { max_lag };
+        Server {
+            id: id_of(i),
+            name: known.member.name.clone(),
+            address: known.member.address.clone(),
+            role,
+            admin: known.admin,
+            lag,
+            takes_reads: role == Role::Replica
+                && known.admin == AdminState::Running
+                && known.member.weight > 0
+                && lag.is_some_and(|lag| lag <= allowed),
+            why: why.into(),
+            weight: known.member.weight,
+            server_id: report.map_or(0, |report| report.server_id),
+            version: report.map_or_else(|| Arc::from(""), |report| report.version.clone()),
+            source: self.source_id(i),
+            read_only: report.map(|report| report.read_only),
+            live: known.live.clone(),
+        }
+    }
+
+    fn conclude_up(
+        &self,
+        i: usize,
+        healths: &[Health],
+        election: &Election,
+        reference: Option<usize>,
+    ) -> (Role, Option<Duration>, String) {
+        if election.primary == Some(i) {
+            return (Role::Primary, None, self.why_primary(i, election));
+        }
+        let Some(report) = self.report(i) else {
+            return (Role::Unknown, None, "not looked at yet".to_owned());
+        };
+        // A promoted server may still have its old channels, and rivals may be in a ring.
+        let toward = reference.and_then(|reference| self.channel_to(i, reference));
+        let following = toward.is_some_and(|channel| !channel.stopped() && reference != Some(i));
+        if self.is_rival(i, election) && !(following && election.primary.is_some()) {
+            return (Role::Standalone, None, self.why_not_primary(i, election));
+        }
+        let channel = match (toward, reference) {
+            (Some(channel), _) => channel,
+            (None, _) if report.channels.is_empty() => {
+                let why = "read-only, and replicates from nobody".to_owned();
+                return (Role::Standalone, None, why);
+            }
+            (None, reference) => {
+                // Nothing is known of any primary yet: whoever replicates from a member may well
+                // replicate from the primary.
+                let member = report
+                    .channels
+                    .iter()
+                    .find(|channel| matches!(self.from(channel), From::Member(_)));
+                match (member, reference) {
+                    (Some(channel), None) => channel,
+                    (member, reference) => {
+                        let channel = member.unwrap_or(&report.channels[0]);
+                        let why = self.why_elsewhere(channel, reference);
+                        return (Role::Standalone, None, why);
+                    }
+                }
+            }
+        };
+        let source = self.source_name(channel);
+        if let Some(error) = channel.broken() {
+            let why = format!(
+                "replication from {source} is broken: error {}: {}",
+                error.code, error.text
+            );
+            return (Role::Standalone, None, why);
+        }
+        let lag = self.lag(i, channel, healths);
+        (Role::Replica, lag, self.why_replica(channel, lag, report.read_only, healths))
+    }
+
+    fn why_primary(&self, i: usize, election: &Election) -> String {
+        let rivals: Vec<_> = election
+            .candidates
+            .iter()
+            .filter(|&&other| other != i)
+            .map(|&other| self.name(other))
+            .collect();
+        if rivals.is_empty() {
+            "writable, and replicates from nobody".to_owned()
+        } else {
+            format!("the primary before {} became writable too", rivals.join(" and "))
+        }
+    }
+
+    fn source_name(&self, channel: &Channel) -> String {
+        match self.from(channel) {
+            From::Member(source) => self.name(source).to_owned(),
+            From::Stranger(_) => format!("{}:{}", channel.source_host, channel.source_port),
+        }
+    }
+
+    fn why_elsewhere(&self, channel: &Channel, reference: Option<usize>) -> String {
+        let source = self.source_name(channel);
+        match (self.from(channel), reference) {
+            (From::Stranger(_), _) => {
+                format!("replicates from {source}, which is not in the config")
+            }
+            (From::Member(_), Some(primary)) => {
+                format!("replicates from {source}, but the primary is {}", self.name(primary))
+            }
+            (From::Member(_), None) => format!("replicates from {source}"),
+        }
+    }
+
+    fn why_replica(
+        &self,
+        channel: &Channel,
+        lag: Option<Duration>,
+        read_only: bool,
+        healths: &[Health],
+    ) -> String {
+        let source = self.source_name(channel);
+        let source_down = matches!(
+            self.from(channel),
+            From::Member(source) if matches!(healths[source], Health::Down(_))
+        );
+        let mut why = match (channel.io, channel.sql_running) {
+            (IoThread::Stopped, false) => format!("replication from {source} is stopped"),
+            (IoThread::Stopped, true) => {
+                format!("has stopped fetching from {source} (START SLAVE IO_THREAD)")
+            }
+            (_, false) => format!("has stopped applying what {source} sends (START SLAVE SQL_THREAD)"),
+            (IoThread::Running, true) => format!("replicates from {source}"),
+            (IoThread::Connecting, true) if source_down => {
+                format!("replicates from {source}, which is down")
+            }
+            (IoThread::Connecting, true) => {
+                let text = channel.io_error.as_ref().map_or("no error", |e| e.text.as_str());
+                format!("can't reach its source {source}: {text}")
+            }
+        };
+        let _ = match lag {
+            Some(lag) if lag.is_zero() => write!(why, ", up to date"),
+            Some(lag) => write!(why, ", {} behind", span(lag)),
+            None => write!(why, ", lag unknown"),
+        };
+        if !read_only {
+            why.push_str("; writable too, set read_only=1 there");
+        }
+        why
+    }
+}
+
+/// Whether nothing changed that anybody can see.
+pub(super) fn same(old: &Snapshot, new: &Snapshot) -> bool {
+    old.primary == new.primary
+        && old.generation == new.generation
+        && old.no_primary_why == new.no_primary_why
+        && old.greeting == new.greeting
+        && old.servers.len() == new.servers.len()
+        && old.servers.iter().zip(&new.servers).all(|(a, b)| {
+            a.role == b.role
+                && a.admin == b.admin
+                && a.lag == b.lag
+                && a.takes_reads == b.takes_reads
+                && a.why == b.why
+                && a.server_id == b.server_id
+                && a.version == b.version
+                && a.source == b.source
+                && a.read_only == b.read_only
+        })
+}
+
+/// What people should be told of the way from `old` to `new`.
+pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
+    let mut events = Vec::new();
+    if old.servers.len() != new.servers.len() {
+        return events;
+    }
+    for (a, b) in old.servers.iter().zip(&new.servers) {
+        let mut tell = |code, text| events.push(Event { code, server: Some(b.id), text });
+        let name = &b.name;
+        let why = &b.why;
+        match (a.role, b.role) {
+            (old, new) if old == new => {}
+            (_, Role::Down) => tell("server_down", format!("{name} is down: {why}")),
+            (Role::Down | Role::Unknown, Role::Primary) => {
+                tell("server_up", format!("{name} is up, as the primary"));
+            }
+            (Role::Down | Role::Unknown, _) => tell("server_up", format!("{name} is up: {why}")),
+            (Role::Replica, Role::Standalone) => {
+                tell("replication_broken", format!("{name} is no replica any more: {why}"));
+            }
+            (_, Role::Replica) => tell("replica_joined", format!("{name} is a replica: {why}")),
+            _ => {}
+        }
+        if a.role == Role::Replica && b.role == Role::Replica && a.admin == b.admin {
+            match (a.takes_reads, b.takes_reads) {
+                (true, false) => tell("replica_lagging", format!("{name} gets no reads: {why}")),
+                (false, true) => tell("replica_fresh", format!("{name} gets reads again: {why}")),
+                _ => {}
+            }
+        }
+        if b.role == Role::Replica && a.read_only != Some(false) && b.read_only == Some(false) {
+            tell(
+                "replica_writable",
+                format!("{name} is a replica but writable: set read_only=1 there"),
+            );
+        }
+        if a.admin != b.admin {
+            let text = match b.admin {
+                AdminState::Running => format!("{name} is back in service"),
+                AdminState::Draining => format!("{name} is draining: it gets no new work"),
+                AdminState::Maintenance => format!("{name} is in maintenance: it gets no work"),
+            };
+            tell("admin_state", text);
+        }
+        let rival = |s: &Server| s.role == Role::Standalone && s.read_only == Some(false);
+        if rival(b) && !rival(a) {
+            tell("two_writable", format!("{name} is {why}"));
+        }
+    }
+    if old.primary != new.primary {
+        let name = |s: &Snapshot| s.primary().map(|server| server.name.to_string());
+        events.push(match (name(old), name(new)) {
+            (_, None) => Event {
+                code: "primary_lost",
+                server: old.primary,
+                text: format!("no primary: {}", new.no_primary_why),
+            },
+            (None, Some(new_name)) => Event {
+                code: "primary_changed",
+                server: new.primary,
+                text: format!("{new_name} is the primary"),
+            },
+            (Some(old_name), Some(new_name)) => Event {
+                code: "primary_changed",
+                server: new.primary,
+                text: format!("{new_name} is the primary now, no longer {old_name}"),
+            },
+        });
+    }
+    events
+}
