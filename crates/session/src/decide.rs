@@ -131,19 +131,12 @@ impl Session {
                     commit_first: Some(server),
                 })
             }
-            _ => match (verdict.class, verdict.reason) {
-                (Class::Session, Reason::Transaction) => Ok(stay), // savepoints
-                (
-                    _,
-                    Reason::LockingRead
-                    | Reason::UnknownFunction
-                    | Reason::PrimaryFunction
-                    | Reason::PrimaryVariable
-                    | Reason::UserVariable
-                    | Reason::ServerStatus,
-                ) if verdict.class != Class::Write || verdict.reason == Reason::LockingRead => Ok(stay),
-                (Class::Session, _) => Ok(stay),
-                _ => Err(Refusal::ReadOnlyTransaction),
+            // The server itself refuses writes by functions and takes locks that hurt no one there.
+            _ => match verdict.reason {
+                Reason::LockingRead | Reason::UnknownFunction => Ok(stay),
+                _ if verdict.class == Class::Write => Err(Refusal::ReadOnlyTransaction),
+                Reason::UserVariable => Err(Refusal::OpaqueInReadOnlyTransaction),
+                _ => Ok(stay),
             },
         }
     }
@@ -169,5 +162,153 @@ impl Session {
         } else {
             None
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use pointsman_sql::{Dialect, Flavour, classify};
+    use pointsman_wire::StateChange;
+
+    use super::*;
+
+    const PRIMARY: Server = 0;
+    const REPLICA: Server = 1;
+
+    fn verdict(sql: &str) -> Verdict {
+        classify(sql.as_bytes(), &Dialect::new(Flavour::MariaDb { version: 101_106 }))
+    }
+
+    /// A session driven by statements, each answered with the status a server would give.
+    struct Script(Session);
+
+    impl Script {
+        fn new() -> Self {
+            Self(Session::new(true))
+        }
+
+        fn target(&self, sql: &str) -> Result<Target, Refusal> {
+            self.0.decide(&verdict(sql), Some(PRIMARY)).map(|d| d.target)
+        }
+
+        fn run(&mut self, sql: &str, on: Server, status: Status) -> &mut Self {
+            self.0.sent(on, on == PRIMARY, &verdict(sql));
+            self.0.replied(on, status);
+            self
+        }
+    }
+
+    const AUTO: Status = Status::AUTOCOMMIT;
+    const IN: Status = Status::AUTOCOMMIT.union(Status::IN_TRANSACTION);
+    const IN_RO: Status = IN.union(Status::IN_READ_ONLY_TRANSACTION);
+
+    #[test]
+    fn reads_go_to_replicas_and_writes_to_the_primary() {
+        let s = Script::new();
+        assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Replica));
+        assert_eq!(s.target("UPDATE t SET a = 1"), Ok(Target::Primary));
+        assert_eq!(s.target("SELECT * FROM t FOR UPDATE"), Ok(Target::Primary));
+        assert_eq!(s.target("SET NAMES utf8mb4"), Ok(Target::AnySession));
+    }
+
+    #[test]
+    fn a_transaction_stays_where_it_began_until_the_server_says_it_is_over() {
+        let mut s = Script::new();
+        s.run("BEGIN", PRIMARY, IN);
+        assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Server(PRIMARY)));
+        s.run("SELECT 1", PRIMARY, IN).run("COMMIT", PRIMARY, AUTO);
+        assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Replica));
+    }
+
+    #[test]
+    fn without_autocommit_everything_goes_to_the_primary() {
+        let mut s = Script::new();
+        s.run("SET autocommit = 0", PRIMARY, Status::empty());
+        assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Primary));
+        assert_eq!(s.target("SET NAMES latin1"), Ok(Target::Primary));
+    }
+
+    #[test]
+    fn a_read_only_transaction_on_a_replica_lets_no_write_out() {
+        let mut s = Script::new();
+        assert_eq!(s.target("START TRANSACTION READ ONLY"), Ok(Target::Replica));
+        s.run("START TRANSACTION READ ONLY", REPLICA, IN_RO);
+        let here = Ok(Target::Server(REPLICA));
+        for sql in ["SELECT * FROM t", "SELECT f(1)", "SET NAMES utf8mb4", "COMMIT", "SAVEPOINT a", "SHOW WARNINGS"] {
+            assert_eq!(s.target(sql), here, "{sql}");
+        }
+        for sql in ["INSERT INTO t VALUES (1)", "DROP TABLE t", "CREATE TABLE x (a INT)", "LOAD DATA INFILE 'x' INTO TABLE t"] {
+            assert_eq!(s.target(sql), Err(Refusal::ReadOnlyTransaction), "{sql}");
+        }
+        for sql in ["CALL p()", "COMMIT; BEGIN; INSERT INTO t VALUES (1)", "EXECUTE s"] {
+            assert_eq!(s.target(sql), Err(Refusal::OpaqueInReadOnlyTransaction), "{sql}");
+        }
+        for sql in ["BEGIN", "START TRANSACTION", "LOCK TABLES t WRITE", "SET autocommit = 0"] {
+            let decision = s.0.decide(&verdict(sql), Some(PRIMARY)).unwrap();
+            assert_eq!((decision.target, decision.commit_first), (Target::Primary, Some(REPLICA)), "{sql}");
+        }
+        s.run("COMMIT", REPLICA, AUTO);
+        assert_eq!(s.target("INSERT INTO t VALUES (1)"), Ok(Target::Primary));
+    }
+
+    #[test]
+    fn what_lives_on_the_primary_holds_the_reads_that_need_it() {
+        let mut s = Script::new();
+        s.run("CREATE TEMPORARY TABLE tmp (a INT)", PRIMARY, AUTO);
+        assert_eq!(s.target("SELECT * FROM tmp"), Ok(Target::Primary));
+        assert_eq!(s.target("SELECT * FROM t JOIN TMP USING (a)"), Ok(Target::Primary));
+        assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Replica));
+        assert_eq!(s.target("START TRANSACTION READ ONLY"), Ok(Target::Primary));
+        let mut s = Script::new();
+        s.run("LOCK TABLES t WRITE", PRIMARY, AUTO);
+        assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Primary));
+        s.run("UNLOCK TABLES", PRIMARY, AUTO);
+        assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Replica));
+        let mut s = Script::new();
+        s.run("SELECT GET_LOCK('a', 1)", PRIMARY, AUTO);
+        assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Primary));
+        let mut s = Script::new();
+        s.run("CALL p()", PRIMARY, AUTO);
+        assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Primary));
+    }
+
+    #[test]
+    fn questions_about_the_last_statement_go_where_it_ran() {
+        let mut s = Script::new();
+        s.run("SELECT SQL_CALC_FOUND_ROWS * FROM t LIMIT 1", REPLICA, AUTO);
+        assert_eq!(s.target("SELECT FOUND_ROWS()"), Ok(Target::Server(REPLICA)));
+        s.run("INSERT INTO t VALUES (1)", PRIMARY, AUTO);
+        assert_eq!(s.target("SHOW WARNINGS"), Ok(Target::Server(PRIMARY)));
+    }
+
+    #[test]
+    fn serializable_reads_stay_on_the_primary() {
+        let mut s = Script::new();
+        s.0.changed(StateChange::Variable { name: b"tx_isolation", value: b"SERIALIZABLE" });
+        assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Primary));
+        s.0.changed(StateChange::Variable { name: b"tx_isolation", value: b"READ-COMMITTED" });
+        assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Replica));
+    }
+
+    #[test]
+    fn set_transaction_is_for_the_next_one_only() {
+        let mut s = Script::new();
+        s.run("SET TRANSACTION ISOLATION LEVEL SERIALIZABLE", PRIMARY, AUTO);
+        assert_eq!(s.target("START TRANSACTION READ ONLY"), Ok(Target::Primary));
+        s.run("BEGIN", PRIMARY, IN).run("COMMIT", PRIMARY, AUTO);
+        assert_eq!(s.target("START TRANSACTION READ ONLY"), Ok(Target::Replica));
+    }
+
+    #[test]
+    fn a_lost_connection_costs_only_what_lived_on_it() {
+        use crate::Lost;
+        let mut s = Script::new();
+        s.run("SELECT 1", REPLICA, AUTO).run("INSERT INTO t VALUES (1)", PRIMARY, AUTO);
+        assert_eq!(s.0.lost(REPLICA), Lost::Nothing);
+        assert_eq!(s.0.lost(PRIMARY), Lost::Nothing);
+        s.run("BEGIN", PRIMARY, IN);
+        assert_eq!(s.0.lost(PRIMARY), Lost::Transaction);
+        s.run("SET @a = 1", PRIMARY, AUTO);
+        assert_eq!(s.0.lost(PRIMARY), Lost::State("user_variable"));
     }
 }
