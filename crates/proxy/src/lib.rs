@@ -1,1 +1,181 @@
 //! The MySQL proxy: listeners, worker threads, backends, and the relay between them.
+//!
+//! A statement's way: [`client`] frames and classifies it, [`route`] decides and finds a connection,
+//! [`relay`] passes the reply back. All of a session happens on one worker thread.
+
+mod accounts;
+mod backend;
+mod buffers;
+mod client;
+mod crc;
+mod credentials;
+mod kill;
+mod listen;
+mod login;
+mod metrics;
+mod pick;
+mod prepared;
+mod relay;
+mod route;
+mod shared;
+mod socket;
+mod stats;
+mod view;
+mod worker;
+
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::mpsc::{Sender, channel};
+use std::time::Duration;
+
+use pointsman_cluster::Cluster;
+use pointsman_config::proxy::ProxyConfig;
+use tokio::net::TcpListener;
+use tokio::sync::{mpsc, oneshot};
+
+pub use listen::ListenError;
+pub use view::{SessionRow, StatementRow};
+
+use listen::Listening;
+use shared::Shared;
+use worker::{Ask, Worker};
+
+/// A running proxy.
+pub struct Proxy {
+    shared: Arc<Shared>,
+    threads: Vec<std::thread::JoinHandle<()>>,
+}
+
+/// Listening sockets, bound before anything else starts, so that a busy port stops the start.
+pub struct Bound(Vec<Listening>);
+
+/// Worker threads a config asks for.
+#[must_use]
+pub fn worker_count(config: &ProxyConfig) -> usize {
+    match config.workers {
+        0 => std::thread::available_parallelism().map_or(1, usize::from),
+        n => n,
+    }
+}
+
+/// Binds every listener of the config.
+pub fn bind(config: &ProxyConfig) -> Result<Bound, ListenError> {
+    listen::bind(config, worker_count(config)).map(Bound)
+}
+
+impl Proxy {
+    /// Starts the workers. Clients are served from here on.
+    pub fn start(config: ProxyConfig, bound: Bound, cluster: Cluster) -> std::io::Result<Self> {
+        let count = worker_count(&config);
+        let shared = Arc::new(Shared::new(config, cluster, count));
+        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+        let _ = shared.workers.set(senders);
+        let mut per_worker: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
+        for listening in bound.0 {
+            for (sockets, socket) in per_worker.iter_mut().zip(listening.sockets) {
+                sockets.push((socket, listening.level));
+            }
+        }
+        let mut threads = Vec::new();
+        for (index, (asks, sockets)) in receivers.into_iter().zip(per_worker).enumerate() {
+            let shared = Arc::clone(&shared);
+            let run = move || -> std::io::Result<()> {
+                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+                let local = tokio::task::LocalSet::new();
+                local.block_on(&runtime, async {
+                    let mut listeners = Vec::new();
+                    for (socket, level) in sockets {
+                        listeners.push((TcpListener::from_std(socket)?, level));
+                    }
+                    Rc::new(Worker::new(index, shared)).run(listeners, asks).await;
+                    Ok(())
+                })
+            };
+            let body = move || {
+                if let Err(error) = run() {
+                    tracing::error!(worker = index, %error, "a worker could not start");
+                }
+            };
+            threads.push(std::thread::Builder::new().name(format!("worker-{index}")).spawn(body)?);
+        }
+        Ok(Self { shared, threads })
+    }
+
+    #[must_use]
+    pub fn config(&self) -> &ProxyConfig {
+        &self.shared.config
+    }
+
+    #[must_use]
+    pub fn cluster(&self) -> &Cluster {
+        &self.shared.cluster
+    }
+
+    /// Clients connected now.
+    #[must_use]
+    pub fn session_count(&self) -> u64 {
+        self.shared.sessions()
+    }
+
+    /// Asks every worker and waits for the answers; blocks the thread, for a moment.
+    fn ask<T>(&self, make: impl Fn(Sender<T>) -> Ask) -> Vec<T> {
+        let (reply, answers) = channel();
+        let workers = self.shared.workers.get().map_or(&[][..], Vec::as_slice);
+        let asked = workers.iter().filter(|w| w.send(make(reply.clone())).is_ok()).count();
+        drop(reply);
+        let patience = Duration::from_secs(1);
+        (0..asked).map_while(|_| answers.recv_timeout(patience).ok()).collect()
+    }
+
+    /// All live sessions, by id.
+    pub fn sessions(&self) -> Vec<SessionRow> {
+        let mut rows: Vec<_> = self.ask(Ask::Sessions).into_iter().flatten().collect();
+        rows.sort_by_key(|r| r.id);
+        rows
+    }
+
+    /// All remembered statements, those that took most time first.
+    pub fn statements(&self) -> Vec<StatementRow> {
+        let mut merged: HashMap<u64, StatementRow> = HashMap::new();
+        for row in self.ask(Ask::Statements).into_iter().flatten() {
+            if row.count == 0 {
+                continue;
+            }
+            merged.entry(row.fingerprint).and_modify(|m| m.merge(&row)).or_insert(row);
+        }
+        let mut rows: Vec<_> = merged.into_values().collect();
+        rows.sort_by(|a, b| b.total.cmp(&a.total).then(a.fingerprint.cmp(&b.fingerprint)));
+        rows
+    }
+
+    /// Registers everything the proxy counts.
+    pub fn register_metrics(&self, registry: &prometheus::Registry) -> prometheus::Result<()> {
+        registry.register(Box::new(metrics::Collector::new(Arc::clone(&self.shared))))
+    }
+
+    /// Stops accepting, lets transactions end, closes sessions as they become idle. Returns how
+    /// many were still open when `within` was over.
+    pub async fn drain(&self, within: Duration) -> u64 {
+        let all = async {
+            let mut waiting = Vec::new();
+            for worker in self.shared.workers.get().into_iter().flatten() {
+                let (reply, done) = oneshot::channel();
+                if worker.send(Ask::Drain(reply)).is_ok() {
+                    waiting.push(done);
+                }
+            }
+            for done in waiting {
+                let _ = done.await;
+            }
+        };
+        let _ = tokio::time::timeout(within, all).await;
+        self.session_count()
+    }
+
+    /// Whether every worker thread is alive.
+    #[must_use]
+    pub fn is_healthy(&self) -> bool {
+        self.threads.iter().all(|t| !t.is_finished())
+    }
+}

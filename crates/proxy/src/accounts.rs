@@ -1,0 +1,113 @@
+//! Who may log in, and by which proof.
+
+use std::collections::HashMap;
+use std::net::IpAddr;
+use std::sync::{Mutex, PoisonError};
+
+use pointsman_cluster::Accounts;
+use pointsman_config::proxy::{AuthPlugin, User};
+use pointsman_wire::auth;
+use zeroize::Zeroizing;
+
+use crate::shared::Shared;
+
+/// How an account's client proves itself.
+pub enum Proof {
+    /// Password known from the config.
+    Password { plugin: AuthPlugin, password: Zeroizing<Vec<u8>> },
+    /// `SHA1(SHA1(password))`.
+    Native([u8; 20]),
+    /// caching_sha2_password with a hash only the servers can check.
+    Sha2 { stored: Zeroizing<Vec<u8>> },
+    Empty,
+    /// A plugin Pointsman does not speak.
+    Unsupported(String),
+}
+
+/// The account a client's user name and address lead to.
+pub struct Account {
+    pub proof: Proof,
+    pub locked: bool,
+}
+
+fn of_user(user: &User) -> Account {
+    let password = Zeroizing::new(user.password.expose().as_bytes().to_vec());
+    let proof = if password.is_empty() {
+        Proof::Empty
+    } else {
+        Proof::Password { plugin: user.plugin, password }
+    };
+    Account { proof, locked: false }
+}
+
+/// Finds the account: those of the config first, then those of the databases.
+pub fn find(shared: &Shared, user: &[u8], peer: IpAddr) -> Option<Account> {
+    let name = std::str::from_utf8(user).ok()?;
+    if let Some(account) = shared.own_accounts.find(name, peer) {
+        let users = &shared.config.users;
+        return users.iter().find(|u| u.name == account.user && u.host == account.host).map(of_user);
+    }
+    let accounts = shared.cluster.accounts().load();
+    let account = accounts.find(name, peer)?;
+    // The first way to log in that is spoken here.
+    let spoken = [auth::NATIVE, auth::CACHING_SHA2];
+    let method = account.methods.iter().find(|m| m.plugin.is_empty() || spoken.contains(&&*m.plugin));
+    let plugin = method.map_or_else(|| account.plugin(), |m| &m.plugin);
+    let stored = std::str::from_utf8(method.map_or(&[][..], |m| &m.auth_string)).unwrap_or("?");
+    let proof = match plugin {
+        "" | auth::NATIVE if stored.is_empty() => Proof::Empty,
+        "" | auth::NATIVE => match auth::native_parse_hash(stored) {
+            Some(stage2) => Proof::Native(stage2),
+            None => Proof::Unsupported("an invalid password hash".to_owned()),
+        },
+        auth::CACHING_SHA2 if stored.is_empty() => Proof::Empty,
+        auth::CACHING_SHA2 => Proof::Sha2 { stored: Zeroizing::new(stored.as_bytes().to_vec()) },
+        other => Proof::Unsupported(other.to_owned()),
+    };
+    Some(Account { proof, locked: account.locked })
+}
+
+/// Passwords proved in full by caching_sha2_password, for the fast path and for further servers.
+#[derive(Default)]
+pub struct Known(Mutex<HashMap<Vec<u8>, Proved>>);
+
+struct Proved {
+    /// The servers' hash it was proved against; a changed password makes it void.
+    stored: Zeroizing<Vec<u8>>,
+    password: Zeroizing<Vec<u8>>,
+}
+
+/// Users remembered at most.
+const MOST: usize = 10_000;
+
+impl Known {
+    pub fn password(&self, user: &[u8], stored: &[u8]) -> Option<Zeroizing<Vec<u8>>> {
+        let known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        known.get(user).filter(|p| p.stored[..] == *stored).map(|p| p.password.clone())
+    }
+
+    pub fn remember(&self, user: &[u8], stored: &[u8], password: &[u8]) {
+        let mut known = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if known.len() >= MOST {
+            known.clear();
+        }
+        let proved = Proved {
+            stored: Zeroizing::new(stored.to_vec()),
+            password: Zeroizing::new(password.to_vec()),
+        };
+        known.insert(user.to_vec(), proved);
+    }
+}
+
+/// The config's accounts, for finding the one that matches; passwords stay in the config.
+#[must_use]
+pub fn of_config(users: &[User]) -> Accounts {
+    Accounts::new(users.iter().map(|user| pointsman_cluster::Account {
+        user: user.name.clone(),
+        host: user.host.clone(),
+        methods: Vec::new(),
+        locked: false,
+        expired: false,
+        tls: false,
+    }))
+}

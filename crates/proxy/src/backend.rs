@@ -1,0 +1,303 @@
+//! One connection to a database server: logging in, and commands of our own.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Duration;
+
+use pointsman_cluster::{Live, Server, ServerId};
+use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch};
+use pointsman_wire::{
+    Capabilities, Command, Control, ErrPacket, HEADER, Header, MAX_PAYLOAD, Malformed, OkPacket,
+    Status, Step, Tracker, auth, write_packet,
+};
+use tokio::time::timeout;
+
+use crate::buffers::Buffer;
+use crate::credentials::Credentials;
+use crate::socket::Socket;
+
+/// A connection that belongs to one session.
+pub struct Backend {
+    pub server: ServerId,
+    pub socket: Socket,
+    pub caps: Capabilities,
+    /// The server's own id of this connection, for `KILL`.
+    pub thread_id: u32,
+    /// Version of the session's variables it is in step with.
+    pub version: u64,
+    /// The client's prepared statements here, by the client's ids.
+    pub statements: HashMap<u32, Here>,
+    /// Commands without a reply that go out with the next one.
+    pub pending: Vec<u8>,
+    /// Status flags of its login.
+    pub status: Status,
+    pub live: Arc<Live>,
+}
+
+/// A prepared statement as this server knows it.
+#[derive(Debug, Clone, Copy)]
+pub struct Here {
+    pub id: u32,
+    /// It has been told the parameters' types.
+    pub bound: bool,
+}
+
+impl Drop for Backend {
+    fn drop(&mut self) {
+        self.live.connections.fetch_sub(1, Relaxed);
+    }
+}
+
+/// Why there is no connection.
+#[derive(Debug)]
+pub enum ConnectError {
+    /// Nothing there, or nothing in time.
+    Unreachable(io::Error),
+    /// The server said no: its ERR payload.
+    Refused(Vec<u8>),
+    /// It asked for a proof that the client did not give us.
+    NoProof(String),
+    Malformed(Malformed),
+}
+
+impl From<io::Error> for ConnectError {
+    fn from(e: io::Error) -> Self {
+        Self::Unreachable(e)
+    }
+}
+
+impl From<Malformed> for ConnectError {
+    fn from(e: Malformed) -> Self {
+        Self::Malformed(e)
+    }
+}
+
+/// The connection broke, or the server said something that is not the protocol.
+#[derive(Debug)]
+pub enum Broken {
+    Io(io::Error),
+    Malformed(Malformed),
+}
+
+impl From<io::Error> for Broken {
+    fn from(e: io::Error) -> Self {
+        Self::Io(e)
+    }
+}
+
+impl From<Malformed> for Broken {
+    fn from(e: Malformed) -> Self {
+        Self::Malformed(e)
+    }
+}
+
+impl std::fmt::Display for Broken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Io(e) => e.fmt(f),
+            Self::Malformed(e) => e.fmt(f),
+        }
+    }
+}
+
+/// How a session wants its connections.
+pub struct Login {
+    pub credentials: Credentials,
+    /// What the client agreed on with us.
+    pub caps: Capabilities,
+    pub collation: u8,
+    pub database: Option<Vec<u8>>,
+    pub attributes: Option<Vec<u8>>,
+}
+
+/// One packet's payload from the stream.
+pub async fn read_packet(socket: &mut Socket, buf: &mut Buffer) -> io::Result<(u8, Vec<u8>)> {
+    loop {
+        if let Some(header) = Header::parse(buf.filled()) {
+            if header.len == MAX_PAYLOAD {
+                return Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long here"));
+            }
+            let end = HEADER + header.len;
+            if buf.filled().len() >= end {
+                let payload = buf.filled()[HEADER..end].to_vec();
+                buf.consume(end);
+                return Ok((header.seq, payload));
+            }
+            buf.reserve(end);
+        }
+        if socket.read(buf).await? == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+    }
+}
+
+async fn resolve(address: &str) -> io::Result<SocketAddr> {
+    if let Ok(address) = address.parse() {
+        return Ok(address);
+    }
+    tokio::net::lookup_host(address)
+        .await?
+        .next()
+        .ok_or_else(|| io::Error::new(io::ErrorKind::NotFound, "the name has no address"))
+}
+
+impl Backend {
+    /// Connects and logs in; `within` bounds all of it.
+    pub async fn connect(server: &Server, login: &Login, within: Duration) -> Result<Self, ConnectError> {
+        match timeout(within, Self::log_in(server, login)).await {
+            Ok(done) => done,
+            Err(_) => Err(ConnectError::Unreachable(io::ErrorKind::TimedOut.into())),
+        }
+    }
+
+    async fn log_in(server: &Server, login: &Login) -> Result<Self, ConnectError> {
+        let mut socket = Socket::connect(resolve(&server.address).await?).await?;
+        let mut buf = Buffer::borrow();
+        let (_, payload) = read_packet(&mut socket, &mut buf).await?;
+        if payload.first() == Some(&0xff) {
+            return Err(ConnectError::Refused(payload));
+        }
+        let greeting = Greeting::parse(&payload)?;
+        let credentials = &login.credentials;
+        // CLIENT_SESSION_TRACK whether or not the client wants it: the session's truth.
+        let mut caps = (login.caps | Capabilities::SESSION_TRACK | Capabilities::PLUGIN_AUTH)
+            & greeting.capabilities
+            & (Capabilities::OFFERED | Capabilities::LONG_PASSWORD);
+        caps.set(Capabilities::CONNECT_WITH_DB, login.database.is_some());
+        if login.attributes.is_none() {
+            caps -= Capabilities::CONNECT_ATTRS;
+        }
+        let (plugin, token) = match credentials.token(&greeting.plugin, &greeting.salt) {
+            Some(token) => (greeting.plugin.clone(), token),
+            // Offer what can be proved; the server asks for another by AuthSwitchRequest.
+            None => {
+                let native = auth::NATIVE.as_bytes().to_vec();
+                let token = credentials.token(&native, &greeting.salt).unwrap_or_default();
+                (native, token)
+            }
+        };
+        let response = Response {
+            capabilities: caps,
+            max_packet: 1 << 30,
+            collation: login.collation,
+            user: credentials.user.clone(),
+            token,
+            database: login.database.clone(),
+            plugin: Some(plugin),
+            attributes: login.attributes.clone(),
+            zstd_level: None,
+        };
+        let mut out = Vec::new();
+        write_packet(&mut out, 1, &response.build());
+        socket.write_all(&out).await?;
+
+        let mut salt = greeting.salt;
+        let status = loop {
+            let (seq, payload) = read_packet(&mut socket, &mut buf).await?;
+            let answer = match payload.first() {
+                Some(0x00) => break OkPacket::parse(&payload, caps)?.status,
+                Some(0xff) => return Err(ConnectError::Refused(payload)),
+                Some(0xfe) => {
+                    let (plugin, new_salt) = parse_auth_switch(&payload)?;
+                    salt = new_salt;
+                    credentials.token(&plugin, &salt).ok_or_else(|| {
+                        ConnectError::NoProof(String::from_utf8_lossy(&plugin).into_owned())
+                    })?
+                }
+                Some(0x01) => match payload.get(1) {
+                    Some(&auth::SHA2_FAST_OK) => continue,
+                    Some(&auth::SHA2_FULL) => vec![auth::SHA2_REQUEST_KEY],
+                    _ => credentials.encrypted(&payload[1..], &salt).ok_or_else(|| {
+                        ConnectError::NoProof("caching_sha2_password (full)".to_owned())
+                    })?,
+                },
+                _ => return Err(Malformed("login").into()),
+            };
+            let mut out = Vec::new();
+            write_packet(&mut out, seq.wrapping_add(1), &answer);
+            socket.write_all(&out).await?;
+        };
+        server.live.connections.fetch_add(1, Relaxed);
+        let mut backend = Self {
+            server: server.id,
+            socket,
+            caps,
+            thread_id: greeting.connection_id,
+            version: 0,
+            statements: HashMap::new(),
+            pending: Vec::new(),
+            status,
+            live: Arc::clone(&server.live),
+        };
+        // Every change of a session variable is to be reported: that is how state is carried.
+        let track: &[u8] = if greeting.server_version.windows(7).any(|w| w == b"MariaDB") {
+            b"\x03SET session_track_system_variables='*', session_track_schema=1"
+        } else {
+            b"\x03SET session_track_system_variables='*', session_track_schema=1, session_track_gtids=OWN_GTID"
+        };
+        match backend.command(track).await {
+            Ok(Ok(_)) => Ok(backend),
+            Ok(Err(payload)) => Err(ConnectError::Refused(payload)),
+            Err(Broken::Io(e)) => Err(e.into()),
+            Err(Broken::Malformed(e)) => Err(e.into()),
+        }
+    }
+
+    /// Sends a client's command, after what was put off for it.
+    pub async fn send(&mut self, packet: &[u8]) -> io::Result<()> {
+        if self.pending.is_empty() {
+            return self.socket.write_all(packet).await;
+        }
+        let mut out = std::mem::take(&mut self.pending);
+        out.extend_from_slice(packet);
+        self.socket.write_all(&out).await
+    }
+
+    /// Sends a command of our own and swallows its reply: `Ok(Err(payload))` is the server's ERR.
+    /// `Ok(Ok((id, params, columns)))` is what COM_STMT_PREPARE brought, zeros for the rest.
+    pub async fn command(&mut self, payload: &[u8]) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
+        let mut out = std::mem::take(&mut self.pending);
+        write_packet(&mut out, 0, payload);
+        self.socket.write_all(&out).await?;
+        let command = Command::from_byte(payload[0]);
+        let mut tracker = Tracker::new(command.expect(), self.caps);
+        let mut buf = Buffer::borrow();
+        let mut answer = Ok((0, 0, 0));
+        while !tracker.is_done() {
+            if self.socket.read(&mut buf).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
+            loop {
+                let (used, more) = match tracker.step(buf.filled())? {
+                    Step::More { pass } => (pass, false),
+                    Step::Control { pass, end, control, .. } => {
+                        match control {
+                            Control::Err(_) => answer = Err(buf.filled()[pass + HEADER..end].to_vec()),
+                            Control::Prepared { id, columns, params } => {
+                                answer = Ok((id, params, columns));
+                            }
+                            Control::Ok(ok) => self.status = ok.status,
+                            Control::LocalInfile => return Err(Malformed("unasked file").into()),
+                            _ => {}
+                        }
+                        (end, true)
+                    }
+                };
+                buf.consume(used);
+                if !more {
+                    break;
+                }
+            }
+        }
+        Ok(answer)
+    }
+}
+
+/// Code, SQLSTATE and text of an ERR payload, for logs and retries.
+#[must_use]
+pub fn error_code(payload: &[u8]) -> u16 {
+    ErrPacket::parse(payload).map_or(0, |e| e.code)
+}

@@ -1,0 +1,499 @@
+//! One client's session: its commands, one after the other.
+
+use std::io;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Instant;
+
+use pointsman_cluster::gtid::Position;
+use pointsman_config::proxy::ProxyConfig;
+use pointsman_session::{Level, Session};
+use pointsman_sql::{Class, Dialect, Effects, Flavour, Reason, Verdict};
+use pointsman_wire::{
+    BoundTypes, Capabilities, Command, HEADER, Header, MAX_PAYLOAD, Status, err_packet, ok_packet,
+    with_types, write_packet,
+};
+
+use crate::backend::{Backend, Login};
+use crate::buffers::Buffer;
+use crate::credentials::Credentials;
+use crate::login;
+use crate::prepared::{Prepared, PreparedStatement};
+use crate::route::{Job, Kind};
+use crate::socket::Socket;
+use crate::worker::{SessionInfo, Statement, Worker};
+
+pub struct Client {
+    pub worker: Rc<Worker>,
+    pub socket: Socket,
+    pub info: Rc<SessionInfo>,
+    pub login: Login,
+    pub session: Session,
+    pub backends: Vec<Box<Backend>>,
+    pub prepared: Prepared,
+    /// Position of the session's newest write.
+    pub wrote: Option<Position>,
+    pub level: Level,
+}
+
+/// The session is over.
+pub enum End {
+    /// The client quit or vanished.
+    Client,
+    /// Something that can't be put right; the client has been told if it could be.
+    Broken,
+}
+
+impl From<io::Error> for End {
+    fn from(_: io::Error) -> Self {
+        Self::Client
+    }
+}
+
+/// Where a statement longer than is looked at goes, whatever it says.
+fn too_long(first_words: &Verdict, multi_statements: bool) -> Verdict {
+    let mut verdict = Verdict::primary(Class::Write, Reason::TooLong);
+    if first_words.reason != Reason::WriteKeyword || multi_statements {
+        verdict.effects = Effects::HIDDEN_CODE;
+    }
+    verdict
+}
+
+impl Client {
+    pub fn config(&self) -> &ProxyConfig {
+        &self.worker.shared.config
+    }
+
+    /// Tells the client that it is in (with the first server's word on it), then serves.
+    pub async fn welcome_and_serve(&mut self, seq: u8) {
+        let mut out = Vec::new();
+        match self.first_backend().await {
+            Ok(status) => {
+                ok_packet(&mut out, seq, status);
+                if self.socket.write_all(&out).await.is_err() {
+                    return;
+                }
+            }
+            Err(error) => {
+                error.packet(&mut out, seq);
+                let _ = self.socket.write_all(&out).await;
+                return;
+            }
+        }
+        // A client that just vanishes is no news.
+        let _ = self.serve().await;
+    }
+
+    async fn serve(&mut self) -> Result<(), End> {
+        loop {
+            self.socket.readable().await?;
+            let mut request = Buffer::borrow();
+            if self.socket.read(&mut request).await? == 0 {
+                return Err(End::Client);
+            }
+            // Clients may send several commands at once.
+            while !request.is_empty() {
+                self.command(&mut request).await?;
+            }
+            if self.worker.draining.get() && self.session.transaction().is_none() {
+                return Err(End::Client);
+            }
+        }
+    }
+
+    async fn command(&mut self, request: &mut Buffer) -> Result<(), End> {
+        let header = loop {
+            if let Some(header) = Header::parse(request.filled()) {
+                break header;
+            }
+            self.fill(request).await?;
+        };
+        if header.len == 0 {
+            self.error(header.seq.wrapping_add(1), 1047, "08S01", "Unknown command").await?;
+            request.consume(HEADER);
+            return Ok(());
+        }
+        let end = HEADER + header.len;
+        let whole = header.len <= self.config().limits.max_statement && header.len < MAX_PAYLOAD;
+        if whole {
+            request.reserve(end);
+            while request.filled().len() < end {
+                self.fill(request).await?;
+            }
+        } else {
+            // Enough to see what it is; the rest goes through in pieces.
+            while request.filled().len() < HEADER + 4096.min(header.len) {
+                self.fill(request).await?;
+            }
+        }
+        self.info.statements.set(self.info.statements.get() + 1);
+        let command = Command::from_byte(request.filled()[HEADER]);
+        if whole {
+            self.dispatch(command, request, end).await?;
+            request.consume(end);
+        } else {
+            self.dispatch(command, request, 0).await?;
+        }
+        Ok(())
+    }
+
+    async fn fill(&mut self, request: &mut Buffer) -> Result<(), End> {
+        match self.socket.read(request).await? {
+            0 => Err(End::Client),
+            _ => Ok(()),
+        }
+    }
+
+    /// `end`: length of the whole packet; 0 if it is to be streamed.
+    async fn dispatch(&mut self, command: Command, request: &mut Buffer, end: usize) -> Result<(), End> {
+        let streamed = end == 0;
+        match command {
+            Command::Quit => return Err(End::Client),
+            Command::Query => {
+                let text_end = if streamed { request.filled().len() } else { end };
+                let statement = self.classify(&request.filled()[HEADER + 1..text_end], streamed);
+                let effects = statement.verdict.effects;
+                if effects.contains(Effects::KILL) {
+                    let sql = request.filled()[HEADER + 1..text_end].to_vec();
+                    let dialect = self.dialect();
+                    return self.kill_by_statement(&sql, &dialect).await;
+                }
+                let mut job = Job::new(Kind::Query, statement);
+                if effects.contains(Effects::CONNECTION_ID) && !streamed {
+                    let sql = &request.filled()[HEADER + 1..end];
+                    job.packet = self.with_own_id(Command::Query, sql);
+                }
+                self.run(job, request, end).await
+            }
+            Command::StmtPrepare if !streamed => {
+                let statement = self.classify(&request.filled()[HEADER + 1..end], false);
+                if statement.verdict.effects.contains(Effects::KILL) {
+                    let message = "This command is not supported in the prepared statement protocol yet";
+                    return self.error(1, 1295, "HY000", message).await;
+                }
+                let mut job = Job::new(Kind::Prepare, statement);
+                if job.statement.verdict.effects.contains(Effects::CONNECTION_ID) {
+                    let sql = &request.filled()[HEADER + 1..end];
+                    job.packet = self.with_own_id(Command::StmtPrepare, sql);
+                }
+                self.run(job, request, end).await
+            }
+            Command::StmtExecute | Command::StmtBulkExecute => {
+                let Some((id, statement)) = self.statement_of(request) else {
+                    return self.unknown_statement(request, end, "mysqld_stmt_execute").await;
+                };
+                if command == Command::StmtExecute && !streamed {
+                    let params = statement.params;
+                    if let Some(types) = BoundTypes::of(&request.filled()[HEADER..end], params)
+                        && statement.types.as_ref() != Some(&types)
+                        && let Some(statement) = self.prepared.get_mut(id)
+                    {
+                        statement.types = Some(types);
+                    }
+                }
+                let Some(statement) = self.prepared.get(id) else { return Ok(()) };
+                let mut job = Job::new(Kind::Execute(id), Arc::clone(&statement.statement));
+                job.only = statement.held_by;
+                job.bulk = command == Command::StmtBulkExecute;
+                self.run(job, request, end).await
+            }
+            Command::StmtSendLongData => {
+                let Some((id, statement)) = self.statement_of(request) else {
+                    return self.skip(request, end).await;
+                };
+                let mut job = Job::new(Kind::LongData(id), Arc::clone(&statement.statement));
+                job.only = statement.held_by;
+                self.run(job, request, end).await
+            }
+            Command::StmtFetch if !streamed => {
+                let Some((id, statement)) = self.statement_of(request) else {
+                    return self.unknown_statement(request, end, "mysqld_stmt_fetch").await;
+                };
+                let Some(server) = statement.held_by else {
+                    let message = format!("The statement ({id}) has no open cursor.");
+                    return self.error(1, 1421, "HY000", &message).await;
+                };
+                let mut job = Job::new(Kind::Fetch(id), Arc::clone(&statement.statement));
+                job.only = Some(server);
+                self.run(job, request, end).await
+            }
+            Command::StmtReset if !streamed => {
+                let Some((id, statement)) = self.statement_of(request) else {
+                    return self.unknown_statement(request, end, "mysqld_stmt_reset").await;
+                };
+                match statement.held_by {
+                    Some(server) => {
+                        let mut job = Job::new(Kind::Reset(id), Arc::clone(&statement.statement));
+                        job.only = Some(server);
+                        self.run(job, request, end).await?;
+                        if let Some(statement) = self.prepared.get_mut(id) {
+                            statement.held_by = None;
+                        }
+                        Ok(())
+                    }
+                    None => self.ok(1).await,
+                }
+            }
+            Command::StmtClose if !streamed => {
+                if let Some((id, _)) = self.statement_of(request) {
+                    self.close_statement(id);
+                }
+                Ok(())
+            }
+            Command::InitDb if !streamed => {
+                let job = Job::new(Kind::InitDb, Self::plain(Class::Session, true));
+                self.run(job, request, end).await
+            }
+            Command::Ping if !streamed => {
+                self.run(Job::new(Kind::LastUsed, Self::plain(Class::Other, true)), request, end).await
+            }
+            Command::SetOption if !streamed => {
+                let option = request.filled().get(HEADER + 1).copied();
+                let job = Job::new(Kind::SetOption(option == Some(0)), Self::plain(Class::Session, true));
+                self.run(job, request, end).await
+            }
+            Command::Statistics | Command::Debug | Command::FieldList | Command::CreateDb
+            | Command::DropDb | Command::Refresh | Command::ProcessInfo
+                if !streamed =>
+            {
+                self.run(Job::new(Kind::Other, Self::plain(Class::Other, false)), request, end).await
+            }
+            Command::ProcessKill if end >= HEADER + 5 => {
+                let id = request.filled()[HEADER + 1..HEADER + 5].try_into().map_or(0, u32::from_le_bytes);
+                self.kill(id, true).await
+            }
+            Command::ResetConnection if !streamed => {
+                self.backends.clear();
+                self.info.backends.borrow_mut().clear();
+                self.prepared = Prepared::default();
+                self.session.reset(self.worker.snapshot(|s| s.greeting.autocommit));
+                self.login.database = self.session.variables().schema().map(<[u8]>::to_vec);
+                self.ok(1).await
+            }
+            Command::ChangeUser if !streamed => {
+                let payload = request.filled()[HEADER..end].to_vec();
+                self.change_user(&payload).await
+            }
+            _ => {
+                self.skip(request, end).await?;
+                self.error(1, 1047, "08S01", "Unknown command").await
+            }
+        }
+    }
+
+    /// The verdict on a statement, from this worker's cache if it was seen before.
+    fn classify(&self, sql: &[u8], streamed: bool) -> Arc<Statement> {
+        let dialect = self.dialect();
+        let mut cache = self.worker.statements.borrow_mut();
+        let statement = if streamed {
+            let first_words = pointsman_sql::classify(&sql[..sql.len().min(4096)], &dialect);
+            let multi = self.login.caps.contains(Capabilities::MULTI_STATEMENTS);
+            Arc::new(Statement {
+                verdict: too_long(&first_words, multi),
+                fingerprint: 0,
+                text: "(too long to be looked at)".into(),
+                stats: Default::default(),
+            })
+        } else {
+            Arc::clone(cache.lookup(sql, &dialect).0)
+        };
+        *self.info.last_statement.borrow_mut() = Some(Arc::clone(&statement));
+        statement
+    }
+
+    fn dialect(&self) -> Dialect {
+        let status = self.session.status();
+        let (mariadb, version) = self.worker.snapshot(|s| (s.greeting.mariadb, s.greeting.version));
+        let flavour = if mariadb { Flavour::MariaDb { version } } else { Flavour::MySql { version } };
+        let ansi = match mariadb {
+            true => status.contains(Status::ANSI_QUOTES),
+            false => self.session.variables().get(b"sql_mode").is_some_and(|m| {
+                m.windows(11).any(|w| w == b"ANSI_QUOTES")
+            }),
+        };
+        Dialect {
+            ansi_quotes: ansi,
+            no_backslash_escapes: status.contains(Status::NO_BACKSLASH_ESCAPES),
+            ..Dialect::new(flavour)
+        }
+    }
+
+    /// A verdict for commands that are no statements.
+    fn plain(class: Class, anywhere: bool) -> Arc<Statement> {
+        let mut verdict = Verdict::primary(class, Reason::Administration);
+        if anywhere {
+            verdict.route = pointsman_sql::Route::AnySession;
+            verdict.reason = Reason::SessionState;
+        }
+        Arc::new(Statement { verdict, fingerprint: 0, text: "".into(), stats: Default::default() })
+    }
+
+    /// The packet with `CONNECTION_ID()` answered by what the client was told at login. `CRC32` of
+    /// the right four bytes is a number of exactly the type that `CONNECTION_ID()` has.
+    fn with_own_id(&self, command: Command, sql: &[u8]) -> Option<Vec<u8>> {
+        let bytes = crate::crc::preimage(self.info.id);
+        let [a, b, c, d] = bytes;
+        let literal = format!("CRC32(X'{a:02X}{b:02X}{c:02X}{d:02X}')");
+        let sql = pointsman_sql::rewrite_connection_id(sql, &self.dialect(), literal.as_bytes())?;
+        let mut payload = vec![if command == Command::Query { 0x03 } else { 0x16 }];
+        payload.extend_from_slice(&sql);
+        let mut packet = Vec::new();
+        write_packet(&mut packet, 0, &payload);
+        Some(packet)
+    }
+
+    fn statement_of(&self, request: &Buffer) -> Option<(u32, &PreparedStatement)> {
+        let id = request.filled().get(HEADER + 1..HEADER + 5)?;
+        let id = self.prepared.resolve(u32::from_le_bytes(id.try_into().ok()?));
+        Some((id, self.prepared.get(id)?))
+    }
+
+    async fn unknown_statement(&mut self, request: &mut Buffer, end: usize, by: &str) -> Result<(), End> {
+        let id = request.filled().get(HEADER + 1..HEADER + 5).map_or(0, |b| {
+            b.try_into().map_or(0, u32::from_le_bytes)
+        });
+        self.skip(request, end).await?;
+        let message = format!("Unknown prepared statement handler ({id}) given to {by}");
+        self.error(1, 1243, "HY000", &message).await
+    }
+
+    /// Forgets a statement; the servers are told along with the next command.
+    fn close_statement(&mut self, id: u32) {
+        self.prepared.remove(id);
+        for backend in &mut self.backends {
+            if let Some(here) = backend.statements.remove(&id) {
+                let mut payload = [0x19, 0, 0, 0, 0];
+                payload[1..].copy_from_slice(&here.id.to_le_bytes());
+                write_packet(&mut backend.pending, 0, &payload);
+            }
+        }
+    }
+
+    /// Reads past a command that is streamed; one that is not stays for the caller to consume.
+    async fn skip(&mut self, request: &mut Buffer, end: usize) -> Result<(), End> {
+        if end != 0 {
+            return Ok(());
+        }
+        loop {
+            while Header::parse(request.filled()).is_none() {
+                self.fill(request).await?;
+            }
+            let len = Header::parse(request.filled()).map_or(0, |h| h.len);
+            let mut left = HEADER + len;
+            while left > 0 {
+                if request.is_empty() {
+                    self.fill(request).await?;
+                }
+                let n = left.min(request.filled().len());
+                request.consume(n);
+                left -= n;
+            }
+            if len < MAX_PAYLOAD {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn change_user(&mut self, payload: &[u8]) -> Result<(), End> {
+        let (caps, collation) = (self.login.caps, self.login.collation);
+        let peer: SocketAddr = self.info.peer;
+        let changed =
+            login::change_user(&self.worker, &mut self.socket, peer, caps, collation, payload).await?;
+        match changed {
+            Ok((login, seq)) => {
+                self.backends.clear();
+                self.info.backends.borrow_mut().clear();
+                self.prepared = Prepared::default();
+                self.session = Session::new(self.worker.snapshot(|s| s.greeting.autocommit));
+                if let Some(database) = &login.database {
+                    self.session.set_schema(database);
+                }
+                *self.info.user.borrow_mut() = String::from_utf8_lossy(&login.credentials.user).into_owned();
+                self.login = login;
+                let mut out = Vec::new();
+                match self.first_backend().await {
+                    Ok(status) => {
+                        ok_packet(&mut out, seq, status);
+                        self.socket.write_all(&out).await?;
+                        Ok(())
+                    }
+                    Err(error) => {
+                        error.packet(&mut out, seq);
+                        self.socket.write_all(&out).await?;
+                        Err(End::Broken)
+                    }
+                }
+            }
+            Err(packet) => {
+                // As servers do: a failed change of user ends the session.
+                self.socket.write_all(&packet).await?;
+                Err(End::Broken)
+            }
+        }
+    }
+
+    pub async fn ok(&mut self, seq: u8) -> Result<(), End> {
+        let mut out = Vec::new();
+        ok_packet(&mut out, seq, self.session.status());
+        Ok(self.socket.write_all(&out).await?)
+    }
+
+    pub async fn error(&mut self, seq: u8, code: u16, state: &str, message: &str) -> Result<(), End> {
+        let mut out = Vec::new();
+        err_packet(&mut out, seq, code, state, message);
+        Ok(self.socket.write_all(&out).await?)
+    }
+
+    /// Notes what a statement's time and result were.
+    pub fn account(&self, statement: &Statement, server: u16, primary: bool, began: Instant, error: Option<u16>) {
+        let took = began.elapsed();
+        let stats = &self.worker.stats;
+        if let Some(by_class) = stats.statements.get(usize::from(server)) {
+            by_class[statement.verdict.class as usize].record(took);
+        }
+        statement.stats.latency.record(took);
+        if primary {
+            statement.stats.on_primary.add(1);
+        }
+        if let Some(code) = error {
+            statement.stats.errors.add(1);
+            let mut rare = stats.rare.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+            *rare.errors.entry((server, code)).or_default() += 1;
+        }
+    }
+}
+
+/// Whether a server accepts these credentials.
+pub async fn can_log_in(worker: &Worker, credentials: &Credentials) -> bool {
+    let servers = worker.snapshot(|s| {
+        let primary = s.primary().cloned();
+        primary.into_iter().chain(s.servers.iter().filter(|s| s.takes_reads).cloned()).collect::<Vec<_>>()
+    });
+    let login = Login {
+        credentials: credentials.clone(),
+        caps: Capabilities::OFFERED - Capabilities::CONNECT_ATTRS,
+        collation: 45,
+        database: None,
+        attributes: None,
+    };
+    let within = worker.shared.config.limits.connect_timeout;
+    for server in servers {
+        match Backend::connect(&server, &login, within).await {
+            Ok(_) => return true,
+            Err(crate::backend::ConnectError::Refused(_)) => return false,
+            Err(_) => {}
+        }
+    }
+    false
+}
+
+/// The execute packet a server needs: its own statement id, and the types if it has not had them.
+pub fn execute_packet(packet: &mut [u8], id: u32, types: Option<(&BoundTypes, u16)>) -> Option<Vec<u8>> {
+    packet[HEADER + 1..HEADER + 5].copy_from_slice(&id.to_le_bytes());
+    let (types, params) = types?;
+    let payload = with_types(&packet[HEADER..], params, types)?;
+    let mut out = Vec::with_capacity(HEADER + payload.len());
+    write_packet(&mut out, 0, &payload);
+    Some(out)
+}

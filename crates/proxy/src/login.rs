@@ -1,0 +1,367 @@
+//! A client's way in: greeting, proof of password, first backend.
+
+use std::cell::{Cell, RefCell};
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::time::Instant;
+
+use pointsman_config::proxy::AuthPlugin;
+use pointsman_session::{Level, Session};
+use pointsman_wire::handshake::{ChangeUser, Greeting, Response, auth_switch};
+use pointsman_wire::{Capabilities, Malformed, Status, auth, err_packet, write_packet};
+use tokio::net::TcpStream;
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use crate::accounts::{self, Proof};
+use crate::backend::{Login, read_packet};
+use crate::buffers::Buffer;
+use crate::client::Client;
+use crate::credentials::Credentials;
+use crate::prepared::Prepared;
+use crate::socket::Socket;
+use crate::worker::{SessionInfo, Worker};
+
+/// Why a login ended.
+enum Denied {
+    /// Tell the client this.
+    Error { seq: u8, code: u16, state: &'static str, message: String },
+    Gone,
+}
+
+impl From<std::io::Error> for Denied {
+    fn from(_: std::io::Error) -> Self {
+        Self::Gone
+    }
+}
+
+impl Denied {
+    fn malformed(seq: u8, _: Malformed) -> Self {
+        Self::Error { seq, code: 1043, state: "08S01", message: "Bad handshake".to_owned() }
+    }
+}
+
+/// Serves one client from greeting to goodbye.
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, level: Level) {
+    let Ok(mut socket) = Socket::new(stream) else { return };
+    let limits = &worker.shared.config.limits;
+    if worker.shared.sessions() > limits.max_connections as u64 {
+        let _ = refuse(&mut socket, 0, 1040, "08004", "Too many connections").await;
+        return;
+    }
+    let id = worker.shared.next_id();
+    let info = Rc::new(SessionInfo {
+        id,
+        peer,
+        fd: socket.raw_fd(),
+        since: Instant::now(),
+        user: RefCell::default(),
+        database: RefCell::default(),
+        statements: Cell::new(0),
+        changed: Cell::new(Instant::now()),
+        busy: Cell::new(None),
+        held: Cell::new(None),
+        transaction: Cell::new(false),
+        backends: RefCell::default(),
+        last_statement: RefCell::default(),
+    });
+    worker.enter(&info);
+    // In a block of its own: the socket must outlive its place in the register.
+    let client = match timeout(limits.login_timeout, log_in(&worker, &mut socket, &info)).await {
+        Ok(Ok((login, seq))) => Some((login, seq)),
+        Ok(Err(denied)) => {
+            if let Denied::Error { seq, code, state, message } = denied {
+                worker.stats.logins_failed.add(1);
+                let _ = refuse(&mut socket, seq, code, state, &message).await;
+            }
+            None
+        }
+        Err(_) => None,
+    };
+    if let Some((login, seq)) = client {
+        let autocommit = worker.snapshot(|s| s.greeting.autocommit);
+        let mut session = Session::new(autocommit);
+        if let Some(database) = &login.database {
+            session.set_schema(database);
+            *info.database.borrow_mut() = String::from_utf8_lossy(database).into_owned();
+        }
+        *info.user.borrow_mut() = String::from_utf8_lossy(&login.credentials.user).into_owned();
+        let mut client = Client {
+            worker: Rc::clone(&worker),
+            socket,
+            info: Rc::clone(&info),
+            login,
+            session,
+            backends: Vec::new(),
+            prepared: Prepared::default(),
+            wrote: None,
+            level,
+        };
+        client.welcome_and_serve(seq).await;
+        worker.leave(id);
+        drop(client);
+    } else {
+        worker.leave(id);
+    }
+}
+
+async fn refuse(socket: &mut Socket, seq: u8, code: u16, state: &str, message: &str) -> std::io::Result<()> {
+    let mut out = Vec::new();
+    err_packet(&mut out, seq, code, state, message);
+    socket.write_all(&out).await
+}
+
+/// 20 random bytes; no NUL, which ends strings, and no `$`, which servers avoid too.
+fn salt() -> [u8; auth::SALT] {
+    std::array::from_fn(|_| loop {
+        let byte = rand::random::<u8>() & 0x7f;
+        if byte != 0 && byte != b'$' {
+            break byte;
+        }
+    })
+}
+
+/// Greets and checks the password; gives how to log in to servers in the client's name, and the
+/// sequence id of the OK that is still owed.
+async fn log_in(worker: &Worker, socket: &mut Socket, info: &SessionInfo) -> Result<(Login, u8), Denied> {
+    let salt = salt();
+    let (greeting, offered) = worker.snapshot(|snapshot| {
+        let known = &snapshot.greeting;
+        let mut offered = Capabilities::OFFERED;
+        if known.mariadb {
+            offered -= Capabilities::LONG_PASSWORD; // "extended capabilities follow"
+        } else {
+            offered = offered & Capabilities::from_bits_retain(u64::from(u32::MAX));
+        }
+        let plugin = if known.mariadb { auth::NATIVE } else { auth::CACHING_SHA2 };
+        let greeting = Greeting {
+            server_version: known.server_version.as_bytes().to_vec(),
+            connection_id: info.id,
+            salt,
+            capabilities: offered,
+            collation: known.collation as u8,
+            status: if known.autocommit { Status::AUTOCOMMIT } else { Status::empty() },
+            plugin: plugin.as_bytes().to_vec(),
+        };
+        (greeting, offered)
+    });
+    let mut out = Vec::new();
+    write_packet(&mut out, 0, &greeting.build());
+    socket.write_all(&out).await?;
+    let mut buf = Buffer::borrow();
+    let (seq, payload) = read_packet(socket, &mut buf).await?;
+    let response = Response::parse(&payload).map_err(|e| Denied::malformed(seq.wrapping_add(1), e))?;
+    // MariaDB clients leave LONG_PASSWORD out to speak of extended capabilities; old flags stay.
+    let caps = response.capabilities & (offered | Capabilities::LONG_PASSWORD);
+    if response.capabilities.contains(Capabilities::SSL) && response.user.is_empty() {
+        return Err(Denied::Error {
+            seq: seq.wrapping_add(1),
+            code: 1043,
+            state: "08S01",
+            message: "TLS is not offered here".to_owned(),
+        });
+    }
+    let mut proving = Proving { worker, socket, buf: &mut buf, peer: info.peer, seq };
+    let plugin = response.plugin.clone().unwrap_or_else(|| auth::NATIVE.as_bytes().to_vec());
+    let credentials = proving.prove(&response.user, response.token, &plugin, salt).await?;
+    let seq = proving.seq.wrapping_add(1);
+    let login = Login {
+        credentials,
+        caps,
+        collation: response.collation,
+        database: response.database,
+        attributes: response.attributes,
+    };
+    Ok((login, seq))
+}
+
+/// COM_CHANGE_USER: the new login, and the sequence id of the OK owed; or the ERR to send.
+pub async fn change_user(
+    worker: &Worker,
+    socket: &mut Socket,
+    peer: SocketAddr,
+    caps: Capabilities,
+    collation: u8,
+    payload: &[u8],
+) -> std::io::Result<Result<(Login, u8), Vec<u8>>> {
+    let mut buf = Buffer::borrow();
+    let mut proving = Proving { worker, socket, buf: &mut buf, peer, seq: 0 };
+    let result = match ChangeUser::parse(payload, caps) {
+        Err(e) => Err(Denied::malformed(1, e)),
+        Ok(change) => {
+            // The token was made for the salt of the first greeting, which is not kept: ask anew.
+            let credentials = proving.prove(&change.user, Vec::new(), b"", [0; auth::SALT]).await;
+            credentials.map(|credentials| Login {
+                credentials,
+                caps,
+                collation: change.collation.map_or(collation, |c| c as u8),
+                database: change.database,
+                attributes: change.attributes,
+            })
+        }
+    };
+    match result {
+        Ok(login) => Ok(Ok((login, proving.seq.wrapping_add(1)))),
+        Err(Denied::Gone) => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        Err(Denied::Error { seq, code, state, message }) => {
+            let mut out = Vec::new();
+            err_packet(&mut out, seq, code, state, &message);
+            Ok(Err(out))
+        }
+    }
+}
+
+struct Proving<'a> {
+    worker: &'a Worker,
+    socket: &'a mut Socket,
+    buf: &'a mut Buffer,
+    peer: SocketAddr,
+    /// Sequence id of the client's newest packet.
+    seq: u8,
+}
+
+impl Proving<'_> {
+    async fn ask(&mut self, payload: &[u8]) -> Result<Vec<u8>, Denied> {
+        let mut out = Vec::new();
+        write_packet(&mut out, self.seq.wrapping_add(1), payload);
+        self.socket.write_all(&out).await?;
+        let (seq, payload) = read_packet(self.socket, self.buf).await?;
+        self.seq = seq;
+        Ok(payload)
+    }
+
+    async fn prove(
+        &mut self,
+        user: &[u8],
+        token: Vec<u8>,
+        plugin: &[u8],
+        salt: [u8; auth::SALT],
+    ) -> Result<Credentials, Denied> {
+        let ip = self.peer.ip().to_canonical();
+        let shared = &self.worker.shared;
+        let mut refreshed = false;
+        let (mut token, mut plugin, mut salt) = (token, plugin.to_vec(), salt);
+        loop {
+            let account = accounts::find(shared, user, ip);
+            // An unknown user is asked for a password too, as servers do.
+            let wanted = match account.as_ref().map(|a| &a.proof) {
+                Some(Proof::Password { plugin: AuthPlugin::CachingSha2Password, .. } | Proof::Sha2 { .. }) => {
+                    auth::CACHING_SHA2
+                }
+                Some(Proof::Unsupported(other)) => {
+                    let message = format!(
+                        "[PM3001] account '{}' uses the authentication plugin '{other}', which Pointsman does \
+                         not support; give it mysql_native_password or caching_sha2_password",
+                        String::from_utf8_lossy(user)
+                    );
+                    return Err(self.denied(1045, "28000", message));
+                }
+                _ => auth::NATIVE,
+            };
+            if plugin != wanted.as_bytes() {
+                salt = self::salt();
+                token = self.ask(&auth_switch(wanted, &salt)).await?;
+                plugin = wanted.as_bytes().to_vec();
+            }
+            let proved = match &account {
+                Some(account) if !account.locked => {
+                    self.check(user, &account.proof, &token, &salt).await?
+                }
+                _ => None,
+            };
+            if let Some(credentials) = proved {
+                return Ok(credentials);
+            }
+            if account.as_ref().is_some_and(|a| a.locked) {
+                let name = String::from_utf8_lossy(user).into_owned();
+                let message = format!("Access denied, this account is locked ('{name}'@'{ip}')");
+                return Err(self.denied(4151, "HY000", message));
+            }
+            // The account may be newer than what was read of them.
+            if refreshed {
+                let message = format!(
+                    "Access denied for user '{}'@'{ip}' (using password: {})",
+                    String::from_utf8_lossy(user),
+                    if token.is_empty() { "NO" } else { "YES" }
+                );
+                return Err(self.denied(1045, "28000", message));
+            }
+            shared.cluster.refresh_accounts().await;
+            refreshed = true;
+        }
+    }
+
+    fn denied(&self, code: u16, state: &'static str, message: String) -> Denied {
+        Denied::Error { seq: self.seq.wrapping_add(1), code, state, message }
+    }
+
+    async fn check(
+        &mut self,
+        user: &[u8],
+        proof: &Proof,
+        token: &[u8],
+        salt: &[u8; auth::SALT],
+    ) -> Result<Option<Credentials>, Denied> {
+        let shared = &self.worker.shared;
+        match proof {
+            Proof::Empty => {
+                Ok(token.is_empty().then(|| Credentials::from_password(user, b"")))
+            }
+            _ if token.is_empty() => Ok(None),
+            Proof::Native(stage2) => Ok(auth::native_verify(token, salt, stage2)
+                .map(|stage1| Credentials::from_native(user, stage1))),
+            Proof::Password { plugin: AuthPlugin::NativePassword, password } => {
+                let stage2 = auth::native_stage2(&auth::native_stage1(password));
+                Ok(auth::native_verify(token, salt, &stage2)
+                    .map(|_| Credentials::from_password(user, password)))
+            }
+            Proof::Password { plugin: AuthPlugin::CachingSha2Password, password } => {
+                self.check_sha2(user, token, salt, password).await
+            }
+            Proof::Sha2 { stored } => match shared.known.password(user, stored) {
+                Some(password) => self.check_sha2(user, token, salt, &password).await,
+                None => {
+                    // Only the servers can check this one: take the password and try it on them.
+                    let Some(password) = self.full_password(salt).await? else { return Ok(None) };
+                    let credentials = Credentials::from_password(user, &password);
+                    if crate::client::can_log_in(self.worker, &credentials).await {
+                        shared.known.remember(user, stored, &password);
+                        return Ok(Some(credentials));
+                    }
+                    Ok(None)
+                }
+            },
+            Proof::Unsupported(_) => Ok(None),
+        }
+    }
+
+    /// caching_sha2_password's fast path against a password that is known.
+    async fn check_sha2(
+        &mut self,
+        user: &[u8],
+        token: &[u8],
+        salt: &[u8; auth::SALT],
+        password: &[u8],
+    ) -> Result<Option<Credentials>, Denied> {
+        let stage2 = auth::sha2_stage2(&auth::sha2_stage1(password));
+        if auth::sha2_verify(token, salt, &stage2).is_none() {
+            return Ok(None);
+        }
+        let mut out = Vec::new();
+        self.seq = write_packet(&mut out, self.seq.wrapping_add(1), &[1, auth::SHA2_FAST_OK]).wrapping_sub(1);
+        self.socket.write_all(&out).await?;
+        Ok(Some(Credentials::from_password(user, password)))
+    }
+
+    /// caching_sha2_password's full path: the password, RSA-encrypted.
+    async fn full_password(&mut self, salt: &[u8; auth::SALT]) -> Result<Option<Zeroizing<Vec<u8>>>, Denied> {
+        let mut answer = self.ask(&[1, auth::SHA2_FULL]).await?;
+        let Some(rsa) = self.worker.shared.rsa() else { return Ok(None) };
+        if answer == [auth::SHA2_REQUEST_KEY] {
+            let mut key = vec![1];
+            key.extend_from_slice(rsa.pem());
+            answer = self.ask(&key).await?;
+        }
+        Ok(rsa.password(&answer, salt))
+    }
+}

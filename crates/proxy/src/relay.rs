@@ -1,0 +1,198 @@
+//! Passing a server's reply to the client: the same bytes, looked at only where it matters.
+
+use std::io;
+
+use pointsman_session::Session;
+use pointsman_wire::{
+    Capabilities, Control, HEADER, Header, MAX_PAYLOAD, OkPacket, StateChange, Step, Tracker,
+    retain_state,
+};
+
+use crate::backend::{Backend, Broken};
+use crate::buffers::Buffer;
+use crate::socket::Socket;
+
+/// What came of a reply.
+#[derive(Debug, Default)]
+pub struct Outcome {
+    /// Code of the ERR that ended it.
+    pub error: Option<u16>,
+    /// COM_STMT_PREPARE_OK: the server's id, and how many parameters.
+    pub prepared: Option<(u32, u16)>,
+    /// A cursor stays open on the server.
+    pub cursor: bool,
+}
+
+/// How a relay failed.
+pub enum Failure {
+    /// The server's side; `passed` bytes had gone to the client, and if a packet of our own may
+    /// follow them, this is its sequence id.
+    Server { broken: Broken, passed: u64, next_seq: Option<u8> },
+    /// The client's side.
+    Client,
+}
+
+/// Variables a server reports to clients by default (`session_track_system_variables`).
+const REPORTED: &[&[u8]] = &[
+    b"autocommit",
+    b"character_set_client",
+    b"character_set_connection",
+    b"character_set_results",
+    b"time_zone",
+];
+
+/// What a relay tells while it goes on.
+pub trait Watcher {
+    /// The client's own id for the statement just prepared, given the server's.
+    fn prepared(&mut self, id: u32, params: u16) -> u32;
+    /// A transaction was committed at this position. The client does not know yet.
+    fn wrote(&mut self, gtid: &[u8]);
+}
+
+/// Relays one reply.
+pub async fn relay(
+    backend: &mut Backend,
+    client: &mut Socket,
+    session: &mut Session,
+    tracker: &mut Tracker,
+    client_caps: Capabilities,
+    watcher: &mut impl Watcher,
+) -> Result<Outcome, Failure> {
+    let server = backend.server;
+    let mut outcome = Outcome::default();
+    let mut passed = 0;
+    // Long waits hold no buffer.
+    if let Err(e) = backend.socket.readable().await {
+        return Err(Failure::Server { broken: e.into(), passed, next_seq: Some(1) });
+    }
+    let mut buf = Buffer::borrow();
+    loop {
+        let failed = match backend.socket.read(&mut buf).await {
+            Ok(0) => Some(io::Error::from(io::ErrorKind::UnexpectedEof)),
+            Ok(_) => None,
+            Err(e) => Some(e),
+        };
+        if let Some(e) = failed {
+            let next_seq = (tracker.at_boundary() && buf.is_empty()).then(|| tracker.next_seq());
+            return Err(Failure::Server { broken: e.into(), passed, next_seq });
+        }
+        let full = buf.is_full();
+        // Everything up to here may go out.
+        let mut ready = 0;
+        let wants_file = loop {
+            match tracker.step(&buf.filled()[ready..]) {
+                Err(e) => return Err(Failure::Server { broken: e.into(), passed, next_seq: None }),
+                Ok(Step::More { pass }) => {
+                    ready += pass;
+                    break false;
+                }
+                Ok(Step::Control { pass, end, control, .. }) => {
+                    let (start, mut end) = (ready + pass, ready + end);
+                    match control {
+                        Control::Ok(ok) => {
+                            outcome.cursor = ok.status.contains(pointsman_wire::Status::CURSOR_EXISTS);
+                            session.replied(server.0, ok.status);
+                            if !ok.state.is_empty() {
+                                note_changes(session, &ok, watcher);
+                                let tracks = client_caps.contains(Capabilities::SESSION_TRACK);
+                                let packet = &mut buf.filled_mut()[start..end];
+                                let len = retain_state(packet, tracks, is_reported);
+                                let gone = packet.len() - len;
+                                if gone > 0 {
+                                    buf.close_gap(end, gone);
+                                    end -= gone;
+                                }
+                            }
+                        }
+                        Control::Err(e) => outcome.error = Some(e.code),
+                        Control::Prepared { id, params, .. } => {
+                            outcome.prepared = Some((id, params));
+                            let own = watcher.prepared(id, params);
+                            let at = start + HEADER + 1;
+                            buf.filled_mut()[at..at + 4].copy_from_slice(&own.to_le_bytes());
+                        }
+                        Control::ColumnsEnd(_) | Control::Text => {}
+                        Control::LocalInfile => {
+                            ready = end;
+                            break true;
+                        }
+                    }
+                    ready = end;
+                }
+            }
+        };
+        if ready > 0 {
+            if client.write_all(&buf.filled()[..ready]).await.is_err() {
+                return Err(Failure::Client);
+            }
+            passed += ready as u64;
+            buf.consume(ready);
+        }
+        if wants_file {
+            let seq = send_file(backend, client).await?;
+            tracker.local_infile_sent(seq);
+        }
+        if tracker.is_done() {
+            return Ok(outcome);
+        }
+        if full {
+            buf.widen();
+        }
+    }
+}
+
+fn note_changes(session: &mut Session, ok: &OkPacket<'_>, watcher: &mut impl Watcher) {
+    for change in ok.state_changes() {
+        match change {
+            StateChange::Variable { name: b"last_gtid", value } => {
+                if !value.is_empty() {
+                    watcher.wrote(value);
+                }
+            }
+            StateChange::Gtids(gtids) => watcher.wrote(gtids),
+            other => session.changed(other),
+        }
+    }
+}
+
+fn is_reported(change: StateChange<'_>) -> bool {
+    match change {
+        StateChange::Variable { name, .. } => REPORTED.contains(&name),
+        StateChange::Gtids(_) => false,
+        _ => true,
+    }
+}
+
+/// LOAD DATA LOCAL INFILE: the client's packets go to the server until an empty one.
+async fn send_file(backend: &mut Backend, client: &mut Socket) -> Result<u8, Failure> {
+    let mut buf = Buffer::borrow();
+    let mut left = 0;
+    loop {
+        if left == 0 {
+            while Header::parse(buf.filled()).is_none() {
+                if !client.read(&mut buf).await.is_ok_and(|n| n > 0) {
+                    return Err(Failure::Client);
+                }
+            }
+            let header = Header::parse(buf.filled()).expect("just seen");
+            left = HEADER + header.len;
+            debug_assert!(header.len <= MAX_PAYLOAD);
+            if header.len == 0 {
+                backend.socket.write_all(&buf.filled()[..HEADER]).await.map_err(server_failed)?;
+                return Ok(header.seq);
+            }
+        }
+        if buf.is_empty() && !client.read(&mut buf).await.is_ok_and(|n| n > 0) {
+            return Err(Failure::Client);
+        }
+        let n = left.min(buf.filled().len());
+        backend.socket.write_all(&buf.filled()[..n]).await.map_err(server_failed)?;
+        buf.consume(n);
+        left -= n;
+    }
+}
+
+fn server_failed(e: io::Error) -> Failure {
+    Failure::Server { broken: e.into(), passed: 1, next_seq: None }
+}
+

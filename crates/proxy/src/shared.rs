@@ -1,0 +1,94 @@
+//! What all workers see.
+
+use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::{Arc, OnceLock};
+
+use pointsman_cluster::{Accounts, Cluster};
+use pointsman_config::proxy::{Consistency, ProxyConfig};
+use pointsman_session::Level;
+use tokio::sync::mpsc::UnboundedSender;
+
+use crate::accounts::Known;
+use crate::credentials::RsaKey;
+use crate::stats::WorkerStats;
+use crate::worker::Ask;
+
+pub struct Shared {
+    pub config: ProxyConfig,
+    pub cluster: Cluster,
+    pub stats: Vec<Arc<WorkerStats>>,
+    pub workers: OnceLock<Vec<UnboundedSender<Ask>>>,
+    /// Fingerprints agree among workers, and can't be foreseen.
+    pub seed: u64,
+    pub rsa: OnceLock<Option<RsaKey>>,
+    /// Passwords of caching_sha2_password accounts that were proved in full.
+    pub known: Known,
+    /// Accounts of the config.
+    pub own_accounts: Accounts,
+    next_id: AtomicU32,
+}
+
+/// How many more sessions than the emptiest worker one may have before it passes a client on.
+const SLACK: u64 = 1;
+
+impl Shared {
+    pub fn new(config: ProxyConfig, cluster: Cluster, workers: usize) -> Self {
+        let servers = config.servers.len();
+        let own_accounts = crate::accounts::of_config(&config.users);
+        Self {
+            config,
+            cluster,
+            stats: (0..workers).map(|_| Arc::new(WorkerStats::new(servers))).collect(),
+            workers: OnceLock::new(),
+            seed: rand::random(),
+            rsa: OnceLock::new(),
+            known: Known::default(),
+            own_accounts,
+            next_id: AtomicU32::new(1),
+        }
+    }
+
+    /// A connection id no live session has, short of four billion connections.
+    pub fn next_id(&self) -> u32 {
+        loop {
+            let id = self.next_id.fetch_add(1, Relaxed);
+            if id != 0 {
+                return id;
+            }
+        }
+    }
+
+    pub fn sessions(&self) -> u64 {
+        self.stats.iter().map(|s| s.sessions.load(Relaxed)).sum()
+    }
+
+    /// Who should serve a client that worker `mine` accepted; `None`: itself.
+    pub fn place(&self, mine: usize) -> Option<&UnboundedSender<Ask>> {
+        let load = |s: &Arc<WorkerStats>| s.sessions.load(Relaxed);
+        let own = load(&self.stats[mine]);
+        let (least, at) = self.stats.iter().enumerate().map(|(i, s)| (load(s), i)).min()?;
+        if own <= least + SLACK {
+            return None;
+        }
+        self.workers.get()?.get(at)
+    }
+
+    pub fn rsa(&self) -> Option<&RsaKey> {
+        self.rsa
+            .get_or_init(|| {
+                RsaKey::generate().inspect_err(|_| tracing::error!("can't generate an RSA key")).ok()
+            })
+            .as_ref()
+    }
+}
+
+/// The config's word for the session's.
+#[must_use]
+pub fn level(consistency: Consistency) -> Level {
+    match consistency {
+        Consistency::Eventual => Level::Eventual,
+        Consistency::Session => Level::Session,
+        Consistency::Causal => Level::Causal,
+        Consistency::Strong => Level::Strong,
+    }
+}

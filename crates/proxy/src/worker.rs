@@ -1,0 +1,210 @@
+//! A worker thread: its own runtime, its own sessions, nothing shared but snapshots.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::net::SocketAddr;
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::Ordering::Relaxed;
+use std::time::Instant;
+
+use arc_swap::ArcSwap;
+use arc_swap::cache::Cache as SnapshotCache;
+use pointsman_cluster::{ServerId, Snapshot};
+use pointsman_session::Level;
+use pointsman_sql::{Cache, Entry};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{mpsc, oneshot};
+
+use crate::kill::KillRequest;
+use crate::login;
+use crate::shared::Shared;
+use crate::stats::{StatementStats, WorkerStats};
+use crate::view::{SessionRow, StatementRow};
+
+/// A classified statement and its counters.
+pub type Statement = Entry<StatementStats>;
+
+/// What other threads may ask of a worker.
+pub enum Ask {
+    /// A connection another worker accepted but has no room for.
+    Serve { stream: std::net::TcpStream, peer: SocketAddr, level: Level },
+    Sessions(std::sync::mpsc::Sender<Vec<SessionRow>>),
+    Statements(std::sync::mpsc::Sender<Vec<StatementRow>>),
+    Kill(KillRequest, oneshot::Sender<Option<crate::kill::Victim>>),
+    /// Accept no more; end sessions as they become idle. Answers when the last has gone.
+    Drain(oneshot::Sender<()>),
+}
+
+/// What is known of a live session by the rest of its worker.
+pub struct SessionInfo {
+    pub id: u32,
+    pub peer: SocketAddr,
+    pub fd: RawFd,
+    pub since: Instant,
+    pub user: RefCell<String>,
+    pub database: RefCell<String>,
+    pub statements: Cell<u64>,
+    /// Since when it has been doing what it does.
+    pub changed: Cell<Instant>,
+    /// The server it is waiting for, if it is.
+    pub busy: Cell<Option<ServerId>>,
+    /// What holds its reads on the primary.
+    pub held: Cell<Option<&'static str>>,
+    pub transaction: Cell<bool>,
+    /// Its connections: server and the server's own connection id.
+    pub backends: RefCell<Vec<(ServerId, u32)>>,
+    pub last_statement: RefCell<Option<Arc<Statement>>>,
+}
+
+pub struct Worker {
+    pub index: usize,
+    pub shared: Arc<Shared>,
+    pub stats: Arc<WorkerStats>,
+    pub statements: RefCell<Cache<StatementStats>>,
+    pub sessions: RefCell<HashMap<u32, Rc<SessionInfo>>>,
+    pub draining: Cell<bool>,
+    snapshot: RefCell<SnapshotCache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
+    drained: RefCell<Vec<oneshot::Sender<()>>>,
+}
+
+impl Worker {
+    pub fn new(index: usize, shared: Arc<Shared>) -> Self {
+        let limits = &shared.config.limits;
+        Self {
+            index,
+            stats: Arc::clone(&shared.stats[index]),
+            statements: RefCell::new(Cache::new(limits.statement_cache, shared.seed)),
+            sessions: RefCell::default(),
+            draining: Cell::new(false),
+            snapshot: RefCell::new(SnapshotCache::new(Arc::clone(shared.cluster.shared()))),
+            drained: RefCell::default(),
+            shared,
+        }
+    }
+
+    /// Runs `f` on the newest snapshot; no lock, no reference count.
+    pub fn snapshot<R>(&self, f: impl FnOnce(&Snapshot) -> R) -> R {
+        f(self.snapshot.borrow_mut().load())
+    }
+
+    /// Serves until drained.
+    pub async fn run(self: Rc<Self>, listeners: Vec<(TcpListener, Level)>, mut asks: mpsc::UnboundedReceiver<Ask>) {
+        let mut accepting = Vec::new();
+        for (listener, level) in listeners {
+            accepting.push(tokio::task::spawn_local(Rc::clone(&self).accept(listener, level)));
+        }
+        while let Some(ask) = asks.recv().await {
+            match ask {
+                Ask::Serve { stream, peer, level } => {
+                    if let Ok(stream) = TcpStream::from_std(stream) {
+                        self.serve(stream, peer, level);
+                    }
+                }
+                Ask::Sessions(reply) => {
+                    let rows = self.sessions.borrow().values().map(|s| SessionRow::of(self.index, s)).collect();
+                    let _ = reply.send(rows);
+                }
+                Ask::Statements(reply) => {
+                    let cache = self.statements.borrow();
+                    let _ = reply.send(cache.entries().map(StatementRow::of).collect());
+                }
+                Ask::Kill(request, reply) => {
+                    let _ = reply.send(self.kill(&request));
+                }
+                Ask::Drain(reply) => {
+                    accepting.drain(..).for_each(|task| task.abort());
+                    self.draining.set(true);
+                    self.drained.borrow_mut().push(reply);
+                    self.hang_up_idle();
+                    self.check_drained();
+                }
+            }
+        }
+    }
+
+    async fn accept(self: Rc<Self>, listener: TcpListener, level: Level) {
+        loop {
+            match listener.accept().await {
+                Ok((stream, peer)) => match self.shared.place(self.index) {
+                    None => self.serve(stream, peer, level),
+                    Some(other) => {
+                        if let Ok(stream) = stream.into_std() {
+                            let _ = other.send(Ask::Serve { stream, peer, level });
+                        }
+                    }
+                },
+                Err(e) => {
+                    // Out of file descriptors, most likely: the connection stays in the queue.
+                    tracing::warn!(error = %e, "can't accept a connection");
+                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                }
+            }
+        }
+    }
+
+    fn serve(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, level: Level) {
+        self.stats.connections_total.add(1);
+        self.stats.sessions.fetch_add(1, Relaxed);
+        let worker = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            let _counted = Counted(&worker);
+            login::serve(Rc::clone(&worker), stream, peer, level).await;
+        });
+    }
+
+    pub fn enter(&self, info: &Rc<SessionInfo>) {
+        self.sessions.borrow_mut().insert(info.id, Rc::clone(info));
+    }
+
+    /// Before the session's socket closes, so that no one shuts down a stranger's.
+    pub fn leave(&self, id: u32) {
+        self.sessions.borrow_mut().remove(&id);
+    }
+
+    fn check_drained(&self) {
+        if self.draining.get() && self.stats.sessions.load(Relaxed) == 0 {
+            self.drained.borrow_mut().drain(..).for_each(|reply| {
+                let _ = reply.send(());
+            });
+        }
+    }
+
+    fn hang_up_idle(&self) {
+        for session in self.sessions.borrow().values() {
+            if session.busy.get().is_none() && !session.transaction.get() {
+                hang_up(session.fd);
+            }
+        }
+    }
+
+    fn kill(&self, request: &KillRequest) -> Option<crate::kill::Victim> {
+        let sessions = self.sessions.borrow();
+        let session = sessions.get(&request.id)?;
+        let victim = crate::kill::Victim {
+            user: session.user.borrow().clone(),
+            backends: session.backends.borrow().clone(),
+            busy: session.busy.get(),
+        };
+        if request.connection && victim.user == request.by {
+            hang_up(session.fd);
+        }
+        Some(victim)
+    }
+}
+
+/// Ends a session from outside: its next read says that the client has gone.
+fn hang_up(fd: RawFd) {
+    // SAFETY: the session is registered, so its socket is open and the descriptor is its own.
+    unsafe { libc::shutdown(fd, libc::SHUT_RD) };
+}
+
+struct Counted<'a>(&'a Worker);
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.stats.sessions.fetch_sub(1, Relaxed);
+        self.0.check_drained();
+    }
+}
