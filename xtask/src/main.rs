@@ -1,1 +1,68 @@
-fn main() {}
+//! The project's chores. `cargo xtask` lists them.
+
+mod bench;
+mod cargo;
+mod child;
+mod demo;
+mod fuzz;
+mod setup;
+mod test;
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+
+const HELP: &str = "\
+usage: cargo xtask CHORE
+
+  demo [--keep]         install what is missing, build, start a primary, a replica and the proxy,
+                        run a PHP page through it, kill the replica under load, show what happened
+                        (--keep: leave it running until Ctrl-C)
+  test                  install what is missing, then all checks and all tests
+  bench [--quick]       CPU per query: direct, HAProxy, Pointsman in one fair run
+  fuzz [TARGET] [--seconds N]
+                        fuzz one target, or list them
+  setup                 only install what is missing (apt-get)
+";
+
+fn main() -> ExitCode {
+    let args: Vec<String> = std::env::args().skip(1).collect();
+    let args: Vec<&str> = args.iter().map(String::as_str).collect();
+    match run(&args) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &[&str]) -> Result<ExitCode> {
+    match args {
+        ["demo"] => demo::run(false)?,
+        ["demo", "--keep"] => demo::run(true)?,
+        ["test"] => test::run()?,
+        ["bench", rest @ ..] => bench::run(rest)?,
+        ["fuzz", rest @ ..] => fuzz::run(rest)?,
+        ["setup"] => setup::run()?,
+        [] | ["help" | "--help" | "-h"] => print!("{HELP}"),
+        _ => {
+            eprint!("{HELP}");
+            return Ok(ExitCode::from(2));
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// Says what comes next.
+fn say(what: &str) {
+    println!("\n==> {what}");
+}
+
+/// A number that must stand after `flag`.
+fn number(flag: &str, value: Option<&&str>) -> Result<u64> {
+    match value.and_then(|v| v.parse().ok()) {
+        Some(n) => Ok(n),
+        None => bail!("{flag} wants a number"),
+    }
+}

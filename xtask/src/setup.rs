@@ -1,0 +1,128 @@
+//! Installs what tests and demo need and this machine lacks, with apt-get.
+
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+use anyhow::{Context as _, Result, bail, ensure};
+
+use crate::say;
+
+/// What shows that a package is there.
+enum Sign {
+    /// One of these programs.
+    Program(&'static [&'static str]),
+    File(&'static str),
+    /// These modules of PHP.
+    PhpModules(&'static [&'static str]),
+}
+
+use Sign::{File, PhpModules, Program};
+
+/// Databases, clients and the programs Pointsman is compared with.
+const NEEDED: &[(&str, Sign)] = &[
+    ("mariadb-server", Program(&["mariadbd"])),
+    ("mariadb-client", Program(&["mariadb"])),
+    ("php-cli", Program(&["php"])),
+    ("php-mysql", PhpModules(&["mysqli", "pdo_mysql"])),
+    ("sysbench", Program(&["sysbench"])),
+    ("haproxy", Program(&["haproxy"])),
+    ("prometheus", Program(&["promtool"])),
+];
+
+/// For the front tier. Its tests say so if they can't run.
+const FRONT_TIER: &[(&str, Sign)] = &[
+    ("keepalived", Program(&["keepalived"])),
+    ("clang-14", Program(&["clang-14"])),
+    ("llvm-14", Program(&["llvm-strip-14"])),
+    ("libbpf-dev", File("/usr/include/bpf/bpf_helpers.h")),
+    ("iproute2", Program(&["ip"])),
+    ("nginx-light", Program(&["nginx"])),
+];
+
+pub fn run() -> Result<()> {
+    let needed = missing(NEEDED);
+    let front_tier = missing(FRONT_TIER);
+    if needed.is_empty() && front_tier.is_empty() {
+        return Ok(());
+    }
+    let all = || needed.iter().chain(&front_tier).copied().collect::<Vec<_>>().join(" ");
+    say(&format!("installing {}", all()));
+    if which("apt-get").is_none() {
+        bail!("apt-get is not here; please install by other means: {}", all());
+    }
+    let root = is_root();
+    if !root && which("sudo").is_none() {
+        bail!(
+            "installing needs root and there is no sudo; as root, run:\n  apt-get install \
+             --no-install-recommends {}",
+            all()
+        );
+    }
+    apt_get(root, &needed).with_context(|| format!("installing {}", needed.join(" ")))?;
+    if let Err(error) = apt_get(root, &front_tier) {
+        eprintln!("warning: {} not installed ({error:#})", front_tier.join(", "));
+    }
+    let still = missing(NEEDED);
+    ensure!(still.is_empty(), "apt-get ended well, but these are still missing: {}", still.join(" "));
+    Ok(())
+}
+
+/// While packages are installed, `policy-rc.d` keeps Debian from starting their services; one that
+/// was there already stays, one that we put there goes.
+const SCRIPT: &str = r#"
+policy=/usr/sbin/policy-rc.d
+if [ ! -e "$policy" ]; then
+    trap 'rm -f "$policy"' EXIT
+    trap 'exit 1' HUP INT TERM
+    printf '#!/bin/sh\nexit 101\n' > "$policy"
+    chmod 755 "$policy"
+fi
+export DEBIAN_FRONTEND=noninteractive
+apt-get update -q
+apt-get install -q -y --no-install-recommends "$@"
+"#;
+
+fn apt_get(root: bool, packages: &[&str]) -> Result<()> {
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let mut command = Command::new(if root { "sh" } else { "sudo" });
+    if !root {
+        command.arg("sh");
+    }
+    command.args(["-euc", SCRIPT, "setup"]).args(packages);
+    let status = command.status().context("can't run the package manager")?;
+    ensure!(status.success(), "apt-get failed ({status}); what it said stands above");
+    Ok(())
+}
+
+fn missing(packages: &[(&'static str, Sign)]) -> Vec<&'static str> {
+    packages.iter().filter(|(_, sign)| !shows(sign)).map(|(name, _)| *name).collect()
+}
+
+fn shows(sign: &Sign) -> bool {
+    match sign {
+        Program(names) => names.iter().any(|name| which(name).is_some()),
+        File(path) => Path::new(path).exists(),
+        PhpModules(wanted) => Command::new("php").arg("-m").output().is_ok_and(|output| {
+            let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
+            wanted.iter().all(|module| text.lines().any(|line| line.trim() == *module))
+        }),
+    }
+}
+
+/// Finds a program, also where servers live, which is not on everybody's PATH.
+pub fn which(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    std::env::split_paths(&path)
+        .chain(["/usr/sbin", "/usr/local/sbin", "/sbin"].map(PathBuf::from))
+        .map(|dir| dir.join(name))
+        .find(|program| program.is_file())
+}
+
+fn is_root() -> bool {
+    std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
+        let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
+        uid.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")
+    })
+}
