@@ -54,6 +54,7 @@ impl Facts {
     fn call(&mut self, name: &[u8], call: Option<Call>) {
         match call {
             Some(Call::Syntax | Call::Read) => {}
+            Some(Call::ReadWithArguments | Call::ReadOfTwo) => self.call(name, None),
             Some(Call::ConnectionId) => self.effects |= Effects::CONNECTION_ID,
             Some(Call::Diagnostics) => {
                 self.effects |= Effects::DIAGNOSTICS;
@@ -103,10 +104,13 @@ pub fn is_name(tok: &Tok<'_>) -> bool {
     matches!(tok.kind, Kind::Word | Kind::Quoted)
 }
 
-/// The index of the parenthesis that closes the one at `open`.
+/// Farthest that [`closing`] looks, so that nesting can't make the work quadratic.
+const MAX_DISTANCE: usize = 10_000;
+
+/// The index of the parenthesis that closes the one at `open`; `None` if there is none near.
 pub fn closing(toks: &[Tok<'_>], open: usize) -> Option<usize> {
     let mut depth = 0usize;
-    for (i, tok) in toks.iter().enumerate().skip(open) {
+    for (i, tok) in toks.iter().enumerate().skip(open).take(MAX_DISTANCE) {
         match tok.kind {
             Kind::Open => depth += 1,
             Kind::Close => {
@@ -135,6 +139,41 @@ fn names_columns(toks: &[Tok<'_>], i: usize) -> bool {
         }
     }
     false
+}
+
+/// How many arguments the call has whose parenthesis is at `open`. A list of literals is one token
+/// in the normal form, so it counts as too many to tell.
+fn arguments(toks: &[Tok<'_>], open: usize) -> usize {
+    let Some(close) = closing(toks, open) else { return 0 };
+    if close == open + 1 {
+        return 0;
+    }
+    let mut depth = 0usize;
+    let mut count = 1;
+    for tok in &toks[open + 1..close] {
+        match tok.kind {
+            Kind::Open => depth += 1,
+            Kind::Close => depth -= 1,
+            Kind::Comma if depth == 0 => count += 1,
+            Kind::Str if depth == 0 => return usize::MAX,
+            _ => {}
+        }
+    }
+    count
+}
+
+/// Whether the parenthesis at `open` holds `'path' COLUMNS (` itself, which no call can.
+fn makes_table(toks: &[Tok<'_>], open: usize) -> bool {
+    let Some(close) = closing(toks, open) else { return false };
+    let mut depth = 0usize;
+    toks[open..close].windows(3).any(|w| {
+        match w[0].kind {
+            Kind::Open => depth += 1,
+            Kind::Close => depth -= 1,
+            _ => {}
+        }
+        depth == 1 && w[0].literal() && w[1].is(Kw::Columns) && w[2].kind == Kind::Open
+    })
 }
 
 /// Tables of `information_schema` that describe the schema rather than the state of one server.
@@ -291,14 +330,19 @@ fn word(facts: &mut Facts, toks: &[Tok<'_>], i: usize, opens: bool, flavour: Fla
             // `db.f(`: never a built-in one; `` `f`( `` neither, for all one can tell.
             None
         } else {
-            functions::lookup(&name, flavour)
+            match functions::lookup(&name, flavour) {
+                Some(Call::ReadWithArguments) if arguments(toks, i + 1) > 0 => Some(Call::Read),
+                Some(Call::ReadOfTwo) if arguments(toks, i + 1) == 2 => Some(Call::Read),
+                call => call,
+            }
         };
         let no_call = prev_kw == Kw::As
             || (tok.is(Kw::Against) && prev.is_some_and(|p| p.kind == Kind::Close))
             || (tok.is(Kw::Columns) && prev.is_some_and(Tok::literal))
             || (tok.is(Kw::Over)
                 && (prev.is_some_and(|p| p.kind == Kind::Close) || prev_kw == Kw::Nulls))
-            || (call.is_none() && !after_dot && names_columns(toks, i));
+            || (call.is_none() && !after_dot && names_columns(toks, i))
+            || (name.eq_ignore_ascii_case(b"json_table") && !after_dot && makes_table(toks, i + 1));
         if !no_call {
             facts.call(&name, call);
         }

@@ -12,6 +12,10 @@ pub enum Call {
     Syntax,
     /// Free of side effects, or with the same effects on any server (`SLEEP`).
     Read,
+    /// As [`Call::Read`] if there is an argument; else a stored function may have that name.
+    ReadWithArguments,
+    /// As [`Call::Read`] if there are two arguments.
+    ReadOfTwo,
     ConnectionId,
     /// Asks about the statement before it.
     Diagnostics,
@@ -45,6 +49,8 @@ fn parse(text: &'static str) -> HashMap<&'static str, Vec<Known>> {
             let call = match words.next() {
                 Some("syntax") => Call::Syntax,
                 Some("read") => Call::Read,
+                Some("read_with_arguments") => Call::ReadWithArguments,
+                Some("read_of_two") => Call::ReadOfTwo,
                 Some("connection_id") => Call::ConnectionId,
                 Some("diagnostics") => Call::Diagnostics,
                 Some("primary") => Call::Primary,

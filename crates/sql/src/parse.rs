@@ -296,7 +296,14 @@ impl Visitor for Walk {
                 .filter(|n| n.quote_style.is_none())
                 .and_then(|n| functions::lookup(n.value.as_bytes(), self.flavour));
             match call {
-                Some(Call::Read | Call::Syntax | Call::ConnectionId | Call::Diagnostics) => {}
+                Some(
+                    Call::Read
+                    | Call::ReadWithArguments
+                    | Call::ReadOfTwo
+                    | Call::Syntax
+                    | Call::ConnectionId
+                    | Call::Diagnostics,
+                ) => {}
                 _ => return self.object("function"),
             }
         }

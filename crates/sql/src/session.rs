@@ -179,12 +179,14 @@ fn plain_value(toks: &[Tok<'_>]) -> bool {
     match toks {
         [value] if value.literal() => true,
         [value] if value.kind == Kind::Word => {
-            matches!(value.kw, Kw::On | Kw::Default | Kw::True | Kw::False | Kw::Binary | Kw::All)
-                || (!value.kw.reserved()
-                    && value.text.is_ascii()
-                    && !value.text.to_ascii_uppercase().starts_with(b"CURRENT_")
-                    && !value.text.eq_ignore_ascii_case(b"localtimestamp")
-                    && !value.text.to_ascii_uppercase().starts_with(b"UTC_"))
+            matches!(
+                value.kw,
+                Kw::On | Kw::Default | Kw::True | Kw::False | Kw::Binary | Kw::All | Kw::Null
+            ) || (!value.kw.reserved()
+                && value.text.is_ascii()
+                && !value.text.to_ascii_uppercase().starts_with(b"CURRENT_")
+                && !value.text.eq_ignore_ascii_case(b"localtimestamp")
+                && !value.text.to_ascii_uppercase().starts_with(b"UTC_"))
         }
         _ => false,
     }
