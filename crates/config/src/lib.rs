@@ -17,6 +17,7 @@
 //! ```
 
 mod kind;
+mod listing;
 mod load;
 mod mask;
 mod nearest;
@@ -27,6 +28,7 @@ mod secret;
 pub mod units;
 
 pub use kind::{Kind, kind};
+pub use listing::listing;
 pub use load::read_text;
 pub use proxy::ProxyConfig;
 pub use report::{Problem, Report, Style, Warning};

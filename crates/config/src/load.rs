@@ -320,7 +320,7 @@ fn limits(found: &mut Findings, file: &mut Section<'_>) -> Limits {
 fn admin(found: &mut Findings, file: &mut Section<'_>, sockets: &mut Sockets) -> Admin {
     let default = Admin::default();
     let Some(mut s) = file.section(found, "admin") else {
-        sockets.claim(default.address, "[admin]");
+        sockets.claim_default(found, default.address);
         return default;
     };
     let address = s.at::<SocketAddr>(found, "address");
@@ -342,7 +342,7 @@ fn admin(found: &mut Findings, file: &mut Section<'_>, sockets: &mut Sockets) ->
             }
             sockets.take(found, address, "[admin]");
         }
-        None => sockets.claim(default.address, "[admin]"),
+        None => sockets.claim_default(found, default.address),
     }
     Admin {
         address: address.map_or(default.address, |a| a.value),
@@ -406,8 +406,15 @@ impl Sockets {
             .map(|(_, owner)| *owner)
     }
 
-    fn claim(&mut self, address: SocketAddr, owner: &'static str) {
-        self.0.push((address, owner));
+    /// `[admin]` listens whether it is written or not.
+    fn claim_default(&mut self, found: &mut Findings, admin: SocketAddr) {
+        if let Some(other) = self.owner(admin) {
+            found.error(
+                Problem::new(format!("[admin] would listen on {admin}, which {other} has taken"))
+                    .help("add:  [admin]\n      address = \"127.0.0.1:8988\"   # any free port"),
+            );
+        }
+        self.0.push((admin, "[admin]"));
     }
 
     fn take(&mut self, found: &mut Findings, address: &At<SocketAddr>, owner: &'static str) {
@@ -418,7 +425,7 @@ impl Sockets {
                     .help("give each its own port (0.0.0.0 and [::] are all addresses of this host)"),
             );
         }
-        self.claim(address.value, owner);
+        self.0.push((address.value, owner));
     }
 }
 

@@ -3,6 +3,7 @@
 
 mod commands;
 mod logging;
+mod proxy_daemon;
 
 use std::process::ExitCode;
 

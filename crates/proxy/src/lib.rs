@@ -29,7 +29,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use pointsman_cluster::Cluster;
+use pointsman_cluster::{Cluster, ServerId};
 use pointsman_config::proxy::ProxyConfig;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -147,6 +147,16 @@ impl Proxy {
         let mut rows: Vec<_> = merged.into_values().collect();
         rows.sort_by(|a, b| b.total.cmp(&a.total).then(a.fingerprint.cmp(&b.fingerprint)));
         rows
+    }
+
+    /// Statements ever answered by `server`.
+    #[must_use]
+    pub fn statements_on(&self, server: ServerId) -> u64 {
+        let of = |s: &Arc<stats::WorkerStats>| {
+            let by_class = s.statements.get(usize::from(server.0))?;
+            Some(by_class.iter().map(stats::Latency::count).sum::<u64>())
+        };
+        self.shared.stats.iter().filter_map(of).sum()
     }
 
     /// Registers everything the proxy counts.

@@ -61,7 +61,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, leve
         changed: Cell::new(Instant::now()),
         busy: Cell::new(None),
         held: Cell::new(None),
-        transaction: Cell::new(false),
+        transaction: Cell::new(None),
         backends: RefCell::default(),
         last_statement: RefCell::default(),
     });

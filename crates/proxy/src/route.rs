@@ -566,7 +566,8 @@ impl Client {
     /// Shows what changed about the session to whoever asks.
     fn show(&self) {
         let info = &self.info;
-        info.transaction.set(self.session.transaction().is_some());
+        let read_only = self.session.status().contains(Status::IN_READ_ONLY_TRANSACTION);
+        info.transaction.set(self.session.transaction().map(|_| read_only));
         info.held.set(self.session.held_by().map(Why::code));
         if let Some(schema) = self.session.variables().schema()
             && info.database.borrow().as_bytes() != schema

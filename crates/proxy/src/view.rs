@@ -21,7 +21,8 @@ pub struct SessionRow {
     pub backends: Vec<(ServerId, u32)>,
     /// The server it is waiting for.
     pub busy: Option<ServerId>,
-    pub transaction: bool,
+    /// An open transaction, and whether it is read-only.
+    pub transaction: Option<bool>,
     /// What holds its reads on the primary.
     pub held: Option<&'static str>,
     pub statements: u64,

@@ -52,7 +52,8 @@ pub struct SessionInfo {
     pub busy: Cell<Option<ServerId>>,
     /// What holds its reads on the primary.
     pub held: Cell<Option<&'static str>>,
-    pub transaction: Cell<bool>,
+    /// An open transaction, and whether it is read-only.
+    pub transaction: Cell<Option<bool>>,
     /// Its connections: server and the server's own connection id.
     pub backends: RefCell<Vec<(ServerId, u32)>>,
     pub last_statement: RefCell<Option<Arc<Statement>>>,
@@ -173,7 +174,7 @@ impl Worker {
 
     fn hang_up_idle(&self) {
         for session in self.sessions.borrow().values() {
-            if session.busy.get().is_none() && !session.transaction.get() {
+            if session.busy.get().is_none() && session.transaction.get().is_none() {
                 hang_up(session.fd);
             }
         }

@@ -48,7 +48,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         .map_err(|report| anyhow::anyhow!("the sandbox's own config is wrong:\n{report}"))?;
 
     println!("{}", how_to_connect(&sandbox, listen, admin, console));
-    super::proxy::serve(config)
+    super::proxy::serve(config, path)
 }
 
 fn how_to_connect(sandbox: &Sandbox, listen: u16, admin: u16, console: u16) -> String {

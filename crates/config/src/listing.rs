@@ -1,0 +1,49 @@
+//! The configuration in force as a list of keys and values, secrets hidden.
+
+use crate::ProxyConfig;
+use crate::units::{show_duration, show_size};
+
+/// Every key and its value as the file would write it: `routing.max_lag`, `server.db1.weight`.
+#[must_use]
+pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
+    let mut rows: Vec<(String, String)> = Vec::new();
+    let mut add = |key: String, value: String| rows.push((key, value));
+    for (i, listener) in config.listeners.iter().enumerate() {
+        add(format!("listener.{i}.address"), listener.address.to_string());
+        if let Some(level) = listener.consistency {
+            add(format!("listener.{i}.consistency"), format!("{level:?}").to_lowercase());
+        }
+    }
+    for server in &config.servers {
+        add(format!("server.{}.address", server.name), server.address.clone());
+        add(format!("server.{}.weight", server.name), server.weight.to_string());
+    }
+    for user in &config.users {
+        add(format!("user.{}.host", user.name), user.host.clone());
+        add(format!("user.{}.password", user.name), "***".to_owned());
+    }
+    let (monitor, routing, limits) = (&config.monitor, &config.routing, &config.limits);
+    for (key, value) in [
+        ("monitor.user", monitor.user.clone()),
+        ("monitor.password", "***".to_owned()),
+        ("monitor.interval", show_duration(monitor.interval)),
+        ("monitor.timeout", show_duration(monitor.timeout)),
+        ("monitor.accounts_interval", show_duration(monitor.accounts_interval)),
+        ("routing.consistency", format!("{:?}", routing.consistency).to_lowercase()),
+        ("routing.max_lag", show_duration(routing.max_lag)),
+        ("routing.causal_timeout", show_duration(routing.causal_timeout)),
+        ("routing.primary_reads", routing.primary_reads.to_string()),
+        ("limits.max_connections", limits.max_connections.to_string()),
+        ("limits.connect_timeout", show_duration(limits.connect_timeout)),
+        ("limits.login_timeout", show_duration(limits.login_timeout)),
+        ("limits.drain_timeout", show_duration(limits.drain_timeout)),
+        ("limits.max_statement", show_size(limits.max_statement)),
+        ("limits.statement_cache", limits.statement_cache.to_string()),
+        ("admin.address", config.admin.address.to_string()),
+        ("console.address", config.console.address.map_or_else(String::new, |a| a.to_string())),
+        ("workers", config.workers.to_string()),
+    ] {
+        add(key.to_owned(), value);
+    }
+    rows
+}
