@@ -1,0 +1,27 @@
+//! What the end-to-end tests share: a site with real servers and the real binary before them, real
+//! clients, and a witness that sees every write that lands on a replica.
+
+#![allow(clippy::missing_panics_doc, clippy::missing_errors_doc, clippy::unwrap_used)]
+
+mod binary;
+mod clients;
+mod http;
+mod oracle;
+mod proxy;
+mod raw;
+mod site;
+
+pub use binary::pointsman;
+pub use clients::{Load, Output, php_script};
+pub use http::{http, http_get};
+pub use oracle::Oracle;
+pub use proxy::Proxy;
+pub use raw::{Raw, ServerError, caps, lenenc_row};
+pub use site::{Setup, Site};
+
+pub use pointsman_sandbox::{APP_PASSWORD, APP_USER, Node, free_port, wait_until};
+
+use std::time::Duration;
+
+/// Longer than anything may take on a busy machine.
+pub const LONG: Duration = Duration::from_secs(30);

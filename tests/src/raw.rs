@@ -1,0 +1,276 @@
+//! A client that sends what it is told to, packet by packet.
+
+use std::io::{Read as _, Write as _};
+use std::net::{Ipv4Addr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, bail, ensure};
+use pointsman_wire::auth::{native_stage1, native_token};
+use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch};
+use pointsman_wire::{Capabilities, HEADER, Header, MAX_PAYLOAD, Reader, Status, write_packet};
+
+use crate::{APP_PASSWORD, APP_USER};
+
+/// What most clients ask for, without session tracking and with EOF packets as of old.
+pub fn caps() -> Capabilities {
+    Capabilities::LONG_PASSWORD
+        | Capabilities::LONG_FLAG
+        | Capabilities::PROTOCOL_41
+        | Capabilities::TRANSACTIONS
+        | Capabilities::SECURE_CONNECTION
+        | Capabilities::PLUGIN_AUTH
+        | Capabilities::CONNECT_WITH_DB
+        | Capabilities::MULTI_STATEMENTS
+        | Capabilities::MULTI_RESULTS
+        | Capabilities::PS_MULTI_RESULTS
+        | Capabilities::LOCAL_FILES
+}
+
+/// An error of the server, as it came.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ServerError {
+    pub code: u16,
+    pub sqlstate: String,
+    pub message: String,
+}
+
+impl std::fmt::Display for ServerError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} ({}): {}", self.code, self.sqlstate, self.message)
+    }
+}
+
+impl std::error::Error for ServerError {}
+
+/// A connection.
+pub struct Raw {
+    stream: TcpStream,
+    seq: u8,
+    caps: Capabilities,
+    pub greeting: Greeting,
+}
+
+impl Raw {
+    /// As the application's user, with [`caps`].
+    pub fn connect(port: u16) -> Result<Self> {
+        Self::login(port, APP_USER, APP_PASSWORD, Some("app"), caps())
+    }
+
+    /// # Errors
+    /// A [`ServerError`] if the server refuses.
+    pub fn login(
+        port: u16,
+        user: &str,
+        password: &str,
+        database: Option<&str>,
+        mut caps: Capabilities,
+    ) -> Result<Self> {
+        let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
+        stream.set_nodelay(true)?;
+        stream.set_read_timeout(Some(Duration::from_secs(30)))?;
+        let greeting = Greeting {
+            server_version: Vec::new(),
+            connection_id: 0,
+            salt: [0; 20],
+            capabilities: Capabilities::empty(),
+            collation: 0,
+            status: Status::empty(),
+            plugin: Vec::new(),
+        };
+        if database.is_none() {
+            caps -= Capabilities::CONNECT_WITH_DB;
+        }
+        let mut raw = Self { stream, seq: 0, caps, greeting };
+        let first = raw.packet()?;
+        fail(&first)?;
+        raw.greeting = Greeting::parse(&first)?;
+        let token = |salt: &[u8; 20]| -> Vec<u8> {
+            if password.is_empty() {
+                return Vec::new();
+            }
+            native_token(&native_stage1(password.as_bytes()), salt).to_vec()
+        };
+        let response = Response {
+            capabilities: caps,
+            max_packet: 1 << 30,
+            collation: 45,
+            user: user.as_bytes().to_vec(),
+            token: token(&raw.greeting.salt),
+            database: database.map(|d| d.as_bytes().to_vec()),
+            plugin: Some(b"mysql_native_password".to_vec()),
+            ..Response::default()
+        };
+        raw.send(&response.build())?;
+        let mut answer = raw.packet()?;
+        if answer.first() == Some(&0xfe) {
+            let (plugin, salt) = parse_auth_switch(&answer)?;
+            ensure!(plugin == b"mysql_native_password", "switched to {plugin:?}");
+            raw.send(&token(&salt))?;
+            answer = raw.packet()?;
+        }
+        fail(&answer)?;
+        ensure!(answer.first() == Some(&0), "neither OK nor ERR: {answer:?}");
+        Ok(raw)
+    }
+
+    /// Sends a command: sequence ids start again.
+    pub fn command(&mut self, byte: u8, argument: &[u8]) -> Result<()> {
+        self.seq = 0;
+        let mut payload = Vec::with_capacity(argument.len() + 1);
+        payload.push(byte);
+        payload.extend_from_slice(argument);
+        self.send(&payload)
+    }
+
+    /// Sends a packet that goes on with the present exchange.
+    pub fn send(&mut self, payload: &[u8]) -> Result<()> {
+        let mut bytes = Vec::with_capacity(payload.len() + HEADER);
+        self.seq = write_packet(&mut bytes, self.seq, payload);
+        self.stream.write_all(&bytes)?;
+        Ok(())
+    }
+
+    /// Bytes as they are.
+    pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
+        Ok(self.stream.write_all(bytes)?)
+    }
+
+    /// The next payload, put together if it came in several packets. Sequence ids must count on.
+    pub fn packet(&mut self) -> Result<Vec<u8>> {
+        let mut payload = Vec::new();
+        loop {
+            let mut head = [0; HEADER];
+            self.stream.read_exact(&mut head).context("the connection ended")?;
+            let header = Header::parse(&head).expect("four bytes");
+            ensure!(header.seq == self.seq, "sequence id {}, not {}", header.seq, self.seq);
+            self.seq = self.seq.wrapping_add(1);
+            let from = payload.len();
+            payload.resize(from + header.len, 0);
+            self.stream.read_exact(&mut payload[from..])?;
+            if header.len < MAX_PAYLOAD {
+                return Ok(payload);
+            }
+        }
+    }
+
+    /// The answer to a command that is answered with OK, EOF or ERR.
+    pub fn ok(&mut self) -> Result<Vec<u8>> {
+        let packet = self.packet()?;
+        fail(&packet)?;
+        ensure!(matches!(packet.first(), Some(0 | 0xfe)), "neither OK nor ERR: {packet:?}");
+        Ok(packet)
+    }
+
+    /// A result set's rows as they came, or none for an OK; and whether more results follow.
+    /// Understands EOF packets and `CLIENT_DEPRECATE_EOF`.
+    pub fn result(&mut self) -> Result<(Vec<Vec<u8>>, bool)> {
+        let first = self.packet()?;
+        fail(&first)?;
+        if first.first() == Some(&0) {
+            let mut r = Reader::new(&first[1..]);
+            r.lenenc()?;
+            r.lenenc()?;
+            return Ok((Vec::new(), r.u16()? & 8 != 0));
+        }
+        let columns = Reader::new(&first).lenenc()?;
+        for _ in 0..columns {
+            self.packet()?;
+        }
+        let deprecate = self.caps.contains(Capabilities::DEPRECATE_EOF);
+        if !deprecate {
+            let eof = self.packet()?;
+            ensure!(eof.first() == Some(&0xfe) && eof.len() == 5, "no EOF: {eof:?}");
+        }
+        let mut rows = Vec::new();
+        loop {
+            let packet = self.packet()?;
+            fail(&packet)?;
+            if packet.first() == Some(&0xfe) && packet.len() < MAX_PAYLOAD && (deprecate || packet.len() == 5) {
+                let status = if deprecate {
+                    let mut r = Reader::new(&packet[1..]);
+                    r.lenenc()?;
+                    r.lenenc()?;
+                    r.u16()?
+                } else {
+                    u16::from_le_bytes([packet[3], packet[4]])
+                };
+                return Ok((rows, status & 8 != 0));
+            }
+            rows.push(packet);
+        }
+    }
+
+    /// COM_QUERY with one result of text.
+    pub fn query(&mut self, sql: &str) -> Result<Vec<Vec<Option<String>>>> {
+        self.command(3, sql.as_bytes())?;
+        let (rows, more) = self.result()?;
+        ensure!(!more, "more results follow");
+        rows.iter().map(|row| lenenc_row(row)).collect()
+    }
+
+    /// The first column of the first row.
+    pub fn one(&mut self, sql: &str) -> Result<String> {
+        let rows = self.query(sql)?;
+        rows.first().and_then(|r| r.first()).cloned().flatten().context("no row, or NULL")
+    }
+
+    /// COM_STMT_PREPARE: the statement's id, its columns and its parameters.
+    pub fn prepare(&mut self, sql: &str) -> Result<(u32, u16, u16)> {
+        self.command(0x16, sql.as_bytes())?;
+        let packet = self.packet()?;
+        fail(&packet)?;
+        let mut r = Reader::new(&packet[1..]);
+        let (id, columns, params) = (r.u32()?, r.u16()?, r.u16()?);
+        let deprecate = self.caps.contains(Capabilities::DEPRECATE_EOF);
+        for n in [params, columns] {
+            for _ in 0..n {
+                self.packet()?;
+            }
+            if n > 0 && !deprecate {
+                self.packet()?;
+            }
+        }
+        Ok((id, columns, params))
+    }
+
+    /// Closed by the other side.
+    pub fn is_closed(&mut self) -> bool {
+        let mut byte = [0];
+        matches!(self.stream.read(&mut byte), Ok(0) | Err(_))
+    }
+
+    pub fn stream(&self) -> &TcpStream {
+        &self.stream
+    }
+}
+
+fn fail(packet: &[u8]) -> Result<()> {
+    if packet.first() != Some(&0xff) {
+        return Ok(());
+    }
+    let Some(([_, low, high], rest)) = packet.split_first_chunk::<3>() else { bail!("short ERR") };
+    let (sqlstate, message) = match rest.split_first_chunk::<6>() {
+        Some(([b'#', state @ ..], message)) => (String::from_utf8_lossy(state).into_owned(), message),
+        _ => (String::new(), rest),
+    };
+    bail!(ServerError {
+        code: u16::from_le_bytes([*low, *high]),
+        sqlstate,
+        message: String::from_utf8_lossy(message).into_owned(),
+    })
+}
+
+/// A row of the text protocol.
+pub fn lenenc_row(row: &[u8]) -> Result<Vec<Option<String>>> {
+    let mut r = Reader::new(row);
+    let mut values = Vec::new();
+    while let Some(first) = r.rest().first() {
+        if *first == 0xfb {
+            r.u8()?;
+            values.push(None);
+        } else {
+            values.push(Some(String::from_utf8_lossy(r.lenenc_bytes()?).into_owned()));
+        }
+    }
+    Ok(values)
+}
