@@ -38,8 +38,7 @@ impl Target {
     pub(crate) async fn connect(&self) -> Result<Link, SqlError> {
         let mut conn = Conn::new(self.opts.clone()).await?;
         let version: String = conn.query_first("SELECT @@version").await?.unwrap_or_default();
-        let flavour =
-            if version.contains("MariaDB") { Flavour::MariaDb } else { Flavour::MySql };
+        let flavour = if version.contains("MariaDB") { Flavour::MariaDb } else { Flavour::MySql };
         let old_words = flavour == Flavour::MySql && conn.server_version() < (8, 0, 22);
         Ok(Link { conn, flavour, old_words, collation: None })
     }
@@ -95,7 +94,9 @@ impl Link {
             read_only: row.text(&["ro"]).is_none_or(|ro| !matches!(ro.as_str(), "0" | "OFF")),
             version: Arc::from(row.text(&["version"]).unwrap_or_default()),
             collation,
-            autocommit: row.text(&["autocommit"]).is_none_or(|a| !matches!(a.as_str(), "0" | "OFF")),
+            autocommit: row
+                .text(&["autocommit"])
+                .is_none_or(|a| !matches!(a.as_str(), "0" | "OFF")),
             committed: self.position(&row, "committed")?,
             applied: self.position(&row, "applied")?,
             channels: channels.iter().map(|row| channel(self.flavour, &Fields(row))).collect(),
@@ -155,6 +156,16 @@ impl Link {
         Ok(applied)
     }
 
+    /// What the server has committed and others can replicate.
+    pub(crate) async fn committed(&mut self) -> Result<Position, SqlError> {
+        let sql = match self.flavour {
+            Flavour::MariaDb => "SELECT @@global.gtid_binlog_pos AS committed",
+            Flavour::MySql => "SELECT @@global.gtid_executed AS committed",
+        };
+        let row: Row = self.conn.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
+        self.position(&Fields(&row), "committed")
+    }
+
     /// Rows of `sql`, each field as bytes.
     pub(crate) async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, SqlError> {
         self.conn.query(sql).await
@@ -198,7 +209,8 @@ impl Fields<'_> {
 
     /// As it is: hashes of passwords need not be UTF-8.
     pub(crate) fn bytes(&self, name: &str) -> Option<Vec<u8>> {
-        let i = self.0.columns_ref().iter().position(|c| c.name_str().eq_ignore_ascii_case(name))?;
+        let i =
+            self.0.columns_ref().iter().position(|c| c.name_str().eq_ignore_ascii_case(name))?;
         match self.0.as_ref(i)? {
             Value::Bytes(bytes) => Some(bytes.clone()),
             _ => None,

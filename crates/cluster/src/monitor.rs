@@ -1,8 +1,14 @@
 //! The I/O around [`crate::roles`]: watches the servers and publishes what it finds.
+//!
+//! The monitor's user needs, on MariaDB: `GRANT SLAVE MONITOR ON *.*` (to see replication),
+//! `GRANT SELECT ON mysql.global_priv` (accounts; `mysql.user` before 10.4). On MySQL:
+//! `GRANT REPLICATION CLIENT ON *.*`, `GRANT SELECT ON mysql.user`.
 
 mod applied;
 mod feed;
+mod oracle;
 mod prober;
+pub(crate) mod rounds;
 
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -20,6 +26,7 @@ use crate::link::Target;
 use crate::roles::{Member, Settings, Topology};
 use crate::snapshot::{AdminState, Live, Role, ServerId, Snapshot};
 use applied::Applied;
+use rounds::Rounds;
 
 /// The watched servers: a handle to clone at will. When the last one is dropped, watching ends.
 #[derive(Clone)]
@@ -61,7 +68,9 @@ pub(crate) struct Shared {
     progress: Notify,
     events: Arc<EventLog>,
     accounts: Arc<ArcSwap<Accounts>>,
-    accounts_loader: crate::accounts::loader::Requests,
+    /// Reads of the accounts.
+    pub(crate) account_rounds: Rounds<()>,
+    oracle: Rounds<Option<Arc<Position>>>,
     interval: Duration,
     timeout: Duration,
 }
@@ -84,8 +93,7 @@ impl Cluster {
     #[must_use]
     pub fn start(config: &ProxyConfig, events: Arc<EventLog>) -> Self {
         let monitor = &config.monitor;
-        let settings =
-            Settings { timeout: monitor.timeout, max_lag: config.routing.max_lag };
+        let settings = Settings { timeout: monitor.timeout, max_lag: config.routing.max_lag };
         let members = config
             .servers
             .iter()
@@ -103,11 +111,7 @@ impl Cluster {
             .enumerate()
             .map(|(i, (server, live))| Watched {
                 id: ServerId(u16::try_from(i).expect("at most 65535 servers")),
-                target: Target::new(
-                    &server.address.to_string(),
-                    &monitor.user,
-                    &monitor.password,
-                ),
+                target: Target::new(&server.address.to_string(), &monitor.user, &monitor.password),
                 live: live.clone(),
                 applied: Applied::new(live.clone()),
                 wake_prober: Notify::new(),
@@ -125,7 +129,8 @@ impl Cluster {
             progress: Notify::new(),
             events,
             accounts: Arc::default(),
-            accounts_loader: crate::accounts::loader::Requests::default(),
+            account_rounds: Rounds::default(),
+            oracle: Rounds::default(),
             interval: monitor.interval,
             timeout: monitor.timeout,
         });
@@ -136,6 +141,7 @@ impl Cluster {
         }
         let loader = crate::accounts::loader::run(shared.clone(), monitor.accounts_interval);
         tasks.push(tokio::spawn(loader).abort_handle());
+        tasks.push(tokio::spawn(oracle::run(shared.clone())).abort_handle());
         Self { handle: Arc::new(Handle { shared, tasks }) }
     }
 
@@ -182,7 +188,7 @@ impl Cluster {
     /// Reads the accounts again, at most once per second, however many ask; returns when a read
     /// that began after this call has ended, well or not.
     pub async fn refresh_accounts(&self) {
-        self.shared_state().accounts_loader.refresh().await;
+        self.shared_state().account_rounds.ask().await;
     }
 
     /// Takes a server out of work or back. The snapshot shows it at once.
@@ -240,6 +246,13 @@ impl Cluster {
     #[must_use]
     pub fn acknowledged_within(&self, applied: &Position) -> bool {
         self.shared_state().acknowledged.load().as_ref().is_none_or(|ack| applied.covers(ack))
+    }
+
+    /// What the primary has committed by now, asked of it after this call: what a strong read must
+    /// see. `None` if there is no primary or it does not answer in time. Costs one round trip, which
+    /// is shared by all that ask meanwhile.
+    pub async fn committed_position(&self) -> Option<Arc<Position>> {
+        self.shared_state().oracle.ask().await
     }
 
     /// Somebody needs replicas to have `position`: finds out when they do.
@@ -339,10 +352,6 @@ impl Shared {
 
     pub(crate) fn publish_accounts(&self, accounts: Accounts) {
         self.accounts.store(Arc::new(accounts));
-    }
-
-    pub(crate) fn accounts_requests(&self) -> &crate::accounts::loader::Requests {
-        &self.accounts_loader
     }
 
     pub(crate) fn timeout(&self) -> Duration {

@@ -30,7 +30,8 @@
 //! broke, must have all that any other server has that does not follow it, and must not be empty. A
 //! new one must have all that was known of the old one's transactions, or at least all that it had
 //! itself when it was last seen as its replica (a promotion that loses the last transactions is for
-//! whoever promotes to decide; an empty data directory is not). Else there is no primary.
+//! whoever promotes to decide; an empty data directory is not). Else it is no primary, until the
+//! operator vouches for it.
 //!
 //! # The others
 //!
@@ -106,8 +107,10 @@ struct Known {
     trouble: Option<Trouble>,
     /// All it was ever seen to have, and on which connection that was.
     best: Option<(Position, u64)>,
-    /// Was seen to replicate from the primary.
+    /// Was seen to replicate from the present primary.
     followed: bool,
+    /// The operator wants it as primary, whatever it lacks.
+    accepted: bool,
     /// Out of the reads because of lag.
     lagging: bool,
 }
@@ -154,6 +157,7 @@ impl Topology {
                 trouble: None,
                 best: None,
                 followed: false,
+                accepted: false,
                 lagging: false,
             })
             .collect();
@@ -194,14 +198,11 @@ impl Topology {
         }
     }
 
-    /// The operator vouches for a server that would not be accepted as primary because it lacks
-    /// transactions.
+    /// The operator vouches for a server that would not be taken as primary because it lacks
+    /// transactions. Holds until it is the primary.
     pub fn accept(&mut self, id: ServerId) {
-        let i = usize::from(id.0);
-        if let Some(known) = self.servers.get_mut(i) {
-            known.best = None;
-            self.primary = None;
-            self.timeline.clear();
+        if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
+            known.accepted = true;
         }
     }
 
@@ -412,6 +413,10 @@ impl Topology {
         self.primary = Some(i);
         self.generation += 1;
         self.servers[i].best = None;
+        self.servers[i].accepted = false;
+        for known in &mut self.servers {
+            known.followed = false;
+        }
         self.timeline.clear();
         self.timeline.record(asked, seen, &committed);
     }

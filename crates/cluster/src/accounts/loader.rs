@@ -1,11 +1,9 @@
 //! Reads the accounts from the databases: every so often, and when somebody asks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use serde_json::Value as Json;
-use tokio::sync::{Notify, watch};
 use tokio::time::{Instant, sleep_until, timeout};
 
 use super::{Account, Accounts, Method};
@@ -17,50 +15,25 @@ use crate::snapshot::Role;
 /// Failed logins ask for a new read; this is how many of them the databases have to bear.
 const MIN_GAP: Duration = Duration::from_secs(1);
 
-/// Asks for reads, and tells when they are done.
-pub(crate) struct Requests {
-    asked: Notify,
-    /// Reads begun so far.
-    begun: AtomicU64,
-    /// Reads ended so far.
-    ended: watch::Sender<u64>,
-}
-
-impl Default for Requests {
-    fn default() -> Self {
-        Self { asked: Notify::new(), begun: AtomicU64::new(0), ended: watch::Sender::new(0) }
-    }
-}
-
-impl Requests {
-    pub(crate) async fn refresh(&self) {
-        let mut ended = self.ended.subscribe();
-        let next = self.begun.load(Ordering::SeqCst) + 1;
-        self.asked.notify_one();
-        let _ = ended.wait_for(|ended| *ended >= next).await;
-    }
-}
-
 pub(crate) async fn run(shared: Arc<Shared>, interval: Duration) {
-    let requests = shared.accounts_requests();
     let mut changes = shared.subscribe();
     // At first: as soon as any server is there to be asked.
-    while !load_next(&shared, requests).await {
+    while !load_next(&shared).await {
         let _ = timeout(MIN_GAP, changes.changed()).await;
         sleep_until(Instant::now() + Duration::from_millis(20)).await;
     }
     loop {
         let last = Instant::now();
-        let _ = timeout(interval, requests.asked.notified()).await;
+        let _ = timeout(interval, shared.account_rounds.asked()).await;
         sleep_until(last + MIN_GAP.min(interval)).await;
-        load_next(&shared, requests).await;
+        load_next(&shared).await;
     }
 }
 
-async fn load_next(shared: &Shared, requests: &Requests) -> bool {
-    let number = requests.begun.fetch_add(1, Ordering::SeqCst) + 1;
+async fn load_next(shared: &Shared) -> bool {
+    let round = shared.account_rounds.begin();
     let loaded = load(shared).await;
-    requests.ended.send_replace(number);
+    shared.account_rounds.end(round, ());
     loaded
 }
 

@@ -11,12 +11,16 @@ use tokio::time::{sleep, timeout};
 use super::Shared;
 use crate::link::Link;
 
-/// How long the server is asked to wait. What is wanted meanwhile has to wait as well.
-const WAIT: Duration = Duration::from_millis(500);
+/// How long the server is asked to wait: shortest and longest. What is wanted in the meantime waits as
+/// well, so it is short while the replica keeps up, and long when asking more often changes nothing.
+const WAIT: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 
 pub(super) async fn run(shared: Arc<Shared>, i: usize) {
     let watched = &shared.watched[i];
     let mut link: Option<Link> = None;
+    let mut wait = WAIT[0];
+    // Whether the connection worked when last used.
+    let mut proven = false;
     loop {
         if !shared.is_replica(watched.id) {
             link = None;
@@ -38,12 +42,15 @@ pub(super) async fn run(shared: Arc<Shared>, i: usize) {
             target.flavour() == open.flavour() && !watched.live.has_applied(target)
         });
         let Some(target) = target else {
+            wait = WAIT[0];
             watched.wake_feed.notified().await;
             continue;
         };
         let question = watched.applied.ask();
-        match timeout(WAIT + shared.timeout, open.wait_applied(&target, WAIT)).await {
+        match timeout(wait + shared.timeout, open.wait_applied(&target, wait)).await {
             Ok(Ok(position)) => {
+                proven = true;
+                wait = if position.covers(&target) { WAIT[0] } else { WAIT[1].min(wait * 2) };
                 if watched.applied.answer(&question, position) {
                     shared.progress.notify_waiters();
                 }
@@ -54,8 +61,12 @@ pub(super) async fn run(shared: Arc<Shared>, i: usize) {
                 }
                 link = None;
                 watched.applied.forget();
-                // A server that refuses the question must not be asked in a tight loop.
-                sleep(shared.interval / 5).await;
+                // A server that refuses the question must not be asked in a tight loop; one that
+                // only closed an idle connection is asked again at once.
+                if !proven {
+                    sleep(shared.interval).await;
+                }
+                proven = false;
             }
         }
     }

@@ -29,13 +29,14 @@ pub(super) async fn run(shared: Arc<Shared>, i: usize) {
         let suspect = watched.live.suspect.load(Ordering::Relaxed);
         let asked = Instant::now();
         let limit = patience(&shared, watched, asked);
-        let question = watched.applied.ask();
+        let mut question = watched.applied.ask();
         let had_link = prober.link.is_some();
         let mut look = prober.look(watched, limit).await;
         if had_link && matches!(look, Look::Failed(_)) {
             watched.applied.forget();
             // The connection may have been idle too long, or the server restarted.
             if asked.elapsed() < limit {
+                question = watched.applied.ask();
                 look = prober.look(watched, limit - asked.elapsed()).await;
             }
         }
@@ -44,7 +45,6 @@ pub(super) async fn run(shared: Arc<Shared>, i: usize) {
                 if suspect {
                     watched.live.suspect.store(false, Ordering::Relaxed);
                 }
-                let question = if had_link { question } else { watched.applied.ask() };
                 if watched.applied.answer(&question, applied(report)) {
                     shared.progress.notify_waiters();
                 }

@@ -72,6 +72,9 @@ impl Topology {
     fn lacks(&self, i: usize, healths: &[Health]) -> Option<String> {
         let report = self.report(i)?;
         let known = &self.servers[i];
+        if known.accepted {
+            return None;
+        }
         let standing = report.standing();
         let best = known.best.as_ref();
         let intact = best.is_none_or(|(best, _)| standing.covers(best));
@@ -80,16 +83,16 @@ impl Topology {
         if was_primary && (intact || same_connection) {
             return None;
         }
-        // Those that fetch from it can't have what it lacks, only have been asked a little later.
+        // Those that fetch from a new primary can't have what it lacks; they were only asked a little
+        // later. The old one is known to have lost something.
+        let fetches = |other| {
+            self.channel_to(other, i).is_some_and(|channel| channel.io == IoThread::Running)
+        };
         let ahead = (0..healths.len()).find(|&other| {
             other != i
                 && healths[other] == Health::Up
-                && self.report(other).is_some_and(|o| {
-                    !standing.covers(&o.applied)
-                        && !self
-                            .channel_to(other, i)
-                            .is_some_and(|channel| channel.io == IoThread::Running)
-                })
+                && self.report(other).is_some_and(|o| !standing.covers(&o.applied))
+                && (was_primary || !fetches(other))
         });
         if let Some(other) = ahead {
             let theirs = self.report(other).map(|report| report.applied.to_string());

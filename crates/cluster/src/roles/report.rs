@@ -175,7 +175,9 @@ impl Topology {
             (IoThread::Stopped, true) => {
                 format!("has stopped fetching from {source} (START SLAVE IO_THREAD)")
             }
-            (_, false) => format!("has stopped applying what {source} sends (START SLAVE SQL_THREAD)"),
+            (_, false) => {
+                format!("has stopped applying what {source} sends (START SLAVE SQL_THREAD)")
+            }
             (IoThread::Running, true) => format!("replicates from {source}"),
             (IoThread::Connecting, true) if source_down => {
                 format!("replicates from {source}, which is down")
