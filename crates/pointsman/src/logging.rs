@@ -15,6 +15,7 @@ pub enum LogFormat {
 }
 
 #[derive(Debug, Clone, clap::Args)]
+#[group(skip)]
 pub struct Args {
     /// How log lines look
     #[arg(long, value_enum, default_value = "text", env = "POINTSMAN_LOG_FORMAT")]
