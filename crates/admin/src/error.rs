@@ -39,7 +39,7 @@ codes! {
         "`pointsman servers` lists the names",
     UnknownCommand "PM1002" "unknown_command" 404
         "There is no such command, view or path."
-        "`pointsman help`, or `HELP` in the SQL console, lists what there is",
+        "`pointsman help`, or `SHOW HELP` in the SQL console, lists what there is",
     BadArgument "PM1003" "bad_argument" 400
         "An argument is missing, unknown or out of range."
         "the message names the argument and what it may be",
@@ -152,5 +152,41 @@ mod tests {
         assert_eq!(codes, sorted);
         assert_eq!(codes.iter().collect::<HashSet<_>>().len(), codes.len());
         assert_eq!(Code::ALL.iter().map(|c| c.name()).collect::<HashSet<_>>().len(), codes.len());
+    }
+}
+
+#[cfg(test)]
+mod docs {
+    use std::fmt::Write as _;
+
+    use super::Code;
+
+    /// `docs/errors.md` as it should be. `UPDATE_DOCS=1 cargo test -p pointsman-admin` writes it.
+    #[test]
+    fn the_list_for_readers_is_the_same() {
+        let mut text = "# Errors an operator sees\n\n\
+            Every error of the command line, the HTTP API and the SQL console carries one of these \
+            codes. A code never changes its meaning and is never used again. Over HTTP: \
+            `{\"code\", \"name\", \"message\", \"help\"}` with the status given here.\n\n\
+            | code | name | HTTP | meaning | what to do |\n| --- | --- | --- | --- | --- |\n"
+            .to_owned();
+        for code in Code::ALL {
+            let remedy = code.remedy();
+            let remedy = remedy[..1].to_uppercase() + &remedy[1..];
+            let _ = writeln!(
+                text,
+                "| {} | `{}` | {} | {} | {remedy}. |",
+                code.code(),
+                code.name(),
+                code.http(),
+                code.meaning(),
+            );
+        }
+        let text = text.replace(" ? |", "? |").replace("?. |", "? |");
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../../docs/errors.md");
+        if std::env::var_os("UPDATE_DOCS").is_some() {
+            std::fs::write(&path, &text).unwrap();
+        }
+        assert_eq!(std::fs::read_to_string(&path).unwrap(), text, "UPDATE_DOCS=1 rewrites it");
     }
 }

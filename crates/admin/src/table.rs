@@ -184,10 +184,7 @@ impl Table {
     pub fn select(mut self, query: &Query) -> Result<Self, AdminError> {
         if let Some(after) = query.after {
             let Some(seq) = self.index("seq") else {
-                return Err(AdminError::new(
-                    Code::BadArgument,
-                    "after: only events are numbered",
-                ));
+                return Err(AdminError::new(Code::BadArgument, "after: only events are numbered"));
             };
             self.rows.retain(|row| matches!(row[seq], Cell::Integer(n) if n > after));
         }
@@ -196,7 +193,10 @@ impl Table {
                 let names: Vec<_> = self.columns.iter().map(|c| c.name).collect();
                 return Err(AdminError::new(
                     Code::BadArgument,
-                    format!("order: there is no column \"{order}\"; there are: {}", names.join(", ")),
+                    format!(
+                        "order: there is no column \"{order}\"; there are: {}",
+                        names.join(", ")
+                    ),
                 ));
             };
             self.rows.sort_by(|a, b| b[by].cmp(&a[by]));
@@ -216,7 +216,7 @@ impl Table {
     #[must_use]
     pub fn to_text(&self, width: Option<u16>) -> String {
         let mut out = comfy_table::Table::new();
-        out.load_preset("                   ");
+        out.load_preset(comfy_table::presets::NOTHING);
         match width {
             Some(width) => {
                 out.set_content_arrangement(ContentArrangement::Dynamic).set_width(width);
@@ -229,9 +229,10 @@ impl Table {
         for row in &self.rows {
             out.add_row(row.iter().map(Cell::to_text));
         }
+        let last = self.columns.len().saturating_sub(1);
         for (i, column) in self.columns.iter().enumerate() {
             let Some(cells) = out.column_mut(i) else { continue };
-            cells.set_padding((0, 1));
+            cells.set_padding((0, if i == last { 0 } else { 2 }));
             if matches!(column.kind, ColumnType::Integer | ColumnType::Float | ColumnType::Millis) {
                 cells.set_cell_alignment(CellAlignment::Right);
             }

@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::proxy::{
-    Admin, AuthPlugin, Console, Consistency, Limits, Listener, Monitor, ProxyConfig, Routing,
+    Admin, AuthPlugin, Consistency, Console, Limits, Listener, Monitor, ProxyConfig, Routing,
     Server, User,
 };
 use crate::read::{At, Findings, HostPort, Read, Section, Size, readable_by_all, word};
@@ -47,8 +47,7 @@ impl ProxyConfig {
     /// Everything that is wrong with it.
     pub fn parse(name: &str, text: &str) -> Result<(Self, Vec<Warning>), Report> {
         let (config, findings) = read(name, text)?;
-        let warnings =
-            findings.warnings.into_iter().map(|p| Warning::new(name, text, p)).collect();
+        let warnings = findings.warnings.into_iter().map(|p| Warning::new(name, text, p)).collect();
         Ok((config, warnings))
     }
 }
@@ -180,7 +179,12 @@ fn servers(
             // An unspecified listener can't be compared: 0.0.0.0:3306 beside a database on this
             // host's other address is a legal set-up only with distinct addresses, which it lacks.
             if let Ok(to) = address.value.0.parse::<SocketAddr>()
-                && listeners.iter().any(|l| l.address == to || (l.address.ip().is_unspecified() && to.ip().is_loopback() && l.address.port() == to.port()))
+                && listeners.iter().any(|l| {
+                    l.address == to
+                        || (l.address.ip().is_unspecified()
+                            && to.ip().is_loopback()
+                            && l.address.port() == to.port())
+                })
             {
                 found.error(
                     Problem::new("this is the proxy's own [[listener]]")
@@ -194,19 +198,23 @@ fn servers(
         }
     }
     if servers.is_empty() && !any_written {
-        found.error(Problem::new("no [[server]]: there is no database to send statements to").help(
-            "add:  [[server]]\n      name = \"db1\"\n      address = \"192.168.4.11:3306\"",
-        ));
+        found.error(
+            Problem::new("no [[server]]: there is no database to send statements to").help(
+                "add:  [[server]]\n      name = \"db1\"\n      address = \"192.168.4.11:3306\"",
+            ),
+        );
     } else if servers.len() == 1 && found.errors.is_empty() {
-        let problem = Problem::new("only one [[server]]: no replica to read from or to fail over to")
-            .help("add the replicas too; roles are discovered");
+        let problem =
+            Problem::new("only one [[server]]: no replica to read from or to fail over to")
+                .help("add the replicas too; roles are discovered");
         found.warn(match last_span {
             Some(span) => problem.at(span),
             None => problem,
         });
     }
     if servers.len() > usize::from(u16::MAX) {
-        found.error(Problem::new(format!("{} servers are more than can be watched", servers.len())));
+        found
+            .error(Problem::new(format!("{} servers are more than can be watched", servers.len())));
     }
     servers
 }
@@ -300,18 +308,16 @@ fn limits(found: &mut Findings, file: &mut Section<'_>) -> Limits {
     let default = Limits::default();
     let Some(mut s) = file.section(found, "limits") else { return default };
     let limits = Limits {
-        max_connections: s.checked(found, "max_connections", default.max_connections, |n| {
-            at_least(*n, 1)
-        }),
+        max_connections: s
+            .checked(found, "max_connections", default.max_connections, |n| at_least(*n, 1)),
         connect_timeout: s.checked(found, "connect_timeout", default.connect_timeout, positive),
         login_timeout: s.checked(found, "login_timeout", default.login_timeout, positive),
         drain_timeout: s.or(found, "drain_timeout", default.drain_timeout),
         max_statement: s
             .checked(found, "max_statement", Size(default.max_statement), |n| at_least(n.0, 1024))
             .0,
-        statement_cache: s.checked(found, "statement_cache", default.statement_cache, |n| {
-            at_least(*n, 16)
-        }),
+        statement_cache: s
+            .checked(found, "statement_cache", default.statement_cache, |n| at_least(*n, 16)),
     };
     s.finish(found);
     limits
@@ -335,19 +341,20 @@ fn admin(found: &mut Findings, file: &mut Section<'_>, sockets: &mut Sockets) ->
         Some(address) => {
             if !address.value.ip().is_loopback() && token.is_none() {
                 found.error(
-                    Problem::new("off loopback, [admin] needs a token: whoever reaches it can drain servers")
-                        .at(address.span.clone())
-                        .help("add token = { file = \"/etc/pointsman/token\" }, or listen on 127.0.0.1"),
+                    Problem::new(
+                        "off loopback, [admin] needs a token: whoever reaches it can drain servers",
+                    )
+                    .at(address.span.clone())
+                    .help(
+                        "add token = { file = \"/etc/pointsman/token\" }, or listen on 127.0.0.1",
+                    ),
                 );
             }
             sockets.take(found, address, "[admin]");
         }
         None => sockets.claim_default(found, default.address),
     }
-    Admin {
-        address: address.map_or(default.address, |a| a.value),
-        token: token.map(|t| t.value),
-    }
+    Admin { address: address.map_or(default.address, |a| a.value), token: token.map(|t| t.value) }
 }
 
 /// `""` turns the console off, so this is not simply an address.
@@ -422,7 +429,9 @@ impl Sockets {
             found.error(
                 Problem::new(format!("{} is taken: {other} listens there", address.value))
                     .at(address.span.clone())
-                    .help("give each its own port (0.0.0.0 and [::] are all addresses of this host)"),
+                    .help(
+                        "give each its own port (0.0.0.0 and [::] are all addresses of this host)",
+                    ),
             );
         }
         self.0.push((address.value, owner));
@@ -438,7 +447,11 @@ fn at_most<T: PartialOrd + std::fmt::Display>(n: T, most: T) -> Result<(), Probl
 }
 
 fn at_least<T: PartialOrd + std::fmt::Display>(n: T, least: T) -> Result<(), Problem> {
-    if n < least { Err(Problem::new(format!("{n} is too little: at least {least}"))) } else { Ok(()) }
+    if n < least {
+        Err(Problem::new(format!("{n} is too little: at least {least}")))
+    } else {
+        Ok(())
+    }
 }
 
 impl Read for Consistency {

@@ -63,10 +63,8 @@ fn mask_quoted(bytes: &[u8], out: &mut [u8], open: usize, quote: u8) -> usize {
     let triple = [quote; 3];
     if bytes[open..].starts_with(&triple) {
         let start = open + 3;
-        let end = bytes[start..]
-            .windows(3)
-            .position(|w| w == triple)
-            .map_or(bytes.len(), |n| start + n);
+        let end =
+            bytes[start..].windows(3).position(|w| w == triple).map_or(bytes.len(), |n| start + n);
         for b in &mut out[start..end] {
             if *b != b'\n' {
                 *b = b'*';
@@ -101,7 +99,10 @@ mod tests {
         let masked = secrets("user = \"bob\"\npassword = \"hun\\\"ter\" # x\ntoken='t'\n");
         assert_eq!(masked, "user = \"bob\"\npassword = \"********\" # x\ntoken='*'\n");
         assert_eq!(secrets("pasword = \"a\""), "pasword = \"*\"", "misspelt");
-        assert_eq!(secrets("x = { name = 'a', password = 'b' }"), "x = { name = 'a', password = '*' }");
+        assert_eq!(
+            secrets("x = { name = 'a', password = 'b' }"),
+            "x = { name = 'a', password = '*' }"
+        );
         assert_eq!(secrets("\"password\" = 'b'"), "\"password\" = '*'");
         assert_eq!(secrets("password = \"\"\"a\nb\"\"\""), "password = \"\"\"*\n*\"\"\"");
     }

@@ -55,12 +55,7 @@ impl<'t> Section<'t> {
     /// The whole file.
     #[must_use]
     pub fn root(table: &'t Spanned<DeTable<'t>>) -> Self {
-        Self {
-            title: "the file".to_owned(),
-            span: 0..0,
-            table: table.get_ref(),
-            known: Vec::new(),
-        }
+        Self { title: "the file".to_owned(), span: 0..0, table: table.get_ref(), known: Vec::new() }
     }
 
     /// Where the section begins in the file.
@@ -158,9 +153,11 @@ impl<'t> Section<'t> {
             DeValue::Array(items) => items.iter().collect(),
             DeValue::Table(_) => {
                 found.error(
-                    Problem::new(format!("[{key}] can stand several times, so it has two brackets"))
-                        .at(value.span())
-                        .help(format!("write [[{key}]]")),
+                    Problem::new(format!(
+                        "[{key}] can stand several times, so it has two brackets"
+                    ))
+                    .at(value.span())
+                    .help(format!("write [[{key}]]")),
                 );
                 vec![value]
             }
@@ -191,8 +188,11 @@ impl<'t> Section<'t> {
 
     /// Notes every key that was never asked for.
     pub fn finish(self, found: &mut Findings) {
-        let mut unknown: Vec<_> =
-            self.table.iter().filter(|(k, _)| !self.known.contains(&k.get_ref().as_ref())).collect();
+        let mut unknown: Vec<_> = self
+            .table
+            .iter()
+            .filter(|(k, _)| !self.known.contains(&k.get_ref().as_ref()))
+            .collect();
         unknown.sort_by_key(|(k, _)| k.span().start);
         for (key, _) in unknown {
             let mut problem =
@@ -273,7 +273,8 @@ impl Read for u64 {
             );
         } else {
             found.error(
-                wrong_value(value, key, "a whole number").help("without quotes and without a point"),
+                wrong_value(value, key, "a whole number")
+                    .help("without quotes and without a point"),
             );
         }
         None
@@ -347,7 +348,9 @@ impl Read for SocketAddr {
                 problem.label("the port is missing")
             } else if text.starts_with(':') {
                 problem.label("the IP is missing; 0.0.0.0 is every IPv4 address of this host")
-            } else if text.rsplit_once(':').is_some_and(|(host, _)| host.contains(char::is_alphabetic))
+            } else if text
+                .rsplit_once(':')
+                .is_some_and(|(host, _)| host.contains(char::is_alphabetic))
                 && !text.contains("::")
             {
                 problem.label("a name can't be listened on")

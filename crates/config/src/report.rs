@@ -99,8 +99,7 @@ impl Source {
     }
 
     fn draw(&self, problem: &Problem, severity: Severity, style: Style) -> String {
-        let mut diagnostic =
-            MietteDiagnostic::new(problem.message.clone()).with_severity(severity);
+        let mut diagnostic = MietteDiagnostic::new(problem.message.clone()).with_severity(severity);
         if let Some(help) = &problem.help {
             diagnostic = diagnostic.with_help(help.clone());
         }
@@ -110,15 +109,18 @@ impl Source {
             let rest = &self.text[start..];
             let line_end = start + rest.find('\n').unwrap_or(rest.len());
             let end = floor_char_boundary(&self.text, span.end).clamp(start, line_end.max(start));
-            diagnostic = diagnostic
-                .with_label(LabeledSpan::new(problem.label.clone(), start, end - start));
+            diagnostic =
+                diagnostic.with_label(LabeledSpan::new(problem.label.clone(), start, end - start));
         } else {
             diagnostic.message = format!("{}: {}", self.name, problem.message);
         }
         let report = miette::Report::new(diagnostic)
             .with_source_code(NamedSource::new(&self.name, self.text.to_string()));
-        let theme =
-            if style.colour { GraphicalTheme::unicode() } else { GraphicalTheme::unicode_nocolor() };
+        let theme = if style.colour {
+            GraphicalTheme::unicode()
+        } else {
+            GraphicalTheme::unicode_nocolor()
+        };
         let mut out = String::new();
         let drawn = GraphicalReportHandler::new_themed(theme)
             .with_width(style.width)

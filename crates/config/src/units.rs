@@ -86,9 +86,12 @@ fn scale(number: &str, per: u64) -> Option<u64> {
 #[must_use]
 pub fn show_duration(d: Duration) -> String {
     let nanos = d.as_nanos();
-    for (unit, per) in
-        [("d", 86_400_000_000_000), ("h", 3_600_000_000_000), ("m", 60_000_000_000), ("s", 1_000_000_000)]
-    {
+    for (unit, per) in [
+        ("d", 86_400_000_000_000),
+        ("h", 3_600_000_000_000),
+        ("m", 60_000_000_000),
+        ("s", 1_000_000_000),
+    ] {
         if nanos >= per && nanos % per == 0 {
             return format!("{}{unit}", nanos / per);
         }

@@ -65,9 +65,9 @@ impl ProxyDaemon {
                 Some(server) => format!("running on {}", name(server)),
                 None => "idle".to_owned(),
             },
-            transaction: s.transaction.map(|read_only| {
-                if read_only { "read_only" } else { "read_write" }.to_owned()
-            }),
+            transaction: s
+                .transaction
+                .map(|read_only| if read_only { "read_only" } else { "read_write" }.to_owned()),
             pin: s.held.and(snapshot.primary).map(name),
             pin_reason: s.held.map(str::to_owned),
             statements: s.statements,
@@ -85,7 +85,10 @@ impl ProxyDaemon {
             count: s.count,
             errors: s.errors,
             total: s.total,
-            mean: s.total.checked_div(u32::try_from(s.count).unwrap_or(u32::MAX)).unwrap_or_default(),
+            mean: s
+                .total
+                .checked_div(u32::try_from(s.count).unwrap_or(u32::MAX))
+                .unwrap_or_default(),
             p95: Some(s.p95()),
             max: s.max,
             text: s.text,
@@ -145,7 +148,9 @@ impl Daemon for ProxyDaemon {
         let reading = snapshot.servers.iter().filter(|s| s.takes_reads).count();
         headlines.push(format!("{reading} of {replicas} replicas take reads"));
         for server in &snapshot.servers {
-            if !matches!(server.role, Role::Primary | Role::Replica) || server.admin != AdminState::Running {
+            if !matches!(server.role, Role::Primary | Role::Replica)
+                || server.admin != AdminState::Running
+            {
                 headlines.push(format!("{}: {}", server.name, server.why));
             }
         }
@@ -181,7 +186,9 @@ impl Daemon for ProxyDaemon {
                 }
                 Action::Maintain(server) => {
                     self.set_admin(&server, AdminState::Maintenance)?;
-                    Ok(format!("{server} is out for maintenance; `pointsman resume {server}` brings it back"))
+                    Ok(format!(
+                        "{server} is out for maintenance; `pointsman resume {server}` brings it back"
+                    ))
                 }
                 Action::Resume(server) => {
                     self.set_admin(&server, AdminState::Running)?;

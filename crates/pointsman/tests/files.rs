@@ -27,7 +27,10 @@ fn check_is_content_with_the_samples() {
         assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
         assert!(run.out.ends_with(": ok (proxy configuration)\n"), "{}", run.out);
         let run = pointsman(&["check", &path]).env_remove("POINTSMAN_PASSWORD").run();
-        assert!(run.code == Some(2) && run.err.contains("POINTSMAN_PASSWORD is not set"), "{run:?}");
+        assert!(
+            run.code == Some(2) && run.err.contains("POINTSMAN_PASSWORD is not set"),
+            "{run:?}"
+        );
     }
 }
 

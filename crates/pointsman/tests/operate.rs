@@ -1,11 +1,14 @@
 //! Operating a daemon over real sockets: HTTP, command line, SQL console, metrics.
 
 mod common;
+#[path = "common/daemon.rs"]
+mod daemon;
 
 use std::io::{BufRead, BufReader, Write};
 use std::process::{Command, Stdio};
 
-use common::{Run, RunExt, Served, pointsman};
+use common::{Run, RunExt, pointsman};
+use daemon::Served;
 use serde_json::{Value, json};
 
 struct Answer {
@@ -153,7 +156,10 @@ fn a_token_is_demanded_if_there_is_one() {
     assert_eq!(run.code, Some(1));
     assert!(run.err.contains("PM1101") && run.err.contains("--token"), "{run:?}");
     assert_eq!(served.cli(&["servers", "--token", "t0ken"]).code, Some(0));
-    assert_eq!(served.cli_command(&["servers"]).env("POINTSMAN_TOKEN", "t0ken").run().code, Some(0));
+    assert_eq!(
+        served.cli_command(&["servers"]).env("POINTSMAN_TOKEN", "t0ken").run().code,
+        Some(0)
+    );
 }
 
 #[test]
@@ -169,7 +175,11 @@ fn other_web_sites_are_refused() {
 fn lists_for_people_are_aligned() {
     let served = Served::start(None);
     let run = served.cli(&["servers"]);
-    insta::assert_snapshot!(run.out, @"");
+    insta::assert_snapshot!(run.out, @r"
+    NAME  ADDRESS            ROLE     STATE  READS    LAG  RUNNING  CONNECTIONS  STATEMENTS  VERSION          SERVER_ID  WHY
+    db1   192.168.4.11:3306  primary  up     no         -        1            4        1000  10.11.6-MariaDB          1  writable
+    db2   192.168.4.22:3306  replica  up     yes    1.5ms        1            4        1001  10.11.6-MariaDB          2  replicates from db1
+    ");
     let run = served.cli(&["sessions"]);
     assert!(run.out.contains("1m15s"), "{}", run.out);
     assert!(!run.out.contains('\x1b'), "a user name moved the cursor: {}", run.out);
@@ -197,7 +207,10 @@ fn the_command_line_changes_things_and_says_so() {
     let run = served.cli(&["drain", "db2"]);
     assert_eq!((run.code, run.out.as_str()), (Some(0), "db2 is draining\n"));
     assert_eq!(served.cli(&["resume", "db2"]).out, "db2 is up\n");
-    assert_eq!(served.cli(&["maintain", "db2", "--json"]).out, "{\"done\":\"db2 is maintenance\"}\n");
+    assert_eq!(
+        served.cli(&["maintain", "db2", "--json"]).out,
+        "{\"done\":\"db2 is maintenance\"}\n"
+    );
 
     let run = served.cli(&["drain", "db9"]);
     assert_eq!(run.code, Some(1));
@@ -242,8 +255,9 @@ fn something_else_at_the_admin_address_is_noticed() {
 
 #[test]
 fn events_are_followed_over_a_restart() {
-    let served = Served::start(None);
-    let port = served.http.port();
+    // A port that no outgoing connection takes while nobody listens there.
+    let port = pointsman_sandbox::free_port().unwrap();
+    let served = Served::start_at(None, port);
     served.daemon.events.push("start", "", "one");
     let mut child = served
         .cli_command(&["events", "--follow"])
@@ -305,14 +319,20 @@ fn the_console_speaks_to_the_mariadb_client() {
     assert_eq!(ask("drain `db2`").unwrap(), "db2 is draining\n");
     assert!(ask("show servers").unwrap().contains("\tdraining\t"));
     assert_eq!(ask("resume db2;").unwrap(), "db2 is up\n");
-    assert_eq!(ask("select * from statements order by total_ms desc limit 1").unwrap().lines().count(), 1);
+    assert_eq!(
+        ask("select * from statements order by total_ms desc limit 1").unwrap().lines().count(),
+        1
+    );
     assert!(ask("SHOW EVENTS AFTER 1").unwrap().contains("db2 is up"));
-    assert!(ask("HELP").unwrap().contains("DRAIN server"));
+    assert!(ask("show help").unwrap().contains("DRAIN server"));
     assert!(ask("SHOW STATUS").unwrap().contains("ready\tyes"));
     assert!(ask("show sessions").unwrap().contains("\tNULL\t"), "no database");
     // What clients and drivers send on their own.
     assert_eq!(ask("select 1, @@version_comment limit 1").unwrap().lines().count(), 1);
-    assert_eq!(ask("SET NAMES utf8mb4; use x; select @@autocommit, database()").unwrap(), "1\tpointsman\n");
+    assert_eq!(
+        ask("SET NAMES utf8mb4; use x; select @@autocommit, database()").unwrap(),
+        "1\tpointsman\n"
+    );
     assert_eq!(ask("show warnings").unwrap(), "");
     assert_eq!(ask("/* hello */ SELECT 'x' AS y").unwrap(), "x\n");
 

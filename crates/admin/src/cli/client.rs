@@ -94,16 +94,10 @@ impl Client {
         url
     }
 
-    fn read(
-        &self,
-        answer: Result<Response<ureq::Body>, ureq::Error>,
-    ) -> Result<Answer, Failure> {
+    fn read(&self, answer: Result<Response<ureq::Body>, ureq::Error>) -> Result<Answer, Failure> {
         let mut answer = answer.map_err(|error| self.unreachable(&error))?;
-        let run = answer
-            .headers()
-            .get("pointsman-run")
-            .and_then(|v| v.to_str().ok())
-            .map(str::to_owned);
+        let run =
+            answer.headers().get("pointsman-run").and_then(|v| v.to_str().ok()).map(str::to_owned);
         let status = answer.status();
         let text = answer
             .body_mut()

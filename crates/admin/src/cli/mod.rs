@@ -45,7 +45,10 @@ fn subcommand(command: &'static command::Command) -> clap::Command {
                 .help("The [admin] token of that daemon, if it has one"),
         )
         .arg(
-            Arg::new("json").long("json").action(ArgAction::SetTrue).help("For programs, not people"),
+            Arg::new("json")
+                .long("json")
+                .action(ArgAction::SetTrue)
+                .help("For programs, not people"),
         );
     if matches!(command.kind, Kind::OnServer(_)) {
         out = out.arg(Arg::new(Args::SERVER).value_name("SERVER").required(true));

@@ -10,8 +10,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use async_trait::async_trait;
 use opensrv_mysql::{
-    AsyncMysqlIntermediary, AsyncMysqlShim, Column as SqlColumn, ColumnFlags, ColumnType as SqlType,
-    ErrorKind, InitWriter, OkResponse, ParamParser, QueryResultWriter, StatementMetaWriter,
+    AsyncMysqlIntermediary, AsyncMysqlShim, Column as SqlColumn, ColumnFlags,
+    ColumnType as SqlType, ErrorKind, InitWriter, OkResponse, ParamParser, QueryResultWriter,
+    StatementMetaWriter,
 };
 use sha1::{Digest, Sha1};
 use subtle::ConstantTimeEq;
@@ -45,7 +46,10 @@ impl Console {
             ));
         }
         let cant = |e| {
-            AdminError::new(Code::CantListen, format!("SQL console: can't listen on {address}: {e}"))
+            AdminError::new(
+                Code::CantListen,
+                format!("SQL console: can't listen on {address}: {e}"),
+            )
         };
         let listener = TcpListener::bind(address).await.map_err(cant)?;
         let address = listener.local_addr().map_err(cant)?;
@@ -59,7 +63,11 @@ impl Console {
     }
 
     /// Answers until `stop` resolves.
-    pub async fn serve(self, daemon: Arc<dyn Daemon>, stop: impl Future<Output = ()> + Send + 'static) {
+    pub async fn serve(
+        self,
+        daemon: Arc<dyn Daemon>,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) {
         let accept = async {
             let places = Arc::new(Semaphore::new(MAX_CLIENTS));
             let ids = AtomicU32::new(1);
@@ -158,12 +166,13 @@ impl<W: AsyncWrite + Send + Unpin> AsyncMysqlShim<W> for Client {
         w.ok().await
     }
 
-    async fn on_prepare<'a>(&'a mut self, _: &'a str, w: StatementMetaWriter<'a, W>) -> io::Result<()> {
-        w.error(
-            ErrorKind::ER_UNSUPPORTED_PS,
-            b"the console takes plain statements only".as_slice(),
-        )
-        .await
+    async fn on_prepare<'a>(
+        &'a mut self,
+        _: &'a str,
+        w: StatementMetaWriter<'a, W>,
+    ) -> io::Result<()> {
+        w.error(ErrorKind::ER_UNSUPPORTED_PS, b"the console takes plain statements only".as_slice())
+            .await
     }
 
     async fn on_execute<'a>(

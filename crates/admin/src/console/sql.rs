@@ -21,13 +21,14 @@ pub(super) async fn answer(daemon: &dyn Daemon, text: &str) -> Result<Answer, Ad
     let lower: Vec<&str> = lower.iter().map(String::as_str).collect();
     match lower.as_slice() {
         [] => Ok(Answer::Ok(String::new())),
-        ["help", ..] | ["?"] => Ok(Answer::Table(help())),
+        // HELP is the mysql client's own; it sends only what it does not know.
+        ["help", ..] | ["?"] | ["show", "help" | "commands"] => Ok(Answer::Table(help())),
         ["set" | "use" | "begin" | "commit" | "rollback" | "start", ..] => {
             Ok(Answer::Ok(String::new()))
         }
-        ["show", "warnings" | "errors", ..] => Ok(Answer::Table(Table::new(&[]))).map(|_| {
-            names_only(&["Level", "Code", "Message"])
-        }),
+        ["show", "warnings" | "errors", ..] => {
+            Ok(Answer::Table(Table::new(&[]))).map(|_| names_only(&["Level", "Code", "Message"]))
+        }
         ["show", "variables" | "session" | "global", ..] => {
             Ok(names_only(&["Variable_name", "Value"]))
         }
@@ -55,9 +56,8 @@ pub(super) async fn answer(daemon: &dyn Daemon, text: &str) -> Result<Answer, Ad
         }
         ["select", ..] => select(text),
         [name, rest @ ..] => {
-            let found = command::find(name)
-                .filter(|c| !c.kind.reads())
-                .ok_or_else(|| unknown(words[0]))?;
+            let found =
+                command::find(name).filter(|c| !c.kind.reads()).ok_or_else(|| unknown(words[0]))?;
             let mut args = Args::default();
             match (found.kind, rest) {
                 (Kind::OnServer(_), [_]) => args.set(Args::SERVER, unquote(words[1])),
@@ -130,7 +130,9 @@ fn view_args(mut words: &[&str]) -> Result<Args, AdminError> {
             [other, ..] => {
                 return Err(AdminError::new(
                     Code::BadArgument,
-                    format!("\"{other}\": after a list's name may stand AFTER n, ORDER BY column, LIMIT n"),
+                    format!(
+                        "\"{other}\": after a list's name may stand AFTER n, ORDER BY column, LIMIT n"
+                    ),
                 ));
             }
         };
@@ -186,7 +188,7 @@ fn known_value(expression: &str) -> Option<Option<String>> {
         "user()" | "current_user()" | "session_user()" => "admin@localhost".to_owned(),
         "version()" | "@@version" => version(),
         "connection_id()" => "1".to_owned(),
-        "@@version_comment" => "Pointsman console: HELP lists what it knows".to_owned(),
+        "@@version_comment" => "Pointsman console: SHOW HELP lists what it knows".to_owned(),
         "@@max_allowed_packet" => "67108864".to_owned(),
         "@@autocommit" | "@@session.autocommit" => "1".to_owned(),
         "@@character_set_client" | "@@character_set_connection" | "@@character_set_results" => {
@@ -197,7 +199,10 @@ fn known_value(expression: &str) -> Option<Option<String>> {
         _ if expression.starts_with("@@") => return Some(None),
         _ if expression.parse::<i64>().is_ok() => expression.to_owned(),
         _ if expression == "null" => return Some(None),
-        _ if expression.len() >= 2 && expression.starts_with('\'') && expression.ends_with('\'') => {
+        _ if expression.len() >= 2
+            && expression.starts_with('\'')
+            && expression.ends_with('\'') =>
+        {
             expression[1..expression.len() - 1].to_owned()
         }
         _ => return None,
@@ -206,8 +211,7 @@ fn known_value(expression: &str) -> Option<Option<String>> {
 }
 
 fn names_only(names: &[&str]) -> Answer {
-    let columns =
-        names.iter().map(|n| ((*n).to_owned(), SqlType::MYSQL_TYPE_VAR_STRING)).collect();
+    let columns = names.iter().map(|n| ((*n).to_owned(), SqlType::MYSQL_TYPE_VAR_STRING)).collect();
     Answer::Rows(columns, Vec::new())
 }
 
@@ -243,6 +247,6 @@ fn help() -> Table {
     for command in command::COMMANDS.iter().filter(|c| !c.hidden) {
         table.push(vec![usage(command).into(), command.about.into()]);
     }
-    table.push(vec!["HELP".into(), "This list".into()]);
+    table.push(vec!["SHOW HELP".into(), "This list".into()]);
     table
 }

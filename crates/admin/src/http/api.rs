@@ -55,8 +55,7 @@ async fn on_server(
 }
 
 fn unknown(name: &str) -> AdminError {
-    let known: Vec<_> =
-        command::COMMANDS.iter().filter(|c| !c.hidden).map(|c| c.name).collect();
+    let known: Vec<_> = command::COMMANDS.iter().filter(|c| !c.hidden).map(|c| c.name).collect();
     AdminError::new(
         Code::UnknownCommand,
         format!("there is no command \"{name}\" here; there are: {}", known.join(", ")),
@@ -82,8 +81,8 @@ async fn answer(
             format!("{} wants {use_this}", command.name),
         )));
     }
-    let Query(mut params) = params
-        .map_err(|e| AdminError::new(Code::BadArgument, format!("query string: {e}")))?;
+    let Query(mut params) =
+        params.map_err(|e| AdminError::new(Code::BadArgument, format!("query string: {e}")))?;
     let form = Form::take(&mut params)?;
     let wait = take_number(&mut params, "wait")?.map_or(Duration::ZERO, Duration::from_secs);
     for (name, value) in params {

@@ -50,9 +50,7 @@ impl Guard {
         let Some(host) = host else { return Ok(()) };
         let (name, port) = split_host(host);
         let ours = name.eq_ignore_ascii_case("localhost")
-            || name
-                .parse::<IpAddr>()
-                .is_ok_and(|ip| ip.is_loopback() || ip == self.address.ip());
+            || name.parse::<IpAddr>().is_ok_and(|ip| ip.is_loopback() || ip == self.address.ip());
         // A port forwarded over SSH differs; the name is what rebinding can't fake.
         let _ = port;
         if ours {
@@ -114,8 +112,7 @@ mod tests {
     use super::*;
 
     fn ask(token: Option<&str>, method: &str, path: &str, headers: &[(&str, &str)]) -> u16 {
-        let guard =
-            Guard::new(SocketAddr::from(([127, 0, 0, 1], 8989)), token.map(str::to_owned));
+        let guard = Guard::new(SocketAddr::from(([127, 0, 0, 1], 8989)), token.map(str::to_owned));
         let mut request = Request::builder().method(method).uri(path);
         for (name, value) in headers {
             request = request.header(*name, *value);

@@ -66,7 +66,11 @@ impl Http {
     }
 
     /// Answers until `stop` resolves.
-    pub async fn serve(self, daemon: Arc<dyn Daemon>, stop: impl Future<Output = ()> + Send + 'static) {
+    pub async fn serve(
+        self,
+        daemon: Arc<dyn Daemon>,
+        stop: impl Future<Output = ()> + Send + 'static,
+    ) {
         let shared = Arc::new(Shared {
             daemon,
             guard: guard::Guard::new(self.address, self.token),
@@ -146,8 +150,8 @@ impl From<AdminError> for Failure {
 
 impl IntoResponse for Failure {
     fn into_response(self) -> Response {
-        let status = StatusCode::from_u16(self.0.code.http())
-            .unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let status =
+            StatusCode::from_u16(self.0.code.http()).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let mut response = (status, axum::Json(Body::from(&self.0))).into_response();
         if self.0.code == Code::Unauthorized {
             response

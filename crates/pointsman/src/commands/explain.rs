@@ -145,7 +145,8 @@ fn destination(verdict: &Verdict, routing: &Routing) -> String {
     match verdict.route {
         Route::AnyReplica => replica(verdict, routing),
         Route::AnySession => {
-            "any one server; its effect is carried to each server this session uses later".to_owned()
+            "any one server; its effect is carried to each server this session uses later"
+                .to_owned()
         }
         Route::LastUsed => "the server that ran this session's last statement".to_owned(),
         Route::Primary => "the primary".to_owned(),
@@ -168,10 +169,14 @@ fn replica(verdict: &Verdict, routing: &Routing) -> String {
         some => format!("waits up to {some} for one, then the primary"),
     };
     let wanted = match routing.consistency {
-        Consistency::Eventual => return format!("a replica at most {lag} behind, else the primary"),
+        Consistency::Eventual => {
+            return format!("a replica at most {lag} behind, else the primary");
+        }
         Consistency::Session => format!("this session's last write to {what}"),
         Consistency::Causal => format!("the last acknowledged write to {what}"),
-        Consistency::Strong => "all that the primary has committed when the read arrives".to_owned(),
+        Consistency::Strong => {
+            "all that the primary has committed when the read arrives".to_owned()
+        }
     };
     format!("a replica at most {lag} behind that has applied {wanted}; {wait}")
 }
