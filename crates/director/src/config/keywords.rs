@@ -103,7 +103,6 @@ pub(crate) const GLOBAL: Table = &[
     ("lvs_flush", Moot),
     ("lvs_flush_onstop", Moot),
     ("lvs_flush_on_stop", Moot),
-    ("lvs_id", Moot),
     ("startup_script", Unsupported),
     ("startup_script_timeout", Unsupported),
     ("shutdown_script", Unsupported),

@@ -106,6 +106,7 @@ impl Findings {
     fn unknown(&mut self, word: &Word, title: &str) {
         let help = match word.text.as_str() {
             "nat_mask" => "keepalived has not used it since version 1: it can be removed",
+            "lvs_id" => "keepalived dropped it: `router_id` is what is left of it",
             "nb_get_retry" => {
                 "it belongs into a checker such as TCP_CHECK { retry 3 }; here it has no effect"
             }

@@ -1,0 +1,213 @@
+//! A second process that outlives the first by a moment: it takes the virtual addresses away when
+//! the daemon dies without doing so itself, and tells the backups at once.
+//!
+//! The daemon tells the guard what it holds, and with every advert until when that is safe. If the
+//! daemon's end of the socket closes (kill -9, a crash, the OOM killer), the guard removes the
+//! addresses and sends the priority 0 adverts prepared for it, so that a backup takes over within
+//! its skew time. If the daemon is there but silent for longer than a backup waits (SIGSTOP), the
+//! guard removes the addresses alone: the backup has taken over, and two must not answer.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::time::Duration;
+
+use serde::{Deserialize, Serialize};
+
+use super::link::{Placed, delete_address};
+use super::netlink::Socket;
+use super::vrrp_socket::VrrpSocket;
+use super::{check, check_size, now, own, wait_readable};
+
+const MAX_MESSAGE: usize = 1 << 17;
+
+/// What one virtual router holds.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct Hold {
+    pub router: usize,
+    pub addresses: Vec<Placed>,
+    pub interface: String,
+    pub index: u32,
+    pub unicast_ttl: u8,
+    /// Adverts of priority 0: source, destination, payload.
+    pub farewell: Vec<(IpAddr, IpAddr, Vec<u8>)>,
+    /// Past this time, as [`now`] tells it, others must be assumed to hold the addresses.
+    pub until: Duration,
+}
+
+#[derive(Debug, Serialize, Deserialize)]
+enum Message {
+    Hold(Hold),
+    Alive { router: usize, until: Duration },
+    Release { router: usize },
+}
+
+/// The daemon's end.
+pub(crate) struct Guard {
+    fd: OwnedFd,
+}
+
+impl Guard {
+    /// Forks. Call it before the process has other threads.
+    pub fn start() -> io::Result<Self> {
+        let mut ends = [-1; 2];
+        // SAFETY: `ends` has room for two.
+        check(unsafe {
+            libc::socketpair(
+                libc::AF_UNIX,
+                libc::SOCK_SEQPACKET | libc::SOCK_CLOEXEC,
+                0,
+                ends.as_mut_ptr(),
+            )
+        })?;
+        let (ours, theirs) = (own(ends[0])?, own(ends[1])?);
+        // SAFETY: there is one thread, so the child may use all of the library.
+        match check(unsafe { libc::fork() })? {
+            0 => {
+                drop(ours);
+                watch(theirs);
+                // SAFETY: ends the child without running the parent's exit handlers.
+                unsafe { libc::_exit(0) }
+            }
+            _ => Ok(Self { fd: ours }),
+        }
+    }
+
+    pub fn hold(&self, hold: Hold) -> io::Result<()> {
+        self.send(&Message::Hold(hold))
+    }
+
+    pub fn alive(&self, router: usize, until: Duration) -> io::Result<()> {
+        self.send(&Message::Alive { router, until })
+    }
+
+    pub fn release(&self, router: usize) -> io::Result<()> {
+        self.send(&Message::Release { router })
+    }
+
+    fn send(&self, message: &Message) -> io::Result<()> {
+        let bytes = serde_json::to_vec(message).map_err(io::Error::other)?;
+        // Never wait for the guard: it may be stopped, and we must go on.
+        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
+        // SAFETY: the buffer is valid for its length.
+        check_size(unsafe {
+            libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags)
+        })
+        .map(drop)
+    }
+}
+
+/// The guard's life.
+fn watch(fd: OwnedFd) {
+    keep_only(&fd);
+    let mut buffer = vec![0; MAX_MESSAGE];
+    let mut holds: Vec<(Hold, bool)> = Vec::new();
+    loop {
+        let time = now();
+        for (hold, removed) in &mut holds {
+            if !*removed && hold.until <= time {
+                remove(hold);
+                *removed = true;
+            }
+        }
+        let next = holds.iter().filter(|(_, removed)| !removed).map(|(h, _)| h.until).min();
+        let timeout = next.map(|at| at.saturating_sub(now()));
+        match wait_readable(&[fd.as_fd()], timeout).as_deref() {
+            Ok([true]) => {}
+            Ok(_) => continue,
+            Err(_) => break,
+        }
+        // All that waits, before any deadline is looked at again.
+        loop {
+            // SAFETY: the buffer is valid for its length.
+            let result = check_size(unsafe {
+                libc::recv(
+                    fd.as_raw_fd(),
+                    buffer.as_mut_ptr().cast(),
+                    buffer.len(),
+                    libc::MSG_DONTWAIT,
+                )
+            });
+            match result {
+                Ok(0) => {
+                    farewell(&holds);
+                    return;
+                }
+                Ok(length) => {
+                    if let Ok(message) = serde_json::from_slice(&buffer[..length]) {
+                        note(&mut holds, message);
+                    }
+                }
+                Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
+                Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
+                Err(_) => {
+                    farewell(&holds);
+                    return;
+                }
+            }
+        }
+    }
+}
+
+fn note(holds: &mut Vec<(Hold, bool)>, message: Message) {
+    match message {
+        Message::Hold(hold) => {
+            holds.retain(|(h, _)| h.router != hold.router);
+            holds.push((hold, false));
+        }
+        Message::Alive { router, until } => {
+            if let Some((hold, _)) = holds.iter_mut().find(|(h, _)| h.router == router) {
+                hold.until = until;
+            }
+        }
+        Message::Release { router } => holds.retain(|(h, _)| h.router != router),
+    }
+}
+
+fn remove(hold: &Hold) {
+    if let Ok(mut socket) = Socket::route() {
+        for address in &hold.addresses {
+            let _ = delete_address(&mut socket, address);
+        }
+    }
+}
+
+/// The daemon is gone.
+fn farewell(holds: &[(Hold, bool)]) {
+    for (hold, removed) in holds {
+        if *removed {
+            continue;
+        }
+        remove(hold);
+        let Some((src, ..)) = hold.farewell.first() else { continue };
+        let socket = VrrpSocket::open(
+            &hold.interface,
+            hold.index,
+            src.is_ipv6(),
+            false,
+            hold.unicast_ttl,
+        );
+        if let Ok(socket) = socket {
+            for (src, dst, payload) in &hold.farewell {
+                let _ = socket.send(payload, *src, *dst);
+            }
+        }
+    }
+}
+
+/// Signals meant for the daemon must not end the guard before it, and nothing the daemon had open
+/// may be kept open.
+fn keep_only(fd: &OwnedFd) {
+    let fd = fd.as_raw_fd() as libc::c_uint;
+    // SAFETY: no other code of this process uses the descriptors closed; the rest is plain calls.
+    unsafe {
+        for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
+            libc::signal(signal, libc::SIG_IGN);
+        }
+        libc::prctl(libc::PR_SET_NAME, c"pointsman-guard".as_ptr());
+        if fd > 3 {
+            libc::syscall(libc::SYS_close_range, 3, fd - 1, 0);
+        }
+        libc::syscall(libc::SYS_close_range, fd + 1, libc::c_uint::MAX, 0);
+    }
+}
