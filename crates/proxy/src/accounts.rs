@@ -28,6 +28,8 @@ pub enum Proof {
 pub struct Account {
     pub proof: Proof,
     pub locked: bool,
+    /// `REQUIRE SSL` and the like.
+    pub needs_tls: bool,
 }
 
 fn of_user(user: &User) -> Account {
@@ -37,7 +39,7 @@ fn of_user(user: &User) -> Account {
     } else {
         Proof::Password { plugin: user.plugin, password }
     };
-    Account { proof, locked: false }
+    Account { proof, locked: false, needs_tls: false }
 }
 
 /// Finds the account: those of the config first, then those of the databases.
@@ -64,7 +66,7 @@ pub fn find(shared: &Shared, user: &[u8], peer: IpAddr) -> Option<Account> {
         auth::CACHING_SHA2 => Proof::Sha2 { stored: Zeroizing::new(stored.as_bytes().to_vec()) },
         other => Proof::Unsupported(other.to_owned()),
     };
-    Some(Account { proof, locked: account.locked })
+    Some(Account { proof, locked: account.locked, needs_tls: account.tls })
 }
 
 /// Passwords proved in full by caching_sha2_password, for the fast path and for further servers.

@@ -10,7 +10,7 @@ use std::time::Duration;
 use pointsman_cluster::{Live, Server, ServerId};
 use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch};
 use pointsman_wire::{
-    Capabilities, Command, Control, ErrPacket, HEADER, Header, MAX_PAYLOAD, Malformed, OkPacket,
+    Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, OkPacket,
     Status, Step, Tracker, auth, write_packet,
 };
 use tokio::time::timeout;
@@ -113,11 +113,14 @@ pub struct Login {
     pub attributes: Option<Vec<u8>>,
 }
 
-/// One packet's payload from the stream.
+/// Longest packet believed while logging in, from either side, in bytes.
+const LONGEST_LOGIN_PACKET: usize = 64 << 10;
+
+/// One packet's payload from the stream, while logging in.
 pub async fn read_packet(socket: &mut Socket, buf: &mut Buffer) -> io::Result<(u8, Vec<u8>)> {
     loop {
         if let Some(header) = Header::parse(buf.filled()) {
-            if header.len == MAX_PAYLOAD {
+            if header.len > LONGEST_LOGIN_PACKET {
                 return Err(io::Error::new(io::ErrorKind::InvalidData, "packet too long here"));
             }
             let end = HEADER + header.len;

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Instant;
 
+use pointsman_cluster::ServerId;
 use pointsman_cluster::gtid::Position;
 use pointsman_config::proxy::ProxyConfig;
 use pointsman_session::{Level, Session};
@@ -34,6 +35,8 @@ pub struct Client {
     pub prepared: Prepared,
     /// Position of the session's newest write.
     pub wrote: Option<Position>,
+    /// It wrote, and where could not be learnt: its reads stay on the primary.
+    pub unsure: bool,
     pub level: Level,
 }
 
@@ -50,6 +53,11 @@ impl From<io::Error> for End {
         Self::Client
     }
 }
+
+/// Character sets in which the second byte of a character may look like a quote or backslash.
+const MULTIBYTE_TRAPS: &[&[u8]] = &[b"big5", b"cp932", b"gb18030", b"gbk", b"sjis"];
+/// Ids of their collations, as clients name them at login.
+const MULTIBYTE_TRAP_COLLATIONS: &[u8] = &[1, 13, 28, 84, 87, 88, 95, 96, 248, 249, 250];
 
 /// Where a statement longer than is looked at goes, whatever it says.
 fn too_long(first_words: &Verdict, multi_statements: bool) -> Verdict {
@@ -275,6 +283,14 @@ impl Client {
                 let payload = request.filled()[HEADER..end].to_vec();
                 self.change_user(&payload).await
             }
+            Command::StmtPrepare => {
+                self.skip(request, end).await?;
+                let most = self.config().limits.max_statement;
+                let message = format!(
+                    "[PM2007] a statement to prepare may be {most} bytes long; `max_statement` in [limits] sets that"
+                );
+                self.error(1, 1153, "08S01", &message).await
+            }
             _ => {
                 self.skip(request, end).await?;
                 self.error(1, 1047, "08S01", "Unknown command").await
@@ -312,10 +328,15 @@ impl Client {
                 m.windows(11).any(|w| w == b"ANSI_QUOTES")
             }),
         };
+        let charset = self.session.variables().get(b"character_set_client");
         Dialect {
+            flavour,
             ansi_quotes: ansi,
             no_backslash_escapes: status.contains(Status::NO_BACKSLASH_ESCAPES),
-            ..Dialect::new(flavour)
+            multibyte_trap: match charset {
+                Some(name) => MULTIBYTE_TRAPS.contains(&name),
+                None => MULTIBYTE_TRAP_COLLATIONS.contains(&self.login.collation),
+            },
         }
     }
 
@@ -445,21 +466,25 @@ impl Client {
         Ok(self.socket.write_all(&out).await?)
     }
 
-    /// Notes what a statement's time and result were.
-    pub fn account(&self, statement: &Statement, server: u16, primary: bool, began: Instant, error: Option<u16>) {
+    /// Notes what a command's time and result were.
+    pub fn account(&self, job: &Job, primary: bool, server: ServerId, began: Instant, error: Option<u16>) {
         let took = began.elapsed();
         let stats = &self.worker.stats;
-        if let Some(by_class) = stats.statements.get(usize::from(server)) {
-            by_class[statement.verdict.class as usize].record(took);
+        let statement = &job.statement;
+        let class = if job.executes() { statement.verdict.class } else { Class::Other };
+        if let Some(by_class) = stats.statements.get(usize::from(server.0)) {
+            by_class[class as usize].record(took);
         }
-        statement.stats.latency.record(took);
-        if primary {
-            statement.stats.on_primary.add(1);
+        if job.executes() {
+            statement.stats.latency.record(took);
+            if primary {
+                statement.stats.on_primary.add(1);
+            }
         }
         if let Some(code) = error {
             statement.stats.errors.add(1);
             let mut rare = stats.rare.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            *rare.errors.entry((server, code)).or_default() += 1;
+            *rare.errors.entry((server.0, code)).or_default() += 1;
         }
     }
 }

@@ -14,6 +14,7 @@ mod listen;
 mod login;
 mod metrics;
 mod pick;
+mod position;
 mod prepared;
 mod relay;
 mod route;

@@ -95,6 +95,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, leve
             backends: Vec::new(),
             prepared: Prepared::default(),
             wrote: None,
+            unsure: false,
             level,
         };
         client.welcome_and_serve(seq).await;
@@ -264,13 +265,20 @@ impl Proving<'_> {
                 plugin = wanted.as_bytes().to_vec();
             }
             let proved = match &account {
-                Some(account) if !account.locked => {
+                Some(account) if !account.locked && !account.needs_tls => {
                     self.check(user, &account.proof, &token, &salt).await?
                 }
                 _ => None,
             };
             if let Some(credentials) = proved {
                 return Ok(credentials);
+            }
+            if account.as_ref().is_some_and(|a| a.needs_tls) {
+                let message = format!(
+                    "[PM3002] account '{}' demands TLS, which this listener does not offer",
+                    String::from_utf8_lossy(user)
+                );
+                return Err(self.denied(1045, "28000", message));
             }
             if account.as_ref().is_some_and(|a| a.locked) {
                 let name = String::from_utf8_lossy(user).into_owned();

@@ -4,7 +4,7 @@ use std::io;
 
 use pointsman_session::Session;
 use pointsman_wire::{
-    Capabilities, Control, HEADER, Header, MAX_PAYLOAD, OkPacket, StateChange, Step, Tracker,
+    Capabilities, Control, HEADER, Header, MAX_PAYLOAD, OkPacket, StateChange, Status, Step, Tracker,
     retain_state,
 };
 
@@ -47,6 +47,10 @@ pub trait Watcher {
     fn prepared(&mut self, id: u32, params: u16) -> u32;
     /// A transaction was committed at this position. The client does not know yet.
     fn wrote(&mut self, gtid: &[u8]);
+    /// Something may have been committed, and the reply can't say where.
+    async fn wrote_somewhere(&mut self);
+    /// Whether a statement of this kind, ending in an error here, may have committed something.
+    fn may_have_written(&self) -> bool;
 }
 
 /// Relays one reply.
@@ -90,7 +94,7 @@ pub async fn relay(
                     let (start, mut end) = (ready + pass, ready + end);
                     match control {
                         Control::Ok(ok) => {
-                            outcome.cursor = ok.status.contains(pointsman_wire::Status::CURSOR_EXISTS);
+                            outcome.cursor = ok.status.contains(Status::CURSOR_EXISTS);
                             session.replied(server.0, ok.status);
                             if !ok.state.is_empty() {
                                 note_changes(session, &ok, watcher);
@@ -102,9 +106,18 @@ pub async fn relay(
                                     buf.close_gap(end, gone);
                                     end -= gone;
                                 }
+                            } else if ok.status.contains(Status::SESSION_STATE_CHANGED)
+                                && !ok.status.contains(Status::MORE_RESULTS)
+                            {
+                                watcher.wrote_somewhere().await;
                             }
                         }
-                        Control::Err(e) => outcome.error = Some(e.code),
+                        Control::Err(e) => {
+                            outcome.error = Some(e.code);
+                            if session.transaction().is_none() && watcher.may_have_written() {
+                                watcher.wrote_somewhere().await;
+                            }
+                        }
                         Control::Prepared { id, params, .. } => {
                             outcome.prepared = Some((id, params));
                             let own = watcher.prepared(id, params);

@@ -67,7 +67,7 @@ impl Job {
     }
 
     /// Runs something that counts as the session's statement.
-    fn executes(&self) -> bool {
+    pub fn executes(&self) -> bool {
         matches!(self.kind, Kind::Query | Kind::Execute(_))
     }
 }
@@ -178,7 +178,7 @@ impl Client {
             if let Some(why) = choice.to_primary {
                 self.worker.stats.read_to_primary(why);
             }
-            self.info.busy.set(Some(server));
+            self.info.busy.set(Some((server, backend.socket.raw_fd())));
             self.info.changed.set(began);
             let live = Arc::clone(&backend.live);
             live.running.fetch_add(1, Relaxed);
@@ -190,7 +190,7 @@ impl Client {
                     backend.version = self.session.variables().version();
                     self.backends.push(backend);
                     self.finish(&job, server, &outcome);
-                    self.account(&statement, server.0, choice.primary, began, outcome.error);
+                    self.account(&job, choice.primary, server, began, outcome.error);
                     self.show();
                     return Ok(());
                 }
@@ -205,7 +205,7 @@ impl Client {
                         excluded.push(server);
                         continue;
                     }
-                    self.account(&statement, server.0, choice.primary, began, Some(2013));
+                    self.account(&job, choice.primary, server, began, Some(2013));
                     return self.broken(server, &broken, passed, next_seq).await;
                 }
             }
@@ -260,7 +260,7 @@ impl Client {
             }
             Target::Replica => {
                 let counted = job.executes() && job.statement.verdict.class == Class::Read;
-                if self.level == Level::Strong {
+                if self.level == Level::Strong || self.unsure && self.level > Level::Eventual {
                     return self.primary(counted.then_some(ToPrimary::Strong));
                 }
                 self.replica_or_primary(self.wanted().as_deref(), excluded, counted).await
@@ -468,12 +468,13 @@ impl Client {
         }
         // What shapes replies is what was agreed with this server.
         let mut tracker = Tracker::new(expect, backend.caps);
-        let Self { socket, session, prepared, login, worker, wrote, .. } = self;
+        let Self { socket, session, prepared, login, worker, wrote, unsure, .. } = self;
         let command = match &job.packet {
             Some(packet) => &packet[HEADER..],
             None => &request.filled()[HEADER.min(end)..end],
         };
-        let mut watcher = Watching { job, command, prepared, worker, wrote, client_id: None };
+        let primary = worker.snapshot(|s| s.primary) == Some(backend.server);
+        let mut watcher = Watching { job, command, prepared, worker, primary, wrote, unsure, client_id: None };
         let outcome = relay(backend, socket, session, &mut tracker, login.caps, &mut watcher).await?;
         if let (Some(own), Some((id, _))) = (watcher.client_id, outcome.prepared) {
             backend.statements.insert(own, Here { id, bound: false });
@@ -677,7 +678,9 @@ struct Watching<'a> {
     command: &'a [u8],
     prepared: &'a mut Prepared,
     worker: &'a Worker,
+    primary: bool,
     wrote: &'a mut Option<Position>,
+    unsure: &'a mut bool,
     client_id: Option<u32>,
 }
 
@@ -698,10 +701,29 @@ impl Watcher for Watching<'_> {
         let flavour = self.worker.snapshot(|s| s.greeting.flavour());
         if let Ok(position) = Position::parse(flavour, gtid) {
             self.worker.shared.cluster.note_write(&position);
-            match self.wrote {
-                Some(wrote) => wrote.merge(&position),
-                None => *self.wrote = Some(position),
+            self.remember(&position);
+        }
+    }
+
+    async fn wrote_somewhere(&mut self) {
+        if self.primary {
+            match self.worker.note_present_position().await {
+                Some(position) => self.remember(&position),
+                None => *self.unsure = true,
             }
+        }
+    }
+
+    fn may_have_written(&self) -> bool {
+        self.primary && self.job.statement.verdict.class == Class::Write && self.job.executes()
+    }
+}
+
+impl Watching<'_> {
+    fn remember(&mut self, position: &Position) {
+        match self.wrote {
+            Some(wrote) => wrote.merge(position),
+            None => *self.wrote = Some(position.clone()),
         }
     }
 }

@@ -41,7 +41,7 @@ impl SessionRow {
             client: info.peer.to_string(),
             database: info.database.borrow().clone(),
             backends: info.backends.borrow().clone(),
-            busy: info.busy.get(),
+            busy: info.busy.get().map(|(server, _)| server),
             transaction: info.transaction.get(),
             held: info.held.get(),
             statements: info.statements.get(),

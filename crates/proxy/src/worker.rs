@@ -7,16 +7,17 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache as SnapshotCache;
-use pointsman_cluster::{ServerId, Snapshot};
+use pointsman_cluster::{Role, ServerId, Snapshot};
 use pointsman_session::Level;
 use pointsman_sql::{Cache, Entry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
+use crate::backend::Backend;
 use crate::kill::KillRequest;
 use crate::login;
 use crate::shared::Shared;
@@ -48,8 +49,8 @@ pub struct SessionInfo {
     pub statements: Cell<u64>,
     /// Since when it has been doing what it does.
     pub changed: Cell<Instant>,
-    /// The server it is waiting for, if it is.
-    pub busy: Cell<Option<ServerId>>,
+    /// The server it is waiting for, if it is, and the connection's descriptor.
+    pub busy: Cell<Option<(ServerId, RawFd)>>,
     /// What holds its reads on the primary.
     pub held: Cell<Option<&'static str>>,
     /// An open transaction, and whether it is read-only.
@@ -68,6 +69,8 @@ pub struct Worker {
     pub draining: Cell<bool>,
     snapshot: RefCell<SnapshotCache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     drained: RefCell<Vec<oneshot::Sender<()>>>,
+    /// A connection to the primary for questions of our own.
+    pub asking: RefCell<Option<Box<Backend>>>,
 }
 
 impl Worker {
@@ -81,6 +84,7 @@ impl Worker {
             draining: Cell::new(false),
             snapshot: RefCell::new(SnapshotCache::new(Arc::clone(shared.cluster.shared()))),
             drained: RefCell::default(),
+            asking: RefCell::default(),
             shared,
         }
     }
@@ -92,10 +96,13 @@ impl Worker {
 
     /// Serves until drained.
     pub async fn run(self: Rc<Self>, listeners: Vec<(TcpListener, Level)>, mut asks: mpsc::UnboundedReceiver<Ask>) {
+        // What was acknowledged before this daemon started counts as well.
+        self.note_present_position().await;
         let mut accepting = Vec::new();
         for (listener, level) in listeners {
             accepting.push(tokio::task::spawn_local(Rc::clone(&self).accept(listener, level)));
         }
+        tokio::task::spawn_local(Rc::clone(&self).free_from_dead_servers());
         while let Some(ask) = asks.recv().await {
             match ask {
                 Ask::Serve { stream, peer, level } => {
@@ -139,7 +146,7 @@ impl Worker {
                 Err(e) => {
                     // Out of file descriptors, most likely: the connection stays in the queue.
                     tracing::warn!(error = %e, "can't accept a connection");
-                    tokio::time::sleep(std::time::Duration::from_millis(50)).await;
+                    tokio::time::sleep(Duration::from_millis(50)).await;
                 }
             }
         }
@@ -164,6 +171,33 @@ impl Worker {
         self.sessions.borrow_mut().remove(&id);
     }
 
+    /// A server that hangs keeps its connections open. Once the monitor has given it up, whoever
+    /// waits for it is woken as if it had closed them.
+    async fn free_from_dead_servers(self: Rc<Self>) {
+        let mut changes = self.shared.cluster.subscribe();
+        loop {
+            let dead = self.snapshot(|s| {
+                s.servers.iter().filter(|s| s.role == Role::Down).map(|s| s.id).collect::<Vec<_>>()
+            });
+            if dead.is_empty() {
+                if changes.changed().await.is_err() {
+                    return;
+                }
+                continue;
+            }
+            for session in self.sessions.borrow().values() {
+                if let Some((server, fd)) = session.busy.get()
+                    && dead.contains(&server)
+                {
+                    // SAFETY: a busy session holds the connection, so the descriptor is its own.
+                    unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+                }
+            }
+            // Someone may still begin to wait for one of them, for what only it can answer.
+            let _ = tokio::time::timeout(Duration::from_millis(250), changes.changed()).await;
+        }
+    }
+
     fn check_drained(&self) {
         if self.draining.get() && self.stats.sessions.load(Relaxed) == 0 {
             self.drained.borrow_mut().drain(..).for_each(|reply| {
@@ -186,7 +220,7 @@ impl Worker {
         let victim = crate::kill::Victim {
             user: session.user.borrow().clone(),
             backends: session.backends.borrow().clone(),
-            busy: session.busy.get(),
+            busy: session.busy.get().map(|(server, _)| server),
         };
         if request.connection && victim.user == request.by {
             hang_up(session.fd);
