@@ -377,16 +377,48 @@ const fn slot(v: u128) -> usize {
     (folded.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 53) as usize
 }
 
-static TABLE: [(u128, u16); SLOTS] = {
-    let mut t = [(0u128, 0u16); SLOTS];
+/// Every keyword, packed; the index plus one is the [`Kw`].
+static KEYS: [u128; WORDS.len()] = {
+    let mut keys = [0; WORDS.len()];
+    let mut i = 0;
+    while i < keys.len() {
+        keys[i] = pack_const(WORDS[i].0.as_bytes());
+        i += 1;
+    }
+    keys
+};
+
+static ALL: [Kw; WORDS.len()] = {
+    let mut all = [Kw::None; WORDS.len()];
+    let mut i = 0;
+    while i < all.len() {
+        all[i] = WORDS[i].1;
+        i += 1;
+    }
+    all
+};
+
+static STANDINGS: [Standing; WORDS.len() + 1] = {
+    let mut all = [Standing::Free; WORDS.len() + 1];
     let mut i = 0;
     while i < WORDS.len() {
-        let v = pack_const(WORDS[i].0.as_bytes());
-        let mut at = slot(v);
-        while t[at].0 != 0 {
+        all[i + 1] = WORDS[i].2;
+        i += 1;
+    }
+    all
+};
+
+/// Open addressing over [`KEYS`]; 0 is an empty slot. Kept apart from the keys so that the lookups
+/// of a statement share few cache lines with the rest of the program.
+static TABLE: [u16; SLOTS] = {
+    let mut t = [0u16; SLOTS];
+    let mut i = 0;
+    while i < WORDS.len() {
+        let mut at = slot(pack_const(WORDS[i].0.as_bytes()));
+        while t[at] != 0 {
             at = (at + 1) % SLOTS;
         }
-        t[at] = (v, i as u16 + 1);
+        t[at] = i as u16 + 1;
         i += 1;
     }
     t
@@ -440,14 +472,11 @@ pub fn find_packed(packed: u128, len: usize) -> Kw {
     let v = fold(packed);
     let mut at = slot(v);
     loop {
-        let (key, index) = TABLE[at];
-        if key == v {
-            return WORDS[index as usize - 1].1;
+        match TABLE[at] {
+            0 => return Kw::None,
+            n if KEYS[n as usize - 1] == v => return ALL[n as usize - 1],
+            _ => at = (at + 1) % SLOTS,
         }
-        if key == 0 {
-            return Kw::None;
-        }
-        at = (at + 1) % SLOTS;
     }
 }
 
@@ -471,11 +500,9 @@ impl Kw {
     }
 
     #[must_use]
+    #[inline]
     pub fn standing(self) -> Standing {
-        match self {
-            Kw::None => Standing::Free,
-            kw => WORDS[kw as usize - 1].2,
-        }
+        STANDINGS[self as usize]
     }
 
     /// Reserved by both servers: unquoted it can't be a name, so its case means nothing.

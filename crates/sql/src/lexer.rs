@@ -263,7 +263,7 @@ impl<'a> Lexer<'a> {
             // A backtick as the second half of a character.
             if self.multibyte
                 && self.src[at - 1] >= 0x80
-                && self.peek(at).is_some_and(|b| b >= 0x40 && b < 0x80)
+                && self.peek(at).is_some_and(|b| (0x40..0x80).contains(&b))
             {
                 return (Kind::Odd, at);
             }

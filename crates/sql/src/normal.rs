@@ -209,11 +209,9 @@ impl<'a, S: Sink<'a>> Normaliser<'_, 'a, S> {
                 }
                 _ => {}
             },
-            Kind::Op if matches!(tok.text, b"-" | b"+") && self.prefix => {
-                if self.sign.is_none() {
-                    self.sign = Some(tok);
-                    return;
-                }
+            Kind::Op if self.prefix && self.sign.is_none() && matches!(tok.text, b"-" | b"+") => {
+                self.sign = Some(tok);
+                return;
             }
             _ => {}
         }
@@ -258,7 +256,6 @@ pub fn scan<'a, S: Sink<'a>>(sql: &'a [u8], dialect: &Dialect, sink: &mut S) -> 
     let mut begun = false;
     let mut after_semi = false;
     let mut joined = false;
-    let mut lexer = Lexer::new(sql, dialect);
     let mut normal = Normaliser {
         sink,
         state: State::None,
@@ -269,9 +266,10 @@ pub fn scan<'a, S: Sink<'a>>(sql: &'a [u8], dialect: &Dialect, sink: &mut S) -> 
     };
     let mut left = MAX_TOKENS;
     let mut after_dot = false;
-    while let Some(token) = lexer.next() {
+    for token in Lexer::new(sql, dialect) {
         let text = &sql[token.start..token.end];
         match token.kind {
+            // Routing hints, should there be any, stand in comments: this is where to read them.
             Kind::Space | Kind::Comment | Kind::ExecClose => {
                 joined = false;
                 after_dot = false;
@@ -321,12 +319,10 @@ pub fn scan<'a, S: Sink<'a>>(sql: &'a [u8], dialect: &Dialect, sink: &mut S) -> 
                     if text[0] == b'_' && introducer(text, &sql[token.end..]) {
                         continue;
                     }
-                    if matches!(kw, Kw::True | Kw::False) || text.eq_ignore_ascii_case(b"null") {
-                        if normal.in_list() && begun {
-                            normal.literal(joined);
-                            joined = true;
-                            continue;
-                        }
+                    if matches!(kw, Kw::Null | Kw::True | Kw::False) && begun && normal.in_list() {
+                        normal.literal(joined);
+                        joined = true;
+                        continue;
                     }
                 }
                 if !begun {

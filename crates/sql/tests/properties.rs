@@ -1,5 +1,7 @@
 //! Properties that hold for any statement, and a second opinion on generated ones.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::ops::ControlFlow;
 
 use pointsman_sql::lexer::{Kind, Lexer};

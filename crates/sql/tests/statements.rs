@@ -8,6 +8,8 @@
 //! (all of them, if any is given; `+none` for none), `tables(a, b.c)` or `tables(*)`, `detail(x)`.
 //! What isn't said isn't checked; a line with nothing but `read` expects `any_replica read plain_read`.
 
+#![allow(clippy::unwrap_used, reason = "tests")]
+
 use std::fmt::Write;
 
 use pointsman_sql::{Class, Dialect, Effects, Flavour, Reason, Route, Table, Tables, Verdict};
