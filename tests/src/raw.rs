@@ -130,6 +130,11 @@ impl Raw {
         Ok(())
     }
 
+    /// The next packet begins a reply, to a command that was sent before others were answered.
+    pub fn next_reply(&mut self) {
+        self.seq = 1;
+    }
+
     /// Bytes as they are.
     pub fn send_bytes(&mut self, bytes: &[u8]) -> Result<()> {
         Ok(self.stream.write_all(bytes)?)
