@@ -447,25 +447,25 @@ fn write(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
         Kw::Update => table_at(toks, at).filter(|(_, end)| kw_at(*end) == Kw::Set),
         _ => None,
     };
-    // Column lists look like calls: what comes before the first value is not looked into.
-    let mut from = target.as_ref().map_or(1, |(_, end)| *end);
-    if matches!(kw, Kw::Insert | Kw::Replace) && target.is_some() {
-        if kw_at(from) == Kw::Partition {
-            from += 1;
-        }
-        while toks.get(from).is_some_and(|t| t.kind == Kind::Open)
-            && !matches!(kw_at(from + 1), Kw::Select | Kw::With)
-        {
-            from = facts::closing(toks, from).map_or(toks.len(), |i| i + 1);
-        }
-    }
+    let from = match kw {
+        Kw::Insert | Kw::Replace => after_columns(toks),
+        // LOAD DATA ... INTO TABLE t (columns) SET a = f(@b)
+        Kw::Load => toks
+            .iter()
+            .enumerate()
+            .position(|(i, t)| t.is(Kw::Set) && !toks[i.saturating_sub(1)].is(Kw::Character))
+            .unwrap_or(toks.len()),
+        _ => target.as_ref().map_or(1, |(_, end)| *end),
+    };
     let facts = facts::facts(&toks[from..], flavour);
     let mut verdict = primary(Class::Write, Reason::WriteKeyword, facts.effects);
     if kw == Kw::Load {
         if toks.iter().take(8).any(|t| t.is(Kw::Local)) {
             verdict.effects |= Effects::LOCAL_INFILE;
         }
-        verdict.effects -= Effects::HIDDEN_CODE;
+        if toks.iter().any(|t| t.kind == Kind::UserVar) {
+            verdict.effects |= Effects::USER_VAR;
+        }
     }
     // Only its own target is written, unless it selects from others: those are only read, and
     // more tables than needed do no harm, but they aren't in the list.
@@ -475,6 +475,30 @@ fn write(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
         verdict.tables = Tables::Known(Box::new([table]));
     }
     detailed(verdict, toks[0].kw.text().as_bytes())
+}
+
+/// Where the values of an `INSERT` or `REPLACE` begin: its list of columns looks like a call.
+fn after_columns(toks: &[Tok<'_>]) -> usize {
+    let kw_at = |i: usize| toks.get(i).map_or(Kw::None, |t| t.kw);
+    let mut at = 1;
+    while toks.get(at).is_some_and(|t| {
+        t.kind == Kind::Dot
+            || (facts::is_name(t)
+                && !matches!(
+                    t.kw,
+                    Kw::Values | Kw::Value | Kw::Select | Kw::With | Kw::Set | Kw::Partition
+                ))
+    }) {
+        at += 1;
+    }
+    at += usize::from(kw_at(at) == Kw::Partition);
+    while toks.get(at).is_some_and(|t| t.kind == Kind::Open)
+        && !matches!(kw_at(at + 1), Kw::Select | Kw::With)
+        && toks.get(at + 1).is_none_or(|t| t.kind != Kind::Open)
+    {
+        at = facts::closing(toks, at).map_or(at + 1, |i| i + 1);
+    }
+    at + usize::from(kw_at(at) == Kw::Value)
 }
 
 fn ddl(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {

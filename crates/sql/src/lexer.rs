@@ -65,7 +65,7 @@ const C_QUOTE: u8 = 6;
 const C_OTHER: u8 = 0;
 
 /// What a byte may start.
-const CLASS: [u8; 256] = {
+static CLASS: [u8; 256] = {
     let mut t = [C_OTHER; 256];
     let mut b = 0;
     while b < 256 {
@@ -89,8 +89,19 @@ fn class(b: u8) -> u8 {
     CLASS[b as usize]
 }
 
+/// Bytes of unquoted names.
+static IDENT: [bool; 256] = {
+    let mut t = [false; 256];
+    let mut b = 0;
+    while b < 256 {
+        t[b] = matches!(CLASS[b], C_IDENT | C_DIGIT | C_HIGH);
+        b += 1;
+    }
+    t
+};
+
 fn is_ident(b: u8) -> bool {
-    matches!(class(b), C_IDENT | C_DIGIT | C_HIGH)
+    IDENT[b as usize]
 }
 
 /// The lexer; an iterator of [`Token`]s.
@@ -238,15 +249,15 @@ impl<'a> Lexer<'a> {
 
     fn word(&self, start: usize) -> (Kind, usize) {
         let mut at = start;
-        let mut high = false;
-        while let Some(b) = self.peek(at) {
-            match class(b) {
-                C_IDENT | C_DIGIT => {}
-                C_HIGH => high = true,
-                _ => break,
+        let mut bits = 0;
+        for &b in &self.src[start..] {
+            if !IDENT[b as usize] {
+                break;
             }
+            bits |= b;
             at += 1;
         }
+        let high = bits >= 0x80;
         if self.src[start] == b'$' {
             // MySQL 9 knows dollar-quoted strings.
             if matches!(self.flavour, Flavour::MySql { version } if version >= 90_000) {

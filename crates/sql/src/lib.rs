@@ -25,6 +25,9 @@ pub use verdict::{Class, Effects, Reason, Route, Table, Tables, Verdict};
 
 /// Which server family will run the statement. Versions are `major * 10000 + minor * 100 + patch`,
 /// as in executable comments: MariaDB 10.11.6 is 101106.
+///
+/// Executable comments for later versions are skipped, and functions of later versions aren't
+/// known: where servers differ in version, the highest decides what is code, so give that one.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Flavour {
     MariaDb { version: u32 },

@@ -97,9 +97,12 @@ pub struct Table {
 }
 
 /// Which tables a statement touches.
+///
+/// As far as its text tells: a read's tables may be views, a write's triggers and foreign keys may
+/// write others than those it names. Who promises more by table must know the schema.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Tables {
-    /// Exactly these (possibly none: `SELECT 1`).
+    /// Exactly these (possibly none: `SELECT 1`). Of a write: those it names as its target.
     Known(Box<[Table]>),
     /// Can't be told from the text; counts as all tables.
     Unknown,

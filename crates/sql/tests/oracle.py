@@ -110,6 +110,7 @@ while time.time() - begun < seconds:
         cur.execute("SELECT CONNECTION_ID()")
         me = cur.fetchone()[0]
         used = 0
+        before = None
     sql = statement()
     count += 1
     reader = readers[mode]
@@ -137,9 +138,11 @@ while time.time() - begun < seconds:
         # Did it lock a row, set the variable, or write?
         admin.execute("SELECT COUNT(*) FROM log")
         wrote = admin.fetchone()[0]
-        admin.execute("SELECT trx_rows_locked + trx_lock_structs + trx_rows_modified "
-                      "FROM information_schema.innodb_trx WHERE trx_mysql_thread_id = %s", (me,))
-        locked = sum(row[0] for row in admin.fetchall())
+        try:
+            admin.execute("SELECT a FROM t FOR UPDATE NOWAIT")
+            locked = False
+        except pymysql.err.OperationalError:
+            locked = True
         cur = session.cursor()
         cur.execute("SELECT @x, IS_USED_LOCK('a') = CONNECTION_ID()")
         variable, lock = cur.fetchone()
@@ -161,10 +164,11 @@ while time.time() - begun < seconds:
             reads += fine
             if done:
                 bad.append(sql)
-                print("WRONG:", mode, sql, route, reason, done, flush=True)
+                print("WRONG:", mode, sql, route, reason, done, "after", before, flush=True)
     except (pymysql.err.MySQLError, OSError, IndexError, AssertionError, RuntimeError, TypeError, ValueError):
         session = None
         continue
+    before = sql
     used += 1
     if used > 200:
         session.close()

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 
 use pointsman_sql::lexer::{Kind, Lexer};
 use pointsman_sql::{
-    Cache, Class, Dialect, Effects, Flavour, Route, classify, functions, kill,
+    Cache, Class, Dialect, Effects, Flavour, Route, Tables, classify, functions, kill,
     rewrite_connection_id,
 };
 use proptest::prelude::*;
@@ -318,6 +318,21 @@ proptest! {
         }
         if verdict.route == Route::AnyReplica {
             prop_assert_eq!(second.objection, None, "{}", sql);
+            // Every table that was put in is in the list, unless there is no list.
+            if let Tables::Known(tables) = &verdict.tables {
+                for place in ["FROM~", "JOIN~"] {
+                    for (at, _) in marked.match_indices(place) {
+                        let rest = &marked[at + place.len()..];
+                        let name = rest.trim_start_matches("db~.~");
+                        let name: String = match name.strip_prefix('`') {
+                            Some(quoted) => quoted.chars().take_while(|c| *c != '`').collect(),
+                            None => name.chars().take_while(|c| c.is_alphanumeric()).collect(),
+                        };
+                        let found = name.is_empty() || tables.iter().any(|t| *t.name == name);
+                        prop_assert!(found, "{}: {:?}: {}", name, tables, sql);
+                    }
+                }
+            }
             for word in ["FOR~UPDATE", "FOR~SHARE", "LOCK~IN", "INTO~", "@v", "my_func", "db.f",
                 "`f`", "GET_LOCK", "LAST_INSERT_ID", "nextval"]
             {
