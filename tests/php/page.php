@@ -38,6 +38,9 @@ function blob(): string
     return str_repeat($all, 64) . "'\"\\\x00\x1a";
 }
 
+// Several pages at a time must not count each other's rows.
+define('ME', (string) getmypid());
+
 const EMOJI = "naïve ☃ 🐘🚂 \u{1F469}\u{200D}\u{1F4BB}";
 
 function with_mysqli(int $port): void
@@ -88,19 +91,19 @@ function with_mysqli(int $port): void
     $insert->close();
 
     // Transactions.
-    $count = fn () => (int) $db->query("SELECT COUNT(*) FROM page WHERE who = 'mysqli-tx'")->fetch_row()[0];
+    $count = fn () => (int) $db->query("SELECT COUNT(*) FROM page WHERE who = 'mysqli-tx' AND txt = '" . ME . "'")->fetch_row()[0];
     $before = $count();
     $db->begin_transaction();
-    $db->query("INSERT INTO page (who) VALUES ('mysqli-tx')");
+    $db->query("INSERT INTO page (who, txt) VALUES ('mysqli-tx', '" . ME . "')");
     same($before + 1, $count(), 'mysqli sees its own open transaction');
     $db->rollback();
     same($before, $count(), 'mysqli rollback');
     $db->autocommit(false);
-    $db->query("INSERT INTO page (who) VALUES ('mysqli-tx')");
+    $db->query("INSERT INTO page (who, txt) VALUES ('mysqli-tx', '" . ME . "')");
     $db->commit();
     $db->autocommit(true);
     same($before + 1, $count(), 'mysqli commit');
-    $db->query("UPDATE page SET txt = 'changed' WHERE who = 'mysqli-tx'");
+    $db->query("UPDATE page SET txt = 'changed' WHERE who = 'mysqli-tx' AND txt = '" . ME . "'");
     same(true, $db->affected_rows > 0, 'mysqli affected_rows');
 
     // Several statements at once, several results back.
@@ -146,15 +149,15 @@ function with_pdo(int $port, bool $emulated): void
     }
     same($id, (int) $db->query('SELECT LAST_INSERT_ID()')->fetchColumn(), "$name LAST_INSERT_ID()");
 
-    $count = fn () => (int) $db->query("SELECT COUNT(*) FROM page WHERE who = 'pdo-tx'")->fetchColumn();
+    $count = fn () => (int) $db->query("SELECT COUNT(*) FROM page WHERE who = 'pdo-tx' AND txt = '" . ME . "'")->fetchColumn();
     $before = $count();
     $db->beginTransaction();
-    $db->exec("INSERT INTO page (who) VALUES ('pdo-tx')");
+    $db->exec("INSERT INTO page (who, txt) VALUES ('pdo-tx', '" . ME . "')");
     same($before + 1, $count(), "$name sees its own open transaction");
     $db->rollBack();
     same($before, $count(), "$name rollback");
     $db->beginTransaction();
-    $db->exec("INSERT INTO page (who) VALUES ('pdo-tx')");
+    $db->exec("INSERT INTO page (who, txt) VALUES ('pdo-tx', '" . ME . "')");
     $db->commit();
     same($before + 1, $count(), "$name commit");
 

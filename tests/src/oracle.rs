@@ -48,7 +48,11 @@ impl<'a> Oracle<'a> {
         for replica in self.sandbox.replicas().iter().filter(|r| r.is_running()) {
             for statement in self.seen(replica).unwrap() {
                 if let Some(why) = finding(&statement) {
-                    panic!("{} was sent a statement that {why}: {statement}", replica.name());
+                    panic!(
+                        "{} was sent a statement that {why}: {statement}\n--- its log\n{}",
+                        replica.name(),
+                        replica.general_log().unwrap()
+                    );
                 }
             }
             // Transactions a replica made by itself carry its own server id.

@@ -55,7 +55,7 @@ fn a_wrong_config_is_refused_with_its_place() {
     for args in [&["proxy", "--config", &path][..], &["check", &path]] {
         let output = run(args);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
-        for wanted in ["consistancy", "consistency", "max_lag", "proxy.toml:16", "proxy.toml:17"] {
+        for wanted in ["consistancy", "consistency", "max_lag", "proxy.toml:15", "proxy.toml:16"] {
             assert!(output.stderr.contains(wanted), "no {wanted} in {}", output.stderr);
         }
     }

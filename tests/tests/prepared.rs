@@ -226,7 +226,11 @@ fn thousands_of_statements_leave_none_behind_on_the_servers() {
 async fn mysql_async_works_in_both_protocols() {
     let site = Site::start();
     let oracle = site.oracle();
-    let url = format!("mysql://{APP_USER}:{APP_PASSWORD}@127.0.0.1:{}/app", site.port());
+    // By default it would ask for the unix socket of the server and go there, past the proxy.
+    let url = format!(
+        "mysql://{APP_USER}:{APP_PASSWORD}@127.0.0.1:{}/app?prefer_socket=false",
+        site.port()
+    );
     let pool = mysql_async::Pool::new(url.as_str());
     let mut db = pool.get_conn().await.unwrap();
     db.query_drop("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(50), b BLOB)").await.unwrap();
