@@ -6,7 +6,7 @@ use std::time::Duration;
 use crate::Secret;
 
 /// All of `proxy.toml`. Only `[[listener]]`, `[[server]]` and `[monitor]` must be written.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ProxyConfig {
     pub listeners: Vec<Listener>,
     pub servers: Vec<Server>,
@@ -22,7 +22,7 @@ pub struct ProxyConfig {
 }
 
 /// One address clients connect to.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listener {
     pub address: SocketAddr,
     /// Overrides `[routing] consistency` for clients of this listener.
@@ -30,7 +30,7 @@ pub struct Listener {
 }
 
 /// One database server.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Server {
     pub name: String,
     /// `host:port`; the host may be a name.
@@ -40,7 +40,7 @@ pub struct Server {
 }
 
 /// An account beside those of the databases.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     pub name: String,
     pub password: Secret,
@@ -59,7 +59,7 @@ pub enum AuthPlugin {
 }
 
 /// How the servers are watched.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Monitor {
     pub user: String,
     pub password: Secret,

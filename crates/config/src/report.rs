@@ -188,7 +188,9 @@ impl Report {
 }
 
 impl Warning {
-    pub(crate) fn new(name: &str, text: &str, problem: Problem) -> Self {
+    /// A doubt about the file called `name`; `text` may hold secrets: only a masked copy is kept.
+    #[must_use]
+    pub fn new(name: &str, text: &str, problem: Problem) -> Self {
         Self { source: Source::new(name, text), problem }
     }
 

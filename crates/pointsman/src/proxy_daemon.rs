@@ -106,7 +106,7 @@ impl ProxyDaemon {
         let path = self.config_path.display();
         match ProxyConfig::load(&self.config_path) {
             Err(report) => Err(AdminError::new(Code::BadConfig, report.lines().join("; "))),
-            Ok((new, _)) if format!("{new:?}") == format!("{:?}", self.proxy.config()) => {
+            Ok((new, _)) if new == *self.proxy.config() => {
                 Ok(format!("{path} is read and says nothing new"))
             }
             Ok(_) => Err(AdminError::new(

@@ -65,7 +65,7 @@ pub(super) fn events(
     };
     let mut after = number("after");
     let mut limit = number("limit");
-    let mut run = None;
+    let mut run: Option<String> = None;
     let mut told = false;
     loop {
         let mut params: Params = Vec::new();
@@ -74,6 +74,10 @@ pub(super) fn events(
         }
         if let Some(limit) = limit {
             params.push(("limit".to_owned(), limit.to_string()));
+        }
+        if let Some(run) = &run {
+            // Should it have restarted, everything is news, and at once.
+            params.push(("run".to_owned(), run.clone()));
         }
         params.push(("wait".to_owned(), WAIT_SECONDS.to_string()));
         let answer = match client.get(path, &params) {
@@ -94,10 +98,7 @@ pub(super) fn events(
         };
         told = false;
         if run.as_ref().is_some_and(|run| *run != answer.run) {
-            // Restarted: numbers begin anew, and what came was selected by the old ones.
-            run = Some(answer.run);
             after = None;
-            continue;
         }
         run = Some(answer.run);
         let bad = |e| AdminError::new(Code::BadReply, format!("unreadable events: {e}"));

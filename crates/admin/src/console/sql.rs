@@ -1,6 +1,6 @@
 //! What may be typed into the console, and what clients send on their own.
 
-use opensrv_mysql::ColumnType as SqlType;
+use pointsman_wire::ColumnKind;
 
 use crate::command::{self, Args, Command, Kind, Output};
 use crate::{AdminError, Cell, Code, Column, ColumnType, Daemon, Table};
@@ -10,7 +10,7 @@ pub(super) enum Answer {
     Ok(String),
     Table(Table),
     /// Columns whose names are the client's own words.
-    Rows(Vec<(String, SqlType)>, super::Rows),
+    Rows(Vec<(String, ColumnKind)>, super::Rows),
 }
 
 /// Answers one statement.
@@ -174,7 +174,7 @@ fn select(text: &str) -> Result<Answer, AdminError> {
                 format!("the console can't evaluate {expression}; it knows SELECT * FROM servers"),
             )
         })?;
-        columns.push((name.to_owned(), SqlType::MYSQL_TYPE_VAR_STRING));
+        columns.push((name.to_owned(), ColumnKind::VarString));
         row.push(value);
     }
     Ok(Answer::Rows(columns, vec![row]))
@@ -211,13 +211,13 @@ fn known_value(expression: &str) -> Option<Option<String>> {
 }
 
 fn names_only(names: &[&str]) -> Answer {
-    let columns = names.iter().map(|n| ((*n).to_owned(), SqlType::MYSQL_TYPE_VAR_STRING)).collect();
+    let columns = names.iter().map(|n| ((*n).to_owned(), ColumnKind::VarString)).collect();
     Answer::Rows(columns, Vec::new())
 }
 
 fn one_column(name: &str, values: &[&str]) -> Answer {
     Answer::Rows(
-        vec![(name.to_owned(), SqlType::MYSQL_TYPE_VAR_STRING)],
+        vec![(name.to_owned(), ColumnKind::VarString)],
         values.iter().map(|v| vec![Some((*v).to_owned())]).collect(),
     )
 }

@@ -85,6 +85,11 @@ async fn answer(
         params.map_err(|e| AdminError::new(Code::BadArgument, format!("query string: {e}")))?;
     let form = Form::take(&mut params)?;
     let wait = take_number(&mut params, "wait")?.map_or(Duration::ZERO, Duration::from_secs);
+    // A follower says which run of the daemon its `after` is about; numbers begin anew with each.
+    let other_run = params.remove("run").is_some_and(|run| run.as_bytes() != shared.run.as_bytes());
+    if other_run {
+        params.remove("after");
+    }
     for (name, value) in params {
         args.set(&name, value);
     }
@@ -93,7 +98,7 @@ async fn answer(
     loop {
         let output = command::run(&*shared.daemon, command, &args).await?;
         let nothing_yet = matches!(&output, Output::Table(t) if t.rows.is_empty());
-        if !nothing_yet || Instant::now() >= deadline {
+        if !nothing_yet || other_run || Instant::now() >= deadline {
             return Ok(form.response(&output));
         }
         tokio::time::sleep(LOOK).await;
