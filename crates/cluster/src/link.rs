@@ -6,6 +6,7 @@ use std::time::Duration;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Error as SqlError, IoError, Opts, OptsBuilder, Row, Value};
 use pointsman_config::Secret;
+use tokio::sync::oneshot;
 
 use crate::gtid::{Flavour, Position};
 use crate::probe::{Channel, Error, IoThread, Look, Report};
@@ -59,62 +60,70 @@ impl Link {
         self.flavour
     }
 
-    /// One look, in one round trip. `connection` is for [`Report::connection`].
-    pub(crate) async fn look(&mut self, connection: u64) -> Result<Report, SqlError> {
-        let sql = match (self.flavour, self.old_words) {
-            (Flavour::MariaDb, _) => {
+    /// One look, in one round trip; the connection comes back with it. `connection` is for
+    /// [`Report::connection`].
+    ///
+    /// Replication status is the second half: servers do not answer that while a `STOP SLAVE` waits
+    /// for a long statement to end. So the first half is sent to `early` as soon as it is there,
+    /// with no channels. Without `early` only that half is asked for.
+    pub(crate) async fn look(
+        mut self,
+        connection: u64,
+        early: Option<oneshot::Sender<Report>>,
+    ) -> Result<(Self, Report), SqlError> {
+        let mut sql = match self.flavour {
+            Flavour::MariaDb => {
                 "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
                  @@global.gtid_binlog_pos AS committed, @@global.gtid_slave_pos AS applied, \
-                 @@global.autocommit AS autocommit, @@global.collation_server AS collation; \
-                 SHOW ALL SLAVES STATUS"
+                 @@global.autocommit AS autocommit, @@global.collation_server AS collation"
             }
-            (Flavour::MySql, false) => {
+            Flavour::MySql => {
                 "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
                  @@global.gtid_executed AS committed, @@global.gtid_executed AS applied, \
-                 @@global.autocommit AS autocommit, @@global.collation_server AS collation; \
-                 SHOW REPLICA STATUS"
+                 @@global.autocommit AS autocommit, @@global.collation_server AS collation"
             }
-            (Flavour::MySql, true) => {
-                "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
-                 @@global.gtid_executed AS committed, @@global.gtid_executed AS applied, \
-                 @@global.autocommit AS autocommit, @@global.collation_server AS collation; \
-                 SHOW SLAVE STATUS"
-            }
-        };
+        }
+        .to_owned();
+        if early.is_some() {
+            sql.push_str(match (self.flavour, self.old_words) {
+                (Flavour::MariaDb, _) => "; SHOW ALL SLAVES STATUS",
+                (Flavour::MySql, false) => "; SHOW REPLICA STATUS",
+                (Flavour::MySql, true) => "; SHOW SLAVE STATUS",
+            });
+        }
+        let flavour = self.flavour;
+        let known = self.collation.clone();
         let mut result = self.conn.query_iter(sql).await?;
         let rows: Vec<Row> = result.collect().await?;
-        let channels: Vec<Row> = result.collect().await?;
-        result.drop_result().await?;
-        let row = rows.first().ok_or_else(|| odd("no row"))?;
-        let row = Fields(row);
-        let collation = self.collation_id(row.text(&["collation"]).unwrap_or_default()).await?;
-        Ok(Report {
-            flavour: self.flavour,
+        let row = Fields(rows.first().ok_or_else(|| odd("no row"))?);
+        let on = |name: &str| row.text(&[name]).is_none_or(|v| !matches!(v.as_str(), "0" | "OFF"));
+        let collation = row.text(&["collation"]).unwrap_or_default();
+        let mut report = Report {
+            flavour,
             server_id: row.number(&["id"]).unwrap_or(0),
-            read_only: row.text(&["ro"]).is_none_or(|ro| !matches!(ro.as_str(), "0" | "OFF")),
+            read_only: on("ro"),
             version: Arc::from(row.text(&["version"]).unwrap_or_default()),
-            collation,
-            autocommit: row
-                .text(&["autocommit"])
-                .is_none_or(|a| !matches!(a.as_str(), "0" | "OFF")),
-            committed: self.position(&row, "committed")?,
-            applied: self.position(&row, "applied")?,
-            channels: channels.iter().map(|row| channel(self.flavour, &Fields(row))).collect(),
+            collation: known.as_ref().map_or(0, |(_, id)| *id),
+            autocommit: on("autocommit"),
+            committed: position(flavour, &row, "committed")?,
+            applied: position(flavour, &row, "applied")?,
+            channels: Vec::new(),
             connection,
-        })
-    }
-
-    fn position(&self, row: &Fields<'_>, name: &str) -> Result<Position, SqlError> {
-        let text = row.text(&[name]).unwrap_or_default();
-        Position::parse(self.flavour, text.as_bytes()).map_err(|e| odd(format!("{e}: {text:?}")))
-    }
-
-    async fn collation_id(&mut self, name: String) -> Result<u16, SqlError> {
-        if let Some((known, id)) = &self.collation
-            && *known == name
-        {
-            return Ok(*id);
+        };
+        if let Some(early) = early {
+            // Nobody may be listening any more; then the outcome is not wanted either.
+            let _ = early.send(report.clone());
+            let channels: Vec<Row> = result.collect().await?;
+            report.channels = channels.iter().map(|row| channel(flavour, &Fields(row))).collect();
         }
+        result.drop_result().await?;
+        if known.is_none_or(|(name, _)| name != collation) {
+            report.collation = self.learn_collation(collation).await?;
+        }
+        Ok((self, report))
+    }
+
+    async fn learn_collation(&mut self, name: String) -> Result<u16, SqlError> {
         // Some collations of newer MariaDB have no id of their own outside a character set.
         let id: Option<Option<u16>> = self
             .conn
@@ -148,7 +157,7 @@ impl Link {
         };
         let row: Row = self.conn.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
         let row = Fields(&row);
-        let mut applied = self.position(&row, "applied")?;
+        let mut applied = position(self.flavour, &row, "applied")?;
         // The variable may have been read before the wait; either way it was true then.
         if row.text(&["waited"]).as_deref() == Some("0") {
             applied.merge(wanted);
@@ -163,13 +172,18 @@ impl Link {
             Flavour::MySql => "SELECT @@global.gtid_executed AS committed",
         };
         let row: Row = self.conn.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
-        self.position(&Fields(&row), "committed")
+        position(self.flavour, &Fields(&row), "committed")
     }
 
     /// Rows of `sql`, each field as bytes.
     pub(crate) async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, SqlError> {
         self.conn.query(sql).await
     }
+}
+
+fn position(flavour: Flavour, row: &Fields<'_>, name: &str) -> Result<Position, SqlError> {
+    let text = row.text(&[name]).unwrap_or_default();
+    Position::parse(flavour, text.as_bytes()).map_err(|e| odd(format!("{e}: {text:?}")))
 }
 
 /// Why a look brought no answer.

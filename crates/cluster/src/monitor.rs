@@ -58,7 +58,10 @@ pub(crate) struct Shared {
     topology: Mutex<Topology>,
     snapshot: Arc<ArcSwap<Snapshot>>,
     version: watch::Sender<u64>,
+    /// Every server was looked at.
     looked: watch::Sender<bool>,
+    /// And the accounts were read, or could not be.
+    ready: watch::Sender<bool>,
     pub(crate) watched: Vec<Watched>,
     /// Newest write that some client was told is done.
     acknowledged: ArcSwapOption<Position>,
@@ -123,6 +126,7 @@ impl Cluster {
             topology: Mutex::new(topology),
             version: watch::Sender::new(0),
             looked: watch::Sender::new(false),
+            ready: watch::Sender::new(false),
             watched,
             acknowledged: ArcSwapOption::empty(),
             wanted: ArcSwapOption::empty(),
@@ -149,10 +153,11 @@ impl Cluster {
         &self.handle.shared
     }
 
-    /// Waits until every server has answered, or failed to, at least once.
+    /// Waits until every server has answered, or failed to, at least once, and the accounts have
+    /// been read, or could not be.
     pub async fn ready(&self) {
         // The sender lives as long as this handle.
-        let _ = self.shared_state().looked.subscribe().wait_for(|looked| *looked).await;
+        let _ = self.shared_state().ready.subscribe().wait_for(|ready| *ready).await;
     }
 
     /// All servers right now.
@@ -350,8 +355,28 @@ impl Shared {
         self.snapshot.load_full()
     }
 
+    pub(crate) async fn all_looked_at(&self) {
+        let _ = self.looked.subscribe().wait_for(|looked| *looked).await;
+    }
+
+    pub(crate) fn announce_ready(&self) {
+        self.ready.send_if_modified(|ready| !std::mem::replace(ready, true));
+    }
+
     pub(crate) fn publish_accounts(&self, accounts: Accounts) {
-        self.accounts.store(Arc::new(accounts));
+        if **self.accounts.load() != accounts {
+            self.accounts.store(Arc::new(accounts));
+        }
+    }
+
+    pub(crate) fn has_accounts(&self) -> bool {
+        !self.accounts.load().is_empty()
+    }
+
+    /// An event about no server in particular.
+    pub(crate) fn tell(&self, code: &'static str, text: String) {
+        tracing::info!(code, "{text}");
+        self.events.push(code, "", text);
     }
 
     pub(crate) fn timeout(&self) -> Duration {

@@ -8,7 +8,7 @@
 //! | --- | --- |
 //! | answered within `timeout` | up, as it answered; one slow or lost answer changes nothing |
 //! | connection refused since | down at once |
-//! | no answer for `timeout` | down |
+//! | asked in vain, and no answer for `timeout` | down |
 //! | never asked, or asked for less than `timeout` in vain | unknown |
 //!
 //! # The primary
@@ -81,6 +81,15 @@ pub struct Member {
     /// `host:port`.
     pub address: Arc<str>,
     pub weight: u32,
+}
+
+impl Member {
+    /// Whether `channel` leads here, going by the address.
+    fn is_at(&self, channel: &Channel) -> bool {
+        let Some((host, port)) = self.address.rsplit_once(':') else { return false };
+        let host = host.trim_start_matches('[').trim_end_matches(']');
+        host.eq_ignore_ascii_case(&channel.source_host) && port.parse() == Ok(channel.source_port)
+    }
 }
 
 /// All that is known of the servers.
@@ -244,13 +253,15 @@ impl Topology {
         let timeout = self.settings.timeout;
         match (&known.answer, &known.trouble) {
             (_, Some(trouble)) if trouble.refused => Health::Down(trouble.text.clone()),
-            (Some(answer), trouble) => {
+            // Silence alone says nothing: it may be the monitor that was asleep.
+            (Some(_), None) => Health::Up,
+            (Some(answer), Some(trouble)) => {
                 let age = now.saturating_duration_since(answer.seen);
                 if age < timeout {
                     Health::Up
                 } else {
-                    let text = trouble.as_ref().map_or("it is silent", |t| t.text.as_str());
-                    Health::Down(format!("no answer for {}: {text}", report::span(age)))
+                    let age = report::span(age);
+                    Health::Down(format!("no answer for {age}: {}", trouble.text))
                 }
             }
             (None, Some(trouble)) => {
@@ -275,8 +286,7 @@ impl Topology {
     /// Whom this channel replicates from. What the source said of itself when last connected counts
     /// while connected; else the address does, since it may have been changed since.
     fn from<'a>(&self, channel: &'a Channel) -> From<'a> {
-        let address = format!("{}:{}", channel.source_host, channel.source_port);
-        let by_address = self.servers.iter().position(|known| *known.member.address == *address);
+        let by_address = self.servers.iter().position(|known| known.member.is_at(channel));
         let mut by_id = self.servers.iter().enumerate().filter(|(_, known)| {
             channel.source_server_id != 0
                 && known

@@ -16,38 +16,53 @@ use crate::snapshot::Role;
 const MIN_GAP: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(shared: Arc<Shared>, interval: Duration) {
+    // The first read as soon as it is known whom to ask.
+    shared.all_looked_at().await;
     let mut changes = shared.subscribe();
-    // At first: as soon as any server is there to be asked.
-    while !load_next(&shared).await {
-        let _ = timeout(MIN_GAP, changes.changed()).await;
-        sleep_until(Instant::now() + Duration::from_millis(20)).await;
-    }
+    let mut failed = false;
     loop {
-        let last = Instant::now();
-        let _ = timeout(interval, shared.account_rounds.asked()).await;
-        sleep_until(last + MIN_GAP.min(interval)).await;
-        load_next(&shared).await;
+        let round = shared.account_rounds.begin();
+        let begun = Instant::now();
+        let loaded = load(&shared).await;
+        shared.account_rounds.end(round, ());
+        shared.announce_ready();
+        match &loaded {
+            Err(why) if !failed && !why.is_empty() => {
+                shared.tell("accounts_unreadable", format!("can't read the accounts: {why}"));
+            }
+            Ok(()) if failed => {
+                shared.tell("accounts_read", "the accounts can be read again".to_owned());
+            }
+            _ => {}
+        }
+        failed = loaded.as_ref().is_err_and(|why| failed || !why.is_empty());
+        tokio::select! {
+            () = shared.account_rounds.asked() => {}
+            () = sleep_until(begun + interval) => {}
+            // Without accounts nobody can log in: try whenever there is hope.
+            _ = changes.changed(), if loaded.is_err() => {}
+        }
+        sleep_until(begun + MIN_GAP.min(interval)).await;
     }
 }
 
-async fn load_next(shared: &Shared) -> bool {
-    let round = shared.account_rounds.begin();
-    let loaded = load(shared).await;
-    shared.account_rounds.end(round, ());
-    loaded
-}
-
-/// Asks the primary or, lacking one, any server that is up.
-async fn load(shared: &Shared) -> bool {
+/// Asks the primary or, lacking one, a replica. Any other server that is up is asked only if nothing
+/// is known yet: it may be a new and empty one.
+async fn load(shared: &Shared) -> Result<(), String> {
     let snapshot = shared.snapshot();
-    let up = |role| matches!(role, Role::Primary | Role::Replica | Role::Standalone);
-    let mut servers: Vec<_> = snapshot.servers.iter().filter(|s| up(s.role)).collect();
-    servers.sort_by_key(|server| match server.role {
-        Role::Primary => 0,
-        Role::Replica => 1,
-        _ => 2,
-    });
-    for server in servers {
+    let mut servers: Vec<_> = snapshot
+        .servers
+        .iter()
+        .filter_map(|server| match server.role {
+            Role::Primary => Some((0, server)),
+            Role::Replica => Some((1, server)),
+            Role::Standalone if !shared.has_accounts() => Some((2, server)),
+            _ => None,
+        })
+        .collect();
+    servers.sort_by_key(|(rank, _)| *rank);
+    let mut why = String::new();
+    for (_, server) in servers {
         let target = &shared.watched[usize::from(server.id.0)].target;
         let read = async {
             let mut link = target.connect().await?;
@@ -56,15 +71,13 @@ async fn load(shared: &Shared) -> bool {
         match timeout(shared.timeout(), read).await {
             Ok(Ok(accounts)) => {
                 shared.publish_accounts(accounts);
-                return true;
+                return Ok(());
             }
-            Ok(Err(error)) => {
-                tracing::warn!(server = &*server.name, %error, "can't read the accounts");
-            }
-            Err(_) => tracing::warn!(server = &*server.name, "reading the accounts takes too long"),
+            Ok(Err(error)) => why = format!("{}: {error}", server.name),
+            Err(_) => why = format!("{}: no answer in time", server.name),
         }
     }
-    false
+    Err(why)
 }
 
 async fn accounts(link: &mut Link) -> Result<Accounts, mysql_async::Error> {

@@ -110,14 +110,15 @@ fn like(pattern: &[u8], text: &[u8]) -> bool {
                 t += 1;
                 continue;
             }
-            Some(b'\\') if p + 1 < pattern.len() => {
-                if text.get(t) == Some(&pattern[p + 1]) {
-                    p += 2;
-                    t += 1;
-                    continue;
-                }
+            Some(b'\\') if p + 1 < pattern.len() && text.get(t) == Some(&pattern[p + 1]) => {
+                p += 2;
+                t += 1;
+                continue;
             }
-            Some(c) if *c != b'_' && text.get(t) == Some(c) => {
+            Some(c)
+                if !(*c == b'_' || *c == b'\\' && p + 1 < pattern.len())
+                    && text.get(t) == Some(c) =>
+            {
                 p += 1;
                 t += 1;
                 continue;

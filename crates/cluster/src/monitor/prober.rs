@@ -1,43 +1,61 @@
 //! One task per server: looks at it every so often, over a connection kept open.
 
+use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::{Duration, Instant};
 
-use tokio::time::{MissedTickBehavior, timeout};
+use mysql_async::Error as SqlError;
+use tokio::sync::oneshot;
+use tokio::time::{MissedTickBehavior, sleep, timeout};
 
 use super::{Shared, Watched};
 use crate::link::{Link, failure};
-use crate::probe::{Look, Report};
+use crate::probe::{Channel, Look, Report};
 
+type FullLook = Pin<Box<dyn Future<Output = Result<(Link, Report), SqlError>> + Send>>;
+
+#[derive(Default)]
 struct Prober {
     link: Option<Link>,
+    /// Connections made so far. Those made beside a stuck one count too.
     connections: u64,
+    /// As the server last said, since it was last lost sight of.
+    channels: Option<Vec<Channel>>,
+    /// A look that has its first half and waits for the second, the status of replication. The
+    /// server is alive then, and is not asked for it again until it has answered.
+    stuck: Option<FullLook>,
 }
 
 pub(super) async fn run(shared: Arc<Shared>, i: usize) {
     let watched = &shared.watched[i];
-    let mut prober = Prober { link: None, connections: 0 };
+    let mut prober = Prober::default();
     let mut ticks = tokio::time::interval(shared.interval);
     ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let gap = shared.interval / 10;
+    let mut looked = Instant::now();
     loop {
         tokio::select! {
             _ = ticks.tick() => {}
-            () = watched.wake_prober.notified() => {}
+            () = watched.wake_prober.notified() => {
+                // However many workers complain.
+                sleep(gap.saturating_sub(looked.elapsed())).await;
+            }
         }
+        looked = Instant::now();
         // Only what was said before this look is answered by it.
         let suspect = watched.live.suspect.load(Ordering::Relaxed);
         let asked = Instant::now();
         let limit = patience(&shared, watched, asked);
         let mut question = watched.applied.ask();
         let had_link = prober.link.is_some();
-        let mut look = prober.look(watched, limit).await;
+        let mut look = prober.look(watched, limit, shared.interval).await;
         if had_link && matches!(look, Look::Failed(_)) {
             watched.applied.forget();
             // The connection may have been idle too long, or the server restarted.
             if asked.elapsed() < limit {
                 question = watched.applied.ask();
-                look = prober.look(watched, limit - asked.elapsed()).await;
+                look = prober.look(watched, limit - asked.elapsed(), shared.interval).await;
             }
         }
         match &look {
@@ -72,23 +90,67 @@ fn applied(report: &Report) -> crate::gtid::Position {
 }
 
 impl Prober {
-    async fn look(&mut self, watched: &Watched, limit: Duration) -> Look {
-        let attempt = async {
-            let mut link = match self.link.take() {
-                Some(link) => link,
-                None => {
-                    self.connections += 1;
-                    watched.target.connect().await?
-                }
-            };
-            let report = link.look(self.connections).await?;
-            self.link = Some(link);
-            Ok(report)
-        };
-        match timeout(limit, attempt).await {
-            Ok(Ok(report)) => Look::Answer(Box::new(report)),
+    async fn look(&mut self, watched: &Watched, limit: Duration, grace: Duration) -> Look {
+        let outcome = match timeout(limit, self.attempt(watched, grace)).await {
+            Ok(Ok(report)) => {
+                self.channels = Some(report.channels.clone());
+                return Look::Answer(Box::new(report));
+            }
             Ok(Err(error)) => failure(&error),
             Err(_) => Look::Failed(format!("no answer within {} ms", limit.as_millis())),
+        };
+        // It may come back as another server.
+        self.link = None;
+        self.stuck = None;
+        self.channels = None;
+        outcome
+    }
+
+    async fn attempt(&mut self, watched: &Watched, grace: Duration) -> Result<Report, SqlError> {
+        let stuck = match &mut self.stuck {
+            Some(look) => timeout(Duration::ZERO, look).await.ok(),
+            None => None,
+        };
+        if let Some(outcome) = stuck {
+            self.stuck = None;
+            self.link = outcome.ok().map(|(link, _)| link);
         }
+        let link = match self.link.take() {
+            Some(link) => link,
+            None => {
+                self.connections += 1;
+                watched.target.connect().await?
+            }
+        };
+        if let (Some(_), Some(channels)) = (&self.stuck, &self.channels) {
+            // Another connection still waits for the status of replication.
+            let channels = channels.clone();
+            let (link, mut report) = link.look(self.connections, None).await?;
+            self.link = Some(link);
+            report.channels = channels;
+            return Ok(report);
+        }
+        let (sender, early) = oneshot::channel();
+        let mut look: FullLook = Box::pin(link.look(self.connections, Some(sender)));
+        let early = tokio::select! {
+            biased;
+            outcome = &mut look => Err(outcome),
+            Ok(early) = early => Ok(early),
+        };
+        let outcome = match (early, &self.channels) {
+            (Err(outcome), _) => outcome,
+            (Ok(_), None) => look.await,
+            (Ok(mut early), Some(channels)) => match timeout(grace, &mut look).await {
+                Ok(outcome) => outcome,
+                Err(_) => {
+                    early.channels = channels.clone();
+                    self.stuck = Some(look);
+                    return Ok(early);
+                }
+            },
+        };
+        let (link, report) = outcome?;
+        self.link = Some(link);
+        Ok(report)
     }
 }

@@ -182,10 +182,10 @@ impl Topology {
             (IoThread::Connecting, true) if source_down => {
                 format!("replicates from {source}, which is down")
             }
-            (IoThread::Connecting, true) => {
-                let text = channel.io_error.as_ref().map_or("no error", |e| e.text.as_str());
-                format!("can't reach its source {source}: {text}")
-            }
+            (IoThread::Connecting, true) => match &channel.io_error {
+                Some(error) => format!("can't reach its source {source}: {}", error.text),
+                None => format!("is connecting to its source {source}"),
+            },
         };
         let _ = match lag {
             Some(lag) if lag.is_zero() => write!(why, ", up to date"),
