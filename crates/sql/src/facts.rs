@@ -11,8 +11,6 @@ use crate::{Effects, Flavour, Reason};
 pub struct Facts {
     worst: Option<(u8, Reason, Box<str>)>,
     pub effects: Effects,
-    /// An account name (`'u'@'h'`), or a user variable right after a string.
-    pub account: bool,
     /// Reads the data dictionary: depends on every table.
     pub dictionary: bool,
     /// A called function changes something.
@@ -285,19 +283,11 @@ pub fn facts(toks: &[Tok<'_>], flavour: Flavour) -> Facts {
     let mut facts = Facts::default();
     for (i, tok) in toks.iter().enumerate() {
         let next = toks.get(i + 1);
-        let prev = i.checked_sub(1).map(|p| &toks[p]);
         let opens = next.is_some_and(|t| t.kind == Kind::Open);
         match tok.kind {
             Kind::Odd => facts.note(Reason::Unknown, tok.text),
             Kind::Assign => facts.note(Reason::UserVariable, tok.text),
             Kind::UserVar => {
-                let host = tok.joined
-                    && prev.is_some_and(|p| {
-                        p.literal() || (is_name(p) && !p.kw.reserved()) || p.is(Kw::CurrentUser)
-                    });
-                if host {
-                    facts.account = true;
-                }
                 facts.effects |= Effects::USER_VAR;
                 facts.note(Reason::UserVariable, tok.text);
             }
@@ -359,6 +349,10 @@ fn word(facts: &mut Facts, toks: &[Tok<'_>], i: usize, opens: bool, flavour: Fla
             Kw::Into => facts.note(Reason::SelectInto, b"INTO"),
             Kw::Insert | Kw::Replace | Kw::Repeat if opens => {}
             Kw::Set if prev_kw == Kw::Character => {}
+            // FETCH FIRST n ROWS ONLY
+            Kw::Fetch
+                if next_kw == Kw::Next
+                    || next.is_some_and(|n| n.text.eq_ignore_ascii_case(b"first")) => {}
             Kw::Use if matches!(next_kw, Kw::Index | Kw::Key) => {}
             Kw::Insert | Kw::Update | Kw::Delete | Kw::Replace => {
                 facts.note(Reason::WriteKeyword, tok.text);
