@@ -218,11 +218,16 @@ fn statement(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
         }
         Kw::Handler => {
             let effects = facts::facts(&toks[1..], flavour).effects;
-            primary(Class::Session, Reason::Handler, effects | Effects::HANDLER)
+            let open = if toks.iter().any(|t| t.is(Kw::Open)) {
+                Effects::HANDLER
+            } else {
+                Effects::empty()
+            };
+            primary(Class::Session, Reason::Handler, effects | open)
         }
         Kw::Flush => {
             let has = |kw| toks.iter().any(|t| t.is(kw));
-            if has(Kw::Lock) || has(Kw::For) {
+            if has(Kw::Lock) || (has(Kw::For) && !has(Kw::Logs)) {
                 primary(Class::Other, Reason::TableLock, Effects::LOCK)
             } else {
                 detailed(primary(Class::Other, Reason::Administration, Effects::empty()), b"FLUSH")
