@@ -15,6 +15,7 @@ mod execute;
 pub mod handshake;
 mod packet;
 mod reply;
+mod result;
 mod track;
 
 pub use bytes::{Reader, put_lenenc, put_lenenc_bytes};
@@ -23,6 +24,7 @@ pub use command::{Command, Expect};
 pub use execute::{BoundTypes, with_types};
 pub use packet::{HEADER, Header, MAX_PAYLOAD, write_packet};
 pub use reply::{ErrPacket, OkPacket, StateChange, StateChanges, Status, err_packet, ok_packet, retain_state};
+pub use result::{ColumnKind, text_result};
 pub use track::{Control, Step, Tracker};
 
 /// The peer sent something that is not the protocol.
