@@ -60,18 +60,18 @@ impl Link {
         self.flavour
     }
 
-    /// One look, in one round trip; the connection comes back with it. `connection` is for
-    /// [`Report::connection`].
+    /// One look; the connection comes back with it. `connection` is for [`Report::connection`].
     ///
-    /// Replication status is the second half: servers do not answer that while a `STOP SLAVE` waits
-    /// for a long statement to end. So the first half is sent to `early` as soon as it is there,
+    /// Replication status is the second half, asked for by itself: a server whose disk is full does
+    /// not answer that, nor do some that wait for a `STOP SLAVE`. (In one multi-statement it would
+    /// keep back the first half as well.) The first half is sent to `early` as soon as it is there,
     /// with no channels. Without `early` only that half is asked for.
     pub(crate) async fn look(
         mut self,
         connection: u64,
         early: Option<oneshot::Sender<Report>>,
     ) -> Result<(Self, Report), SqlError> {
-        let mut sql = match self.flavour {
+        let sql = match self.flavour {
             Flavour::MariaDb => {
                 "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
                  @@global.gtid_binlog_pos AS committed, @@global.gtid_slave_pos AS applied, \
@@ -82,20 +82,11 @@ impl Link {
                  @@global.gtid_executed AS committed, @@global.gtid_executed AS applied, \
                  @@global.autocommit AS autocommit, @@global.collation_server AS collation"
             }
-        }
-        .to_owned();
-        if early.is_some() {
-            sql.push_str(match (self.flavour, self.old_words) {
-                (Flavour::MariaDb, _) => "; SHOW ALL SLAVES STATUS",
-                (Flavour::MySql, false) => "; SHOW REPLICA STATUS",
-                (Flavour::MySql, true) => "; SHOW SLAVE STATUS",
-            });
-        }
+        };
         let flavour = self.flavour;
         let known = self.collation.clone();
-        let mut result = self.conn.query_iter(sql).await?;
-        let rows: Vec<Row> = result.collect().await?;
-        let row = Fields(rows.first().ok_or_else(|| odd("no row"))?);
+        let row: Row = self.conn.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
+        let row = Fields(&row);
         let on = |name: &str| row.text(&[name]).is_none_or(|v| !matches!(v.as_str(), "0" | "OFF"));
         let collation = row.text(&["collation"]).unwrap_or_default();
         let mut report = Report {
@@ -110,15 +101,19 @@ impl Link {
             channels: Vec::new(),
             connection,
         };
+        if known.is_none_or(|(name, _)| name != collation) {
+            report.collation = self.learn_collation(collation).await?;
+        }
         if let Some(early) = early {
             // Nobody may be listening any more; then the outcome is not wanted either.
             let _ = early.send(report.clone());
-            let channels: Vec<Row> = result.collect().await?;
-            report.channels = channels.iter().map(|row| channel(flavour, &Fields(row))).collect();
-        }
-        result.drop_result().await?;
-        if known.is_none_or(|(name, _)| name != collation) {
-            report.collation = self.learn_collation(collation).await?;
+            let sql = match (flavour, self.old_words) {
+                (Flavour::MariaDb, _) => "SHOW ALL SLAVES STATUS",
+                (Flavour::MySql, false) => "SHOW REPLICA STATUS",
+                (Flavour::MySql, true) => "SHOW SLAVE STATUS",
+            };
+            let rows: Vec<Row> = self.conn.query(sql).await?;
+            report.channels = rows.iter().map(|row| channel(flavour, &Fields(row))).collect();
         }
         Ok((self, report))
     }

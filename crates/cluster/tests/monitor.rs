@@ -23,7 +23,11 @@ struct Watch {
 }
 
 async fn watch(replicas: usize, more: &str) -> Watch {
-    let sandbox = Arc::new(Sandbox::start(Options { replicas, ..Options::default() }).unwrap());
+    watch_with(Options { replicas, ..Options::default() }, more).await
+}
+
+async fn watch_with(options: Options, more: &str) -> Watch {
+    let sandbox = Arc::new(Sandbox::start(options).unwrap());
     let text = pointsman_sandbox::proxy_config(sandbox.nodes(), 3306, 8989, more);
     let (config, _) = ProxyConfig::parse("proxy.toml", &text).unwrap();
     let events = Arc::new(EventLog::default());
@@ -427,4 +431,55 @@ async fn noting_writes_is_cheap_from_several_threads() {
     let each = begin.elapsed() / u32::try_from(EACH).unwrap();
     println!("note_write, 2 threads at once, with parsing: {each:?}");
     assert!(each < Duration::from_micros(100), "{each:?}");
+}
+
+/// A small file system; unmounted when dropped.
+struct Mount(tempfile::TempDir);
+
+impl Mount {
+    fn new(size: &str) -> Option<Self> {
+        let dir = tempfile::tempdir().unwrap();
+        let mut mount = std::process::Command::new("mount");
+        mount.args(["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs"]).arg(dir.path());
+        mount.status().is_ok_and(|status| status.success()).then_some(Self(dir))
+    }
+}
+
+impl Drop for Mount {
+    fn drop(&mut self) {
+        let _ = std::process::Command::new("umount").arg("-l").arg(self.0.path()).status();
+    }
+}
+
+/// With its disk full a replica does not answer `SHOW ALL SLAVES STATUS`, and all else it does.
+#[tokio::test]
+async fn a_replica_with_a_full_disk_falls_behind_but_is_not_down() {
+    let Some(disk) = Mount::new("2m") else {
+        println!("skipped: may not mount");
+        return;
+    };
+    let options = Options {
+        replicas: 1,
+        extra_args: vec![
+            format!("--relay-log={}/relay", disk.0.path().display()),
+            "--binlog-format=ROW".to_owned(),
+        ],
+        ..Options::default()
+    };
+    let w = watch_with(options, "[routing]\nmax_lag = \"1s\"\n").await;
+    w.until("the set is known", |s| s.servers[1].takes_reads).await;
+    sql(
+        w.sandbox.primary(),
+        "CREATE TABLE app.b (b LONGBLOB); INSERT INTO app.b VALUES (REPEAT('x', 1000000)); \
+         INSERT INTO app.b VALUES (REPEAT('x', 1000000)); \
+         INSERT INTO app.b VALUES (REPEAT('x', 1000000))",
+    );
+    w.until("it falls behind", |s| !s.servers[1].takes_reads).await;
+    let far = Duration::from_secs(6);
+    w.until("it falls far behind", |s| s.servers[1].lag.is_none_or(|lag| lag > far)).await;
+    println!("{}", w.server(DB2).why);
+    assert_eq!(w.server(DB2).role, Role::Replica);
+    assert!(w.told("server_down", "db2").is_none());
+    let asking = sql(w.sandbox.node(1), "SHOW PROCESSLIST").matches("SHOW ALL SLAVES").count();
+    assert_eq!(asking, 1, "it is not asked again and again");
 }
