@@ -71,8 +71,7 @@ impl Forwarder {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("can't run {}", binary.display()))?;
-        let forwarder =
-            Self { name: "pointsman", child: Some(child), reads: port, writes: port };
+        let forwarder = Self { name: "pointsman", child: Some(child), reads: port, writes: port };
         wait_until("pointsman reads from the replica", START, || {
             if http_get(admin, "/readyz")?.0 != 200 {
                 return Ok(false);

@@ -187,11 +187,7 @@ impl Client {
         self.timed(done, |me| me.query(&sql))
     }
 
-    fn timed(
-        &mut self,
-        done: &mut Done,
-        what: impl FnOnce(&mut Self) -> Result<()>,
-    ) -> Result<()> {
+    fn timed(&mut self, done: &mut Done, what: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
         let begin = Instant::now();
         what(self)?;
         done.add(begin);

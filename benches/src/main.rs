@@ -50,8 +50,7 @@ struct Args {
 fn main() -> Result<()> {
     let args = Args::parse();
     let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 5 });
-    let slice =
-        Duration::from_secs_f64(args.seconds.unwrap_or(if args.quick { 0.9 } else { 4.0 }));
+    let slice = Duration::from_secs_f64(args.seconds.unwrap_or(if args.quick { 0.9 } else { 4.0 }));
 
     let autogroup = Autogroup::off();
     let sandbox = Sandbox::start(Options {

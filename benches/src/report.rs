@@ -98,7 +98,8 @@ impl Report {
                     let ratio = format!("{:.2} ×", median / haproxy);
                     (format!("{min:.1} / {median:.1} / {max:.1}"), ratio)
                 };
-                let latency = |part| spread(samples.iter().map(|s| s.latency_us(part)).collect())[1];
+                let latency =
+                    |part| spread(samples.iter().map(|s| s.latency_us(part)).collect())[1];
                 let title = if forwarder == "direct" {
                     format!("{} ({})", workload.name(), workload.unit())
                 } else {

@@ -29,9 +29,13 @@ fuzz_target!(|data: &[u8]| {
                     Capabilities::PLUGIN_AUTH_LENENC_DATA | Capabilities::SECURE_CONNECTION;
                 response.capabilities -= Capabilities::ZSTD_COMPRESSION;
                 response.zstd_level = None;
-                response.capabilities.set(Capabilities::CONNECT_WITH_DB, response.database.is_some());
+                response
+                    .capabilities
+                    .set(Capabilities::CONNECT_WITH_DB, response.database.is_some());
                 response.capabilities.set(Capabilities::PLUGIN_AUTH, response.plugin.is_some());
-                response.capabilities.set(Capabilities::CONNECT_ATTRS, response.attributes.is_some());
+                response
+                    .capabilities
+                    .set(Capabilities::CONNECT_ATTRS, response.attributes.is_some());
                 if response.capabilities.contains(Capabilities::LONG_PASSWORD) {
                     // MariaDB's capabilities are not read from those who claim to be MySQL.
                     response.capabilities &= Capabilities::from_bits_retain(0xffff_ffff);

@@ -3,7 +3,9 @@
 #![no_main]
 
 use libfuzzer_sys::fuzz_target;
-use pointsman_wire::{Capabilities, Control, Expect, Step, Tracker, retain_state, with_types, BoundTypes};
+use pointsman_wire::{
+    BoundTypes, Capabilities, Control, Expect, Step, Tracker, retain_state, with_types,
+};
 
 /// All that was passed on, how often something was found, and how it ended.
 #[derive(PartialEq, Debug)]

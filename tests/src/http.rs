@@ -12,7 +12,12 @@ pub fn http_get(port: u16, path: &str) -> Result<(u16, String)> {
 }
 
 /// Status and body of a request without a body of its own.
-pub fn http(port: u16, method: &str, path: &str, headers: &[(&str, &str)]) -> Result<(u16, String)> {
+pub fn http(
+    port: u16,
+    method: &str,
+    path: &str,
+    headers: &[(&str, &str)],
+) -> Result<(u16, String)> {
     let mut stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
     stream.set_read_timeout(Some(Duration::from_secs(30)))?;
     let mut request = format!("{method} {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n");

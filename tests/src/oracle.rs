@@ -14,14 +14,41 @@ pub struct Oracle<'a> {
 
 /// First words that a replica may be sent by clients. All else is a finding.
 const HARMLESS: &[&str] = &[
-    "SELECT", "SHOW", "SET", "USE", "EXPLAIN", "DESCRIBE", "DESC", "WITH", "VALUES", "COMMIT", "ROLLBACK",
-    "START", "BEGIN", "SAVEPOINT", "RELEASE", "(SELECT", "TABLE", "KILL",
+    "SELECT",
+    "SHOW",
+    "SET",
+    "USE",
+    "EXPLAIN",
+    "DESCRIBE",
+    "DESC",
+    "WITH",
+    "VALUES",
+    "COMMIT",
+    "ROLLBACK",
+    "START",
+    "BEGIN",
+    "SAVEPOINT",
+    "RELEASE",
+    "(SELECT",
+    "TABLE",
+    "KILL",
 ];
 
 /// What a statement that begins harmlessly must not have in it.
 const HARMFUL: &[&str] = &[
-    "FOR UPDATE", "FOR SHARE", "LOCK IN SHARE MODE", " INTO @", "INTO OUTFILE", "INTO DUMPFILE",
-    "NEXTVAL", "NEXT VALUE", "SETVAL", "GET_LOCK", "RELEASE_LOCK", "SET GLOBAL", "@@GLOBAL.",
+    "FOR UPDATE",
+    "FOR SHARE",
+    "LOCK IN SHARE MODE",
+    " INTO @",
+    "INTO OUTFILE",
+    "INTO DUMPFILE",
+    "NEXTVAL",
+    "NEXT VALUE",
+    "SETVAL",
+    "GET_LOCK",
+    "RELEASE_LOCK",
+    "SET GLOBAL",
+    "@@GLOBAL.",
     "SET PASSWORD",
 ];
 
@@ -124,9 +151,28 @@ fn statements(log: &str) -> Vec<String> {
 /// `[time]\tID Command\targument`; the id and the command share a column.
 fn entry(line: &str) -> Option<(u64, &str, &str)> {
     const COMMANDS: &[&str] = &[
-        "Connect", "Query", "Prepare", "Execute", "Close stmt", "Quit", "Init DB", "Change user",
-        "Reset stmt", "Long Data", "Ping", "Statistics", "Field List", "Fetch", "Set option",
-        "Reset connection", "Binlog Dump", "Register Slave", "Kill", "Processlist", "Debug", "Bulk_execute",
+        "Connect",
+        "Query",
+        "Prepare",
+        "Execute",
+        "Close stmt",
+        "Quit",
+        "Init DB",
+        "Change user",
+        "Reset stmt",
+        "Long Data",
+        "Ping",
+        "Statistics",
+        "Field List",
+        "Fetch",
+        "Set option",
+        "Reset connection",
+        "Binlog Dump",
+        "Register Slave",
+        "Kill",
+        "Processlist",
+        "Debug",
+        "Bulk_execute",
     ];
     let mut rest = line;
     // The time, or tabs in its place.
@@ -135,7 +181,8 @@ fn entry(line: &str) -> Option<(u64, &str, &str)> {
     let (id, rest) = rest.split_once(' ')?;
     let id = id.parse().ok()?;
     let command = COMMANDS.iter().find(|command| {
-        rest.strip_prefix(**command).is_some_and(|after| after.is_empty() || after.starts_with(['\t', ' ']))
+        rest.strip_prefix(**command)
+            .is_some_and(|after| after.is_empty() || after.starts_with(['\t', ' ']))
     })?;
     Some((id, command, rest[command.len()..].trim_start_matches(['\t', ' '])))
 }
@@ -174,10 +221,14 @@ mod tests {
 
     #[test]
     fn writes_are_findings() {
-        for bad in ["INSERT INTO t VALUES (1)", "BEGIN", "select 1 for update", "/* x */ DELETE FROM t"] {
+        for bad in
+            ["INSERT INTO t VALUES (1)", "BEGIN", "select 1 for update", "/* x */ DELETE FROM t"]
+        {
             assert!(finding(bad).is_some(), "{bad}");
         }
-        for good in ["SELECT 1", "START TRANSACTION READ ONLY", "/* x */ select 1", "SET NAMES utf8mb4"] {
+        for good in
+            ["SELECT 1", "START TRANSACTION READ ONLY", "/* x */ select 1", "SET NAMES utf8mb4"]
+        {
             assert!(finding(good).is_none(), "{good}");
         }
     }

@@ -190,7 +190,10 @@ impl Raw {
         loop {
             let packet = self.packet()?;
             fail(&packet)?;
-            if packet.first() == Some(&0xfe) && packet.len() < MAX_PAYLOAD && (deprecate || packet.len() == 5) {
+            if packet.first() == Some(&0xfe)
+                && packet.len() < MAX_PAYLOAD
+                && (deprecate || packet.len() == 5)
+            {
                 let status = if deprecate {
                     let mut r = Reader::new(&packet[1..]);
                     r.lenenc()?;
@@ -255,7 +258,9 @@ fn fail(packet: &[u8]) -> Result<()> {
     }
     let Some(([_, low, high], rest)) = packet.split_first_chunk::<3>() else { bail!("short ERR") };
     let (sqlstate, message) = match rest.split_first_chunk::<6>() {
-        Some(([b'#', state @ ..], message)) => (String::from_utf8_lossy(state).into_owned(), message),
+        Some(([b'#', state @ ..], message)) => {
+            (String::from_utf8_lossy(state).into_owned(), message)
+        }
         _ => (String::new(), rest),
     };
     bail!(ServerError {

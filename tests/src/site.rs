@@ -140,8 +140,7 @@ impl Site {
     /// Until the row of `name` is as `wanted` says.
     #[track_caller]
     pub fn wait_server(&self, what: &str, name: &str, wanted: impl Fn(&Value) -> bool) {
-        let waited =
-            crate::wait_until(what, crate::LONG, || Ok(wanted(&self.server(name))));
+        let waited = crate::wait_until(what, crate::LONG, || Ok(wanted(&self.server(name))));
         if let Err(error) = waited {
             panic!("{error:#}; {name} is {}", self.server(name));
         }

@@ -75,7 +75,10 @@ fn a_replica_that_hangs_is_left_alone_until_it_answers_again() {
         let begin = Instant::now();
         let mut db = Raw::connect(site.port()).unwrap();
         assert_eq!(db.one("SELECT @@server_id").unwrap(), "1");
-        assert!(begin.elapsed() < Duration::from_secs(1), "a read waited for a server known to hang");
+        assert!(
+            begin.elapsed() < Duration::from_secs(1),
+            "a read waited for a server known to hang"
+        );
         site.replica().unpause().unwrap();
         site.wait_server("db2 takes reads again", "db2", |row| row["reads"] == true);
     });
@@ -109,7 +112,9 @@ fn a_replica_that_is_stopped_or_too_far_behind_gets_no_reads_and_comes_back() {
     site.wait_server("it comes back", "db2", |row| row["reads"] == true);
 
     // Behind, though everything runs.
-    site.replica().client_sql("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 4; START SLAVE").unwrap();
+    site.replica()
+        .client_sql("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 4; START SLAVE")
+        .unwrap();
     let stop = std::sync::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
         scope.spawn(|| {
@@ -130,7 +135,9 @@ fn a_replica_that_is_stopped_or_too_far_behind_gets_no_reads_and_comes_back() {
             std::panic::resume_unwind(panic);
         }
     });
-    site.replica().client_sql("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 0; START SLAVE").unwrap();
+    site.replica()
+        .client_sql("STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 0; START SLAVE")
+        .unwrap();
     site.wait_server("it comes back", "db2", |row| row["reads"] == true);
 }
 
@@ -170,7 +177,8 @@ fn without_a_primary_reads_go_on_and_writes_say_what_is_wrong() {
     let begin = Instant::now();
     let refused = fresh.query("INSERT INTO t VALUES (2)").unwrap_err();
     println!("after {:?}: {refused}", begin.elapsed());
-    let refused = refused.downcast::<ServerError>().expect("an error packet, not a lost connection");
+    let refused =
+        refused.downcast::<ServerError>().expect("an error packet, not a lost connection");
     assert!(refused.message.contains("primary"), "{refused}");
     assert!(begin.elapsed() < LONG, "bounded");
     assert!(site.proxy.is_running());
@@ -225,7 +233,8 @@ fn reads_in_flight_on_a_dying_replica_are_repeated_unseen() {
     let mut readers: Vec<_> = (0..8).map(|_| Raw::connect(site.port()).unwrap()).collect();
     for db in &mut readers {
         // Answers nothing for a while.
-        db.command(3, b"SELECT COUNT(*), @@server_id FROM seq_1_to_3000000 a WHERE a.seq % 7 = 3").unwrap();
+        db.command(3, b"SELECT COUNT(*), @@server_id FROM seq_1_to_3000000 a WHERE a.seq % 7 = 3")
+            .unwrap();
     }
     wait_until("they run at the replica", LONG, || {
         let n = site.replica().client_sql(

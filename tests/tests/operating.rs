@@ -51,7 +51,8 @@ fn a_wrong_config_is_refused_with_its_place() {
     let dir = tempfile::tempdir().unwrap();
     let path = config(&dir, 1, 2, 3);
     let text = std::fs::read_to_string(&path).unwrap();
-    std::fs::write(&path, format!("{text}\n[routing]\nconsistancy = \"causal\"\nmax_lag = 3\n")).unwrap();
+    std::fs::write(&path, format!("{text}\n[routing]\nconsistancy = \"causal\"\nmax_lag = 3\n"))
+        .unwrap();
     for args in [&["proxy", "--config", &path][..], &["check", &path]] {
         let output = run(args);
         assert_eq!(output.status.code(), Some(2), "{output:?}");
@@ -107,7 +108,8 @@ fn every_view_is_there_for_people_and_for_programs() {
     assert!(text.contains("db2") && text.contains("replica"), "{text}");
 
     let sessions = site.cli(&["sessions", "--json"]).json();
-    let me = sessions.as_array().unwrap().iter().find(|s| s["id"] == db.greeting.connection_id).unwrap();
+    let me =
+        sessions.as_array().unwrap().iter().find(|s| s["id"] == db.greeting.connection_id).unwrap();
     assert_eq!(me["user"], "app");
     assert_eq!(me["pin"], "db1", "{me}");
     assert!(me["transaction"].is_string(), "{me}");
@@ -135,9 +137,11 @@ fn every_view_is_there_for_people_and_for_programs() {
     assert_eq!(why["reason"], "locking_read");
     assert_eq!(site.cli(&["explain", "--json", "SELECT 1"]).json()["route"], "any_replica");
 
-    let nobody = Output::of(
-        Command::new(pointsman()).args(["status", "--admin", &format!("http://127.0.0.1:{}", free_port().unwrap())]),
-    );
+    let nobody = Output::of(Command::new(pointsman()).args([
+        "status",
+        "--admin",
+        &format!("http://127.0.0.1:{}", free_port().unwrap()),
+    ]));
     assert_eq!(nobody.status.code(), Some(1));
     assert!(nobody.stderr.contains("PM1301"), "{nobody:?}");
     db.query("COMMIT").unwrap();
@@ -155,10 +159,8 @@ fn a_server_is_drained_maintained_and_resumed() {
             assert_eq!(db.one("SELECT @@server_id").unwrap(), "3", "{verb}");
         }
         if verb == "maintain" {
-            wait_until("its clients are gone", LONG, || {
-                Ok(site.server("db2")["connections"] == 0)
-            })
-            .unwrap();
+            wait_until("its clients are gone", LONG, || Ok(site.server("db2")["connections"] == 0))
+                .unwrap();
         }
         site.cli(&["resume", "db2", "--json"]).json();
         site.wait_server("reads again", "db2", |row| row["reads"] == true);
@@ -170,7 +172,10 @@ fn a_server_is_drained_maintained_and_resumed() {
     }
     let unknown = site.cli(&["drain", "db9"]);
     assert_eq!(unknown.status.code(), Some(1));
-    assert!(unknown.stderr.contains("PM1001") && unknown.stderr.contains("db1, db2, db3"), "{unknown:?}");
+    assert!(
+        unknown.stderr.contains("PM1001") && unknown.stderr.contains("db1, db2, db3"),
+        "{unknown:?}"
+    );
     let events = site.cli(&["events"]).ok();
     assert!(events.contains("drain"), "{events}");
     // The API says the same by itself, and wants POST for it.
@@ -210,13 +215,24 @@ fn metrics_are_clean_and_prometheus_scrapes_them() {
         .unwrap();
     lint.stdin.take().unwrap().write_all(text.as_bytes()).unwrap();
     let said = lint.wait_with_output().unwrap();
-    let said_text = format!("{}{}", String::from_utf8_lossy(&said.stdout), String::from_utf8_lossy(&said.stderr));
+    let said_text = format!(
+        "{}{}",
+        String::from_utf8_lossy(&said.stdout),
+        String::from_utf8_lossy(&said.stderr)
+    );
     assert!(said.status.success() && said_text.trim().is_empty(), "{said_text}");
     for name in [
-        "pointsman_client_connections", "pointsman_client_connections_total", "pointsman_statements_total",
-        "pointsman_statement_duration_seconds_bucket", "pointsman_statement_errors_total", "pointsman_server_up",
-        "pointsman_server_role", "pointsman_server_replication_lag_seconds", "pointsman_server_connections",
-        "pointsman_reads_to_primary_total", "pointsman_causal_wait_seconds_bucket",
+        "pointsman_client_connections",
+        "pointsman_client_connections_total",
+        "pointsman_statements_total",
+        "pointsman_statement_duration_seconds_bucket",
+        "pointsman_statement_errors_total",
+        "pointsman_server_up",
+        "pointsman_server_role",
+        "pointsman_server_replication_lag_seconds",
+        "pointsman_server_connections",
+        "pointsman_reads_to_primary_total",
+        "pointsman_causal_wait_seconds_bucket",
     ] {
         assert!(text.contains(name), "no {name} in\n{text}");
     }
@@ -290,7 +306,8 @@ fn the_sandbox_comes_up_and_leaves_nothing() {
         .stdout(Stdio::piped())
         .spawn()
         .unwrap();
-    let mut lines = std::io::BufRead::lines(std::io::BufReader::new(sandbox.stdout.take().unwrap()));
+    let mut lines =
+        std::io::BufRead::lines(std::io::BufReader::new(sandbox.stdout.take().unwrap()));
     let mut port = None;
     for line in lines.by_ref() {
         let line = line.unwrap();
@@ -304,7 +321,8 @@ fn the_sandbox_comes_up_and_leaves_nothing() {
         }
     }
     let port = port.unwrap();
-    wait_until("the proxy answers", LONG, || Ok(Raw::connect(port)?.one("SELECT 1")? == "1")).unwrap();
+    wait_until("the proxy answers", LONG, || Ok(Raw::connect(port)?.one("SELECT 1")? == "1"))
+        .unwrap();
     let pid = |node: &str| -> i32 {
         std::fs::read_to_string(dir.join(node).join("pid")).unwrap().trim().parse().unwrap()
     };
@@ -315,6 +333,9 @@ fn the_sandbox_comes_up_and_leaves_nothing() {
     assert!(status.success(), "{status}");
     assert!(!dir.exists(), "{} is left", dir.display());
     for pid in servers {
-        assert!(nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_err(), "{pid} lives");
+        assert!(
+            nix::sys::signal::kill(nix::unistd::Pid::from_raw(pid), None).is_err(),
+            "{pid} lives"
+        );
     }
 }

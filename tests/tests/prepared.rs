@@ -5,7 +5,6 @@
 use mysql_async::prelude::Queryable;
 use pointsman_tests::{APP_PASSWORD, APP_USER, Raw, ServerError, Site};
 
-
 /// COM_STMT_EXECUTE's argument with parameters of type BIGINT.
 fn execute(id: u32, flags: u8, params: &[i64]) -> Vec<u8> {
     let mut out = id.to_le_bytes().to_vec();
@@ -233,10 +232,14 @@ async fn mysql_async_works_in_both_protocols() {
     );
     let pool = mysql_async::Pool::new(url.as_str());
     let mut db = pool.get_conn().await.unwrap();
-    db.query_drop("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(50), b BLOB)").await.unwrap();
+    db.query_drop("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(50), b BLOB)")
+        .await
+        .unwrap();
     let blob: Vec<u8> = (0..=255).collect();
     for i in 0..50_u32 {
-        db.exec_drop("INSERT INTO t (v, b) VALUES (?, ?)", (format!("näm{i} 🐘"), &blob)).await.unwrap();
+        db.exec_drop("INSERT INTO t (v, b) VALUES (?, ?)", (format!("näm{i} 🐘"), &blob))
+            .await
+            .unwrap();
         let id = db.last_insert_id().unwrap();
         let row: Option<(String, Vec<u8>)> =
             db.exec_first("SELECT v, b FROM t WHERE id = ?", (id,)).await.unwrap();
@@ -253,7 +256,8 @@ async fn mysql_async_works_in_both_protocols() {
     drop(db);
     for _ in 0..20 {
         let mut db = pool.get_conn().await.unwrap();
-        let n: Option<u32> = db.exec_first("SELECT COUNT(*) FROM t WHERE id > ?", (0,)).await.unwrap();
+        let n: Option<u32> =
+            db.exec_first("SELECT COUNT(*) FROM t WHERE id > ?", (0,)).await.unwrap();
         assert_eq!(n, Some(50));
     }
     let mut many = Vec::new();
@@ -262,7 +266,8 @@ async fn mysql_async_works_in_both_protocols() {
         many.push(tokio::spawn(async move {
             let mut db = pool.get_conn().await.unwrap();
             for _ in 0..20 {
-                let id: Option<u32> = db.exec_first("SELECT id FROM t WHERE id = ?", (7,)).await.unwrap();
+                let id: Option<u32> =
+                    db.exec_first("SELECT id FROM t WHERE id = ?", (7,)).await.unwrap();
                 assert_eq!(id, Some(7));
             }
         }));

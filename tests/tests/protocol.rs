@@ -5,7 +5,9 @@
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 
-use pointsman_tests::{APP_PASSWORD, APP_USER, LONG, Output, Raw, ServerError, Setup, Site, caps, wait_until};
+use pointsman_tests::{
+    APP_PASSWORD, APP_USER, LONG, Output, Raw, ServerError, Setup, Site, caps, wait_until,
+};
 use pointsman_wire::Capabilities;
 
 fn server_error(error: anyhow::Error) -> ServerError {
@@ -59,7 +61,8 @@ fn refusals_are_those_of_the_server() {
         (APP_USER, APP_PASSWORD, Some("forbidden")),
     ];
     for (user, password, database) in cases {
-        let at = |port| server_error(Raw::login(port, user, password, database, caps()).err().unwrap());
+        let at =
+            |port| server_error(Raw::login(port, user, password, database, caps()).err().unwrap());
         assert_eq!(at(site.port()), at(site.primary().port()), "{user}/{password} at {database:?}");
     }
     for port in [site.primary().port(), site.port()] {
@@ -80,10 +83,24 @@ fn errors_are_those_of_the_server() {
     let mut here = Raw::connect(site.port()).unwrap();
     let mut there = Raw::connect(site.primary().port()).unwrap();
     for sql in [
-        "", ";", "SELEC 1", "SELECT * FROM missing", "SELECT x FROM t", "INSERT INTO t VALUES (1), (1)",
-        "SELECT 1 FROM", "DROP TABLE missing", "USE nowhere", "SELECT 'unclosed", "SET no_such = 1",
-        "SELECT SLEEP('x'", "CALL missing()", "SELECT missing_function(1)", "SIGNAL SQLSTATE '45000'",
-        "SET GLOBAL read_only = 0", "SHUTDOWN", "COMMIT WORK NOW",
+        "",
+        ";",
+        "SELEC 1",
+        "SELECT * FROM missing",
+        "SELECT x FROM t",
+        "INSERT INTO t VALUES (1), (1)",
+        "SELECT 1 FROM",
+        "DROP TABLE missing",
+        "USE nowhere",
+        "SELECT 'unclosed",
+        "SET no_such = 1",
+        "SELECT SLEEP('x'",
+        "CALL missing()",
+        "SELECT missing_function(1)",
+        "SIGNAL SQLSTATE '45000'",
+        "SET GLOBAL read_only = 0",
+        "SHUTDOWN",
+        "COMMIT WORK NOW",
     ] {
         let one = here.query(sql).map_err(server_error);
         let two = there.query(sql).map_err(server_error);
@@ -95,7 +112,9 @@ fn errors_are_those_of_the_server() {
 #[test]
 fn commands_beside_queries() {
     let site = Site::start();
-    site.primary().client_sql("CREATE USER other@'%' IDENTIFIED BY 'pw'; GRANT ALL ON app.* TO other@'%'").unwrap();
+    site.primary()
+        .client_sql("CREATE USER other@'%' IDENTIFIED BY 'pw'; GRANT ALL ON app.* TO other@'%'")
+        .unwrap();
     site.sandbox.wait_caught_up().unwrap();
     let mut db = Raw::connect(site.port()).unwrap();
     db.query("CREATE TABLE t (first INT, second VARCHAR(10))").unwrap();
@@ -179,8 +198,18 @@ fn several_statements_and_several_results() {
         }
     };
     assert_eq!(results("SELECT 1; SELECT 2 UNION SELECT 3;"), [1, 2]);
-    assert_eq!(results("INSERT INTO t VALUES (1); SELECT * FROM t; INSERT INTO t VALUES (2); SELECT * FROM t"), [0, 1, 0, 2]);
-    assert_eq!(results("CREATE PROCEDURE p(OUT n INT) BEGIN SELECT 1; SELECT * FROM t; INSERT INTO t VALUES (3); SET n = 9; END"), [0]);
+    assert_eq!(
+        results(
+            "INSERT INTO t VALUES (1); SELECT * FROM t; INSERT INTO t VALUES (2); SELECT * FROM t"
+        ),
+        [0, 1, 0, 2]
+    );
+    assert_eq!(
+        results(
+            "CREATE PROCEDURE p(OUT n INT) BEGIN SELECT 1; SELECT * FROM t; INSERT INTO t VALUES (3); SET n = 9; END"
+        ),
+        [0]
+    );
     assert_eq!(results("CALL p(@n)"), [1, 2, 0]);
     assert_eq!(results("SELECT @n"), [1]);
     // The second fails: the first's result, then the error, then business as usual.
@@ -201,13 +230,24 @@ fn replies_have_the_shape_the_client_asked_for() {
         Capabilities::DEPRECATE_EOF | Capabilities::SESSION_TRACK,
         Capabilities::FOUND_ROWS | Capabilities::INTERACTIVE,
     ] {
-        let login = |port| Raw::login(port, APP_USER, APP_PASSWORD, Some("app"), caps() | more).unwrap();
+        let login =
+            |port| Raw::login(port, APP_USER, APP_PASSWORD, Some("app"), caps() | more).unwrap();
         let (mut here, mut there) = (login(site.port()), login(site.primary().port()));
         let statements = [
-            "DROP TABLE IF EXISTS shape", "CREATE TABLE shape (id INT PRIMARY KEY, v INT)",
-            "INSERT INTO shape VALUES (1, 1), (2, 2)", "UPDATE shape SET v = 1", "SELECT * FROM shape",
-            "SELECT 1", "SET time_zone = '+01:00'", "SET NAMES latin1", "USE app", "BEGIN", "SELECT 2", "COMMIT",
-            "DELETE FROM shape", "DO 0",
+            "DROP TABLE IF EXISTS shape",
+            "CREATE TABLE shape (id INT PRIMARY KEY, v INT)",
+            "INSERT INTO shape VALUES (1, 1), (2, 2)",
+            "UPDATE shape SET v = 1",
+            "SELECT * FROM shape",
+            "SELECT 1",
+            "SET time_zone = '+01:00'",
+            "SET NAMES latin1",
+            "USE app",
+            "BEGIN",
+            "SELECT 2",
+            "COMMIT",
+            "DELETE FROM shape",
+            "DO 0",
         ];
         let mut all = |db: &mut Raw| statements.map(|sql| reply(db, sql, more));
         here.query("CREATE OR REPLACE TABLE shape (id INT)").unwrap();
@@ -248,7 +288,9 @@ fn packets_of_more_than_16_mib_go_both_ways() {
     // At the borders: a packet full to the last byte is followed by an empty one.
     let limit = (1 << 24) - 1;
     let overhead = 1 + "INSERT INTO big VALUES (1, '')".len();
-    for (id, size) in [(1, limit - overhead - 1), (2, limit - overhead), (3, limit - overhead + 1), (4, 20 << 20)] {
+    for (id, size) in
+        [(1, limit - overhead - 1), (2, limit - overhead), (3, limit - overhead + 1), (4, 20 << 20)]
+    {
         let data: String = (0..size).map(|i| char::from(b'a' + (i % 23) as u8)).collect();
         db.query(&format!("INSERT INTO big VALUES ({id}, '{data}')")).unwrap();
         assert_eq!(db.one(&format!("SELECT data FROM big WHERE id = {id}")).unwrap(), data);
@@ -271,7 +313,10 @@ fn load_data_local_infile_takes_the_clients_file() {
     let file = site.sandbox.dir().join("rows.csv");
     let rows: String = (0..50_000).map(|i| format!("{i},row {i}\n")).collect();
     std::fs::write(&file, rows).unwrap();
-    let load = format!("LOAD DATA LOCAL INFILE '{}' INTO TABLE l FIELDS TERMINATED BY ','", file.display());
+    let load = format!(
+        "LOAD DATA LOCAL INFILE '{}' INTO TABLE l FIELDS TERMINATED BY ','",
+        file.display()
+    );
     Site::mariadb_at(site.port(), &["--local-infile=1"], &load).ok();
     assert_eq!(site.sql("SELECT COUNT(*), SUM(id) FROM l").trim(), "50000\t1249975000");
     // A file that is not there is an error of this statement only.
@@ -303,7 +348,10 @@ fn statements_are_bytes() {
     // A megabyte of numbers.
     db.query("SET NAMES utf8mb4").unwrap();
     let list: Vec<String> = (100_000..250_000).map(|i: u32| i.to_string()).collect();
-    assert_eq!(db.one(&format!("SELECT COUNT(*) FROM b WHERE 1 IN ({})", list.join(","))).unwrap(), "0");
+    assert_eq!(
+        db.one(&format!("SELECT COUNT(*) FROM b WHERE 1 IN ({})", list.join(","))).unwrap(),
+        "0"
+    );
     oracle.check();
 }
 
@@ -315,7 +363,11 @@ fn commands_sent_before_the_answer_to_the_last_are_answered_in_order() {
     db.query("CREATE TABLE p (id INT)").unwrap();
     let mut all = Vec::new();
     for i in 0..50 {
-        let sql = if i % 5 == 0 { format!("INSERT INTO p VALUES ({i})") } else { format!("SELECT {i} FROM DUAL") };
+        let sql = if i % 5 == 0 {
+            format!("INSERT INTO p VALUES ({i})")
+        } else {
+            format!("SELECT {i} FROM DUAL")
+        };
         let mut payload = vec![3];
         payload.extend_from_slice(sql.as_bytes());
         pointsman_wire::write_packet(&mut all, 0, &payload);
@@ -338,7 +390,13 @@ fn commands_sent_before_the_answer_to_the_last_are_answered_in_order() {
 fn a_client_that_speaks_nonsense_ends_only_itself() {
     let mut site = Site::start();
     let mut good = Raw::connect(site.port()).unwrap();
-    for bytes in [&b"GET / HTTP/1.1\r\n\r\n"[..], &[0xff; 40], &[0, 0, 0, 1], &[1, 0, 0, 9, 0], &[255, 255, 255, 1, 2]] {
+    for bytes in [
+        &b"GET / HTTP/1.1\r\n\r\n"[..],
+        &[0xff; 40],
+        &[0, 0, 0, 1],
+        &[1, 0, 0, 9, 0],
+        &[255, 255, 255, 1, 2],
+    ] {
         let mut bad = std::net::TcpStream::connect((Ipv4Addr::LOCALHOST, site.port())).unwrap();
         std::io::Write::write_all(&mut bad, bytes).unwrap();
         drop(bad);
@@ -348,7 +406,8 @@ fn a_client_that_speaks_nonsense_ends_only_itself() {
         assert_eq!(good.one("SELECT 1").unwrap(), "1");
     }
     // Somebody who says nothing does not hold anybody up.
-    let silent = std::net::TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, site.port()))).unwrap();
+    let silent =
+        std::net::TcpStream::connect(SocketAddr::from((Ipv4Addr::LOCALHOST, site.port()))).unwrap();
     Raw::connect(site.port()).unwrap();
     drop(silent);
     assert!(site.proxy.is_running());
@@ -373,7 +432,8 @@ fn a_client_gone_in_mid_result_leaves_no_dirty_connection() {
         assert_eq!(next.one("SELECT @@time_zone").unwrap(), "SYSTEM");
     }
     wait_until("open transactions are gone", LONG, || {
-        let count = site.primary().client_sql("SELECT COUNT(*) FROM information_schema.innodb_trx")?;
+        let count =
+            site.primary().client_sql("SELECT COUNT(*) FROM information_schema.innodb_trx")?;
         Ok(count.trim() == "0")
     })
     .unwrap();

@@ -9,17 +9,43 @@ use serde_json::Value;
 
 const PURE: &[&str] = &["pointsman-wire", "pointsman-sql", "pointsman-session", "pointsman-vrrp"];
 const FORBIDDEN_CRATES: &[&str] = &[
-    "tokio", "mio", "socket2", "nix", "async-std", "smol", "polling", "hyper", "mysql_async", "chrono", "time",
+    "tokio",
+    "mio",
+    "socket2",
+    "nix",
+    "async-std",
+    "smol",
+    "polling",
+    "hyper",
+    "mysql_async",
+    "chrono",
+    "time",
 ];
 const FORBIDDEN_WORDS: &[&str] = &[
-    "TcpStream", "TcpListener", "UdpSocket", "UnixStream", "UnixListener", "Instant::now", "SystemTime::now",
-    "std::fs", "std::process", "std::thread",
+    "TcpStream",
+    "TcpListener",
+    "UdpSocket",
+    "UnixStream",
+    "UnixListener",
+    "Instant::now",
+    "SystemTime::now",
+    "std::fs",
+    "std::process",
+    "std::thread",
 ];
 /// Addresses are values, not sockets; durations are values, not clocks.
 const ALLOWED: &[(&str, &[&str])] = &[
     (
         "std::net::",
-        &["IpAddr", "Ipv4Addr", "Ipv6Addr", "SocketAddr", "SocketAddrV4", "SocketAddrV6", "AddrParseError"],
+        &[
+            "IpAddr",
+            "Ipv4Addr",
+            "Ipv6Addr",
+            "SocketAddr",
+            "SocketAddrV4",
+            "SocketAddrV6",
+            "AddrParseError",
+        ],
     ),
     ("std::time::", &["Duration"]),
 ];
@@ -50,9 +76,9 @@ fn pure_crates_depend_on_nothing_that_does_io_or_knows_the_time() {
     let needs: BTreeMap<String, Vec<String>> = array(&metadata["resolve"]["nodes"])
         .iter()
         .map(|node| {
-            let normal = array(&node["deps"]).into_iter().filter(|dep| {
-                array(&dep["dep_kinds"]).iter().any(|kind| kind["kind"].is_null())
-            });
+            let normal = array(&node["deps"])
+                .into_iter()
+                .filter(|dep| array(&dep["dep_kinds"]).iter().any(|kind| kind["kind"].is_null()));
             (text(&node["id"]), normal.map(|dep| text(&dep["pkg"])).collect())
         })
         .collect();
@@ -67,7 +93,10 @@ fn pure_crates_depend_on_nothing_that_does_io_or_knows_the_time() {
         }
         let all: BTreeSet<_> = seen.iter().map(|id| names[*id].as_str()).collect();
         for forbidden in FORBIDDEN_CRATES {
-            assert!(!all.contains(forbidden), "{name} is pure and has come to depend on {forbidden}");
+            assert!(
+                !all.contains(forbidden),
+                "{name} is pure and has come to depend on {forbidden}"
+            );
         }
     }
     assert_eq!(found, PURE.len(), "a pure crate is missing");
@@ -90,7 +119,10 @@ fn pure_crates_name_no_socket_and_no_clock() {
                 for (module, allowed) in ALLOWED {
                     for rest in line.split(module).skip(1) {
                         for item in imported(rest) {
-                            assert!(allowed.contains(&item), "{module}{item} in a pure crate: {place}");
+                            assert!(
+                                allowed.contains(&item),
+                                "{module}{item} in a pure crate: {place}"
+                            );
                         }
                     }
                 }

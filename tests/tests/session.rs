@@ -9,8 +9,10 @@ const PRIMARY: &str = "1";
 
 fn table(site: &Site) -> Raw {
     let mut db = Raw::connect(site.port()).unwrap();
-    db.query("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(100)) CHARACTER SET utf8mb4")
-        .unwrap();
+    db.query(
+        "CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v VARCHAR(100)) CHARACTER SET utf8mb4",
+    )
+    .unwrap();
     db
 }
 
@@ -29,7 +31,9 @@ fn a_transaction_is_whole_and_stays_at_the_primary() {
     let oracle = site.oracle();
     let mut db = table(&site);
     assert_eq!(server(&mut db), REPLICA);
-    for begin in ["BEGIN", "START TRANSACTION", "START TRANSACTION READ WRITE", "/* x */ begin work"] {
+    for begin in
+        ["BEGIN", "START TRANSACTION", "START TRANSACTION READ WRITE", "/* x */ begin work"]
+    {
         db.query(begin).unwrap();
         assert_eq!(server(&mut db), PRIMARY, "{begin}");
         db.query("INSERT INTO t (v) VALUES ('a')").unwrap();
@@ -121,13 +125,21 @@ fn session_variables_go_with_the_session() {
     let cases = [
         ("SET NAMES latin1", "@@character_set_client", "latin1"),
         ("SET NAMES utf8mb4 COLLATE utf8mb4_bin", "@@collation_connection", "utf8mb4_bin"),
-        ("SET sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'", "@@sql_mode", "ANSI_QUOTES,NO_BACKSLASH_ESCAPES"),
+        (
+            "SET sql_mode = 'ANSI_QUOTES,NO_BACKSLASH_ESCAPES'",
+            "@@sql_mode",
+            "ANSI_QUOTES,NO_BACKSLASH_ESCAPES",
+        ),
         ("SET time_zone = '+05:00'", "@@time_zone", "+05:00"),
         ("SET foreign_key_checks = 0", "@@foreign_key_checks", "0"),
         ("SET SESSION group_concat_max_len = 4242", "@@group_concat_max_len", "4242"),
         ("SET @@session.max_join_size = 12345", "@@max_join_size", "12345"),
         ("SET lc_time_names = 'de_DE'", "@@lc_time_names", "de_DE"),
-        ("SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED", "@@tx_isolation", "READ-COMMITTED"),
+        (
+            "SET SESSION TRANSACTION ISOLATION LEVEL READ COMMITTED",
+            "@@tx_isolation",
+            "READ-COMMITTED",
+        ),
         ("SET time_zone = '+01:00', foreign_key_checks = 1", "@@time_zone", "+01:00"),
         ("SET time_zone = DEFAULT", "@@time_zone", "SYSTEM"),
     ];
@@ -161,7 +173,11 @@ fn session_variables_go_with_the_session() {
 #[test]
 fn the_schema_goes_with_the_session() {
     let site = Site::start();
-    site.primary().client_sql("CREATE DATABASE b; GRANT ALL ON b.* TO 'app'@'%'; CREATE TABLE b.only_here (id INT)").unwrap();
+    site.primary()
+        .client_sql(
+            "CREATE DATABASE b; GRANT ALL ON b.* TO 'app'@'%'; CREATE TABLE b.only_here (id INT)",
+        )
+        .unwrap();
     site.sandbox.wait_caught_up().unwrap();
     let mut db = Raw::connect(site.port()).unwrap();
     assert_eq!(db.one("SELECT DATABASE()").unwrap(), "app");

@@ -27,7 +27,8 @@ pub fn run(keep: bool) -> Result<()> {
     site.pointsman(&["servers"])?;
     say("the statements that took most time: pointsman statements --limit 12");
     site.pointsman(&["statements", "--limit", "12"])?;
-    for sql in ["SELECT txt FROM page WHERE id = 7", "SELECT txt FROM page WHERE id = 7 FOR UPDATE"] {
+    for sql in ["SELECT txt FROM page WHERE id = 7", "SELECT txt FROM page WHERE id = 7 FOR UPDATE"]
+    {
         say(&format!("why there: pointsman explain '{sql}'"));
         site.pointsman(&["explain", sql])?;
     }

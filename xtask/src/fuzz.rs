@@ -35,16 +35,17 @@ pub fn run(mut args: &[&str]) -> Result<()> {
         println!("targets: {}", targets.join(" "));
         return Ok(());
     };
-    ensure!(targets.iter().any(|t| t == name), "no target {name}; there are: {}", targets.join(" "));
+    ensure!(
+        targets.iter().any(|t| t == name),
+        "no target {name}; there are: {}",
+        targets.join(" ")
+    );
 
     say(&format!("fuzzing {name} for {seconds} s"));
     // A directory of its own: other flags would rebuild everything else.
     let target_dir = cargo::target_dir().join("fuzz");
     let mut build = cargo::cargo(&["build", "--release", "--target", TARGET, "--bin", name]);
-    build
-        .current_dir(&fuzz)
-        .env("RUSTFLAGS", RUSTFLAGS)
-        .env("CARGO_TARGET_DIR", &target_dir);
+    build.current_dir(&fuzz).env("RUSTFLAGS", RUSTFLAGS).env("CARGO_TARGET_DIR", &target_dir);
     cargo::check(build)?;
 
     let corpus = fuzz.join("corpus").join(name);

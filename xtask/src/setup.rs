@@ -63,7 +63,11 @@ pub fn run() -> Result<()> {
         eprintln!("warning: {} not installed ({error:#})", front_tier.join(", "));
     }
     let still = missing(NEEDED);
-    ensure!(still.is_empty(), "apt-get ended well, but these are still missing: {}", still.join(" "));
+    ensure!(
+        still.is_empty(),
+        "apt-get ended well, but these are still missing: {}",
+        still.join(" ")
+    );
     Ok(())
 }
 
