@@ -1,8 +1,10 @@
 //! One connection to a database server: logging in, and commands of our own.
 
+use std::cell::Cell;
 use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
@@ -35,6 +37,32 @@ pub struct Backend {
     /// Status flags of its login.
     pub status: Status,
     pub live: Arc<Live>,
+    pub counted: Rc<Counted>,
+}
+
+/// One open connection in the server's count.
+pub struct Counted {
+    live: Arc<Live>,
+    open: Cell<bool>,
+}
+
+impl Counted {
+    fn new(live: &Arc<Live>) -> Rc<Self> {
+        live.connections.fetch_add(1, Relaxed);
+        Rc::new(Self { live: Arc::clone(live), open: Cell::new(true) })
+    }
+
+    /// Whether the descriptor is still the connection's.
+    pub fn is_open(&self) -> bool {
+        self.open.get()
+    }
+
+    /// The connection is closed, or as good as.
+    pub fn give_up(&self) {
+        if self.open.replace(false) {
+            self.live.connections.fetch_sub(1, Relaxed);
+        }
+    }
 }
 
 /// A prepared statement as this server knows it.
@@ -47,7 +75,7 @@ pub struct Here {
 
 impl Drop for Backend {
     fn drop(&mut self) {
-        self.live.connections.fetch_sub(1, Relaxed);
+        self.counted.give_up();
     }
 }
 
@@ -223,7 +251,6 @@ impl Backend {
             write_packet(&mut out, seq.wrapping_add(1), &answer);
             socket.write_all(&out).await?;
         };
-        server.live.connections.fetch_add(1, Relaxed);
         let mut backend = Self {
             server: server.id,
             socket,
@@ -234,6 +261,7 @@ impl Backend {
             pending: Vec::new(),
             status,
             live: Arc::clone(&server.live),
+            counted: Counted::new(&server.live),
         };
         // Every change of a session variable is to be reported: that is how state is carried.
         let track: &[u8] = if greeting.server_version.windows(7).any(|w| w == b"MariaDB") {

@@ -1,5 +1,6 @@
 //! One command's way: to which server, over which connection, and what if that fails.
 
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use pointsman_cluster::ServerId;
 use pointsman_cluster::gtid::Position;
 use pointsman_session::{Decision, Level, Lost, Refusal, Restore, Target, Why};
-use pointsman_sql::{Class, Reason};
+use pointsman_sql::{Class, Effects, Reason, Route};
 use pointsman_wire::{
     BoundTypes, Capabilities, Expect, HEADER, Header, MAX_PAYLOAD, Status, Tracker, err_packet,
     write_packet,
@@ -21,7 +22,7 @@ use crate::pick::{self, Wanted};
 use crate::prepared::{Prepared, PreparedStatement};
 use crate::relay::{Failure, Outcome, Watcher, relay};
 use crate::stats::ToPrimary;
-use crate::worker::{Statement, Worker};
+use crate::worker::{Place, Statement, Worker};
 
 /// What a command is, as far as its way is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -190,6 +191,12 @@ impl Client {
                     backend.version = self.session.variables().version();
                     self.backends.push(backend);
                     self.finish(&job, server, &outcome);
+                    if outcome.error.is_none() && end != 0 && sets_names(&job) {
+                        self.session.set_names(&request.filled()[HEADER + 1..end]);
+                        if let Some(backend) = self.backends.last_mut() {
+                            backend.version = self.session.variables().version();
+                        }
+                    }
                     self.account(&job, choice.primary, server, began, outcome.error);
                     self.show();
                     return Ok(());
@@ -381,7 +388,13 @@ impl Client {
         };
         match Backend::connect(&target, &self.login, self.config().limits.connect_timeout).await {
             Ok(backend) => {
-                self.info.backends.borrow_mut().push((server, backend.thread_id));
+                let place = Place {
+                    server,
+                    thread: backend.thread_id,
+                    fd: backend.socket.raw_fd(),
+                    counted: Rc::clone(&backend.counted),
+                };
+                self.info.backends.borrow_mut().push(place);
                 Ok(Box::new(backend))
             }
             Err(ConnectError::Refused(payload)) => {
@@ -401,7 +414,7 @@ impl Client {
     }
 
     fn forget_backend(&mut self, server: ServerId) {
-        self.info.backends.borrow_mut().retain(|(s, _)| *s != server);
+        self.info.backends.borrow_mut().retain(|p| p.server != server);
     }
 
     async fn bring_up_to_date(&mut self, backend: &mut Backend) -> Result<(), Unusable> {
@@ -670,6 +683,15 @@ impl Client {
             }
         }
     }
+}
+
+/// Whether it is a plain `SET NAMES` or `SET CHARACTER SET`.
+fn sets_names(job: &Job) -> bool {
+    let verdict = &job.statement.verdict;
+    job.kind == Kind::Query
+        && verdict.route == Route::AnySession
+        && verdict.effects == Effects::SET_SYSVAR
+        && ["SET NAMES", "SET CHARACTER SET", "SET CHARSET"].iter().any(|s| job.statement.text.starts_with(s))
 }
 
 /// Takes note of what a reply brings, before the client sees it.

@@ -40,7 +40,7 @@ impl SessionRow {
             user: info.user.borrow().clone(),
             client: info.peer.to_string(),
             database: info.database.borrow().clone(),
-            backends: info.backends.borrow().clone(),
+            backends: info.backends.borrow().iter().map(|p| (p.server, p.thread)).collect(),
             busy: info.busy.get().map(|(server, _)| server),
             transaction: info.transaction.get(),
             held: info.held.get(),

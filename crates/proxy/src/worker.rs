@@ -11,13 +11,13 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache as SnapshotCache;
-use pointsman_cluster::{Role, ServerId, Snapshot};
+use pointsman_cluster::{AdminState, Role, Server, ServerId, Snapshot};
 use pointsman_session::Level;
 use pointsman_sql::{Cache, Entry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Counted};
 use crate::kill::KillRequest;
 use crate::login;
 use crate::shared::Shared;
@@ -55,9 +55,19 @@ pub struct SessionInfo {
     pub held: Cell<Option<&'static str>>,
     /// An open transaction, and whether it is read-only.
     pub transaction: Cell<Option<bool>>,
-    /// Its connections: server and the server's own connection id.
-    pub backends: RefCell<Vec<(ServerId, u32)>>,
+    /// Its connections to servers.
+    pub backends: RefCell<Vec<Place>>,
     pub last_statement: RefCell<Option<Arc<Statement>>>,
+}
+
+/// A session's connection to a server, as the rest of its worker sees it.
+pub struct Place {
+    pub server: ServerId,
+    /// The server's own id of the connection.
+    pub thread: u32,
+    pub fd: RawFd,
+    /// Whether it counts as open; shared with the connection.
+    pub counted: Rc<Counted>,
 }
 
 pub struct Worker {
@@ -157,7 +167,7 @@ impl Worker {
         self.stats.sessions.fetch_add(1, Relaxed);
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
-            let _counted = Counted(&worker);
+            let _present = Present(&worker);
             login::serve(Rc::clone(&worker), stream, peer, level).await;
         });
     }
@@ -176,10 +186,13 @@ impl Worker {
     async fn free_from_dead_servers(self: Rc<Self>) {
         let mut changes = self.shared.cluster.subscribe();
         loop {
-            let dead = self.snapshot(|s| {
-                s.servers.iter().filter(|s| s.role == Role::Down).map(|s| s.id).collect::<Vec<_>>()
-            });
-            if dead.is_empty() {
+            let with = |f: &dyn Fn(&Server) -> bool| {
+                self.snapshot(|s| s.servers.iter().filter(|s| f(s)).map(|s| s.id).collect::<Vec<_>>())
+            };
+            let dead = with(&|s| s.role == Role::Down);
+            let out = with(&|s| s.admin == AdminState::Maintenance);
+            self.close_idle_connections(&out);
+            if dead.is_empty() && out.is_empty() {
                 if changes.changed().await.is_err() {
                     return;
                 }
@@ -195,6 +208,24 @@ impl Worker {
             }
             // Someone may still begin to wait for one of them, for what only it can answer.
             let _ = tokio::time::timeout(Duration::from_millis(250), changes.changed()).await;
+        }
+    }
+
+    /// Servers in maintenance lose the connections that nothing would be lost with; the sessions
+    /// find them closed and make new ones elsewhere.
+    fn close_idle_connections(&self, servers: &[ServerId]) {
+        for session in self.sessions.borrow().values() {
+            if servers.is_empty() || session.transaction.get().is_some() || session.held.get().is_some() {
+                continue;
+            }
+            for place in session.backends.borrow().iter() {
+                let busy = session.busy.get().is_some_and(|(server, _)| server == place.server);
+                if servers.contains(&place.server) && !busy && place.counted.is_open() {
+                    // SAFETY: it is open, so the descriptor is its own.
+                    unsafe { libc::shutdown(place.fd, libc::SHUT_RDWR) };
+                    place.counted.give_up();
+                }
+            }
         }
     }
 
@@ -219,7 +250,7 @@ impl Worker {
         let session = sessions.get(&request.id)?;
         let victim = crate::kill::Victim {
             user: session.user.borrow().clone(),
-            backends: session.backends.borrow().clone(),
+            backends: session.backends.borrow().iter().map(|p| (p.server, p.thread)).collect(),
             busy: session.busy.get().map(|(server, _)| server),
         };
         if request.connection && victim.user == request.by {
@@ -235,9 +266,9 @@ fn hang_up(fd: RawFd) {
     unsafe { libc::shutdown(fd, libc::SHUT_RD) };
 }
 
-struct Counted<'a>(&'a Worker);
+struct Present<'a>(&'a Worker);
 
-impl Drop for Counted<'_> {
+impl Drop for Present<'_> {
     fn drop(&mut self) {
         self.0.stats.sessions.fetch_sub(1, Relaxed);
         self.0.check_drained();

@@ -122,6 +122,11 @@ impl Session {
         &self.variables
     }
 
+    /// A `SET NAMES` or `SET CHARACTER SET` succeeded.
+    pub fn set_names(&mut self, sql: &[u8]) {
+        self.variables.set_names(sql);
+    }
+
     /// COM_SET_OPTION succeeded.
     pub fn set_multi_statements(&mut self, on: bool) {
         self.variables.set_multi_statements(on);

@@ -11,6 +11,7 @@ pub struct Variables {
     version: u64,
     changed: BTreeMap<Box<[u8]>, (u64, Box<[u8]>)>,
     schema: Option<(u64, Box<[u8]>)>,
+    names: Option<(u64, Box<[u8]>)>,
     multi_statements: Option<(u64, bool)>,
 }
 
@@ -52,6 +53,11 @@ fn is_carried(name: &[u8]) -> bool {
     !STAYS.contains(&name) && !name.starts_with(b"gtid_") && !name.starts_with(b"wsrep_")
 }
 
+/// Variables that `SET NAMES` sets.
+fn is_of_names(name: &[u8]) -> bool {
+    name.starts_with(b"character_set_") || name == b"collation_connection"
+}
+
 impl Variables {
     /// Version a server must be at to be in step.
     #[must_use]
@@ -73,6 +79,13 @@ impl Variables {
             self.version += 1;
             self.schema = Some((self.version, name.into()));
         }
+    }
+
+    /// `sql`, a `SET NAMES` or `SET CHARACTER SET`, succeeded. It is repeated as it was written:
+    /// servers report the character sets it sets, but not the collation.
+    pub fn set_names(&mut self, sql: &[u8]) {
+        self.version += 1;
+        self.names = Some((self.version, sql.into()));
     }
 
     /// COM_SET_OPTION succeeded.
@@ -104,8 +117,18 @@ impl Variables {
         {
             steps.push(Restore::Schema(name.clone()));
         }
+        let names = self.names.as_ref().map_or(0, |(v, _)| *v);
+        if let Some((v, sql)) = &self.names
+            && *v > from
+        {
+            steps.push(Restore::Set(sql.to_vec()));
+        }
         // In the order they were set: a later one may depend on an earlier (character sets).
-        let mut changed: Vec<_> = self.changed.iter().filter(|(_, (v, _))| *v > from).collect();
+        let mut changed: Vec<_> = self
+            .changed
+            .iter()
+            .filter(|(name, (v, _))| *v > from && !(*v < names && is_of_names(name)))
+            .collect();
         changed.sort_by_key(|(_, (v, _))| *v);
         if !changed.is_empty() {
             let mut sql = b"SET ".to_vec();
@@ -179,6 +202,19 @@ mod tests {
              @@session.`character_set_client`='latin1'"
         );
         assert!(v.restore(v.version()).is_empty());
+    }
+
+    #[test]
+    fn set_names_is_repeated_with_its_collation() {
+        let mut v = Variables::default();
+        v.set(b"character_set_client", b"utf8mb4");
+        v.set(b"character_set_connection", b"utf8mb4");
+        v.set_names(b"SET NAMES utf8mb4 COLLATE utf8mb4_bin");
+        let steps = v.restore(0);
+        assert_eq!(steps, [Restore::Set(b"SET NAMES utf8mb4 COLLATE utf8mb4_bin".to_vec())]);
+        v.set(b"character_set_results", b"latin1");
+        assert_eq!(v.restore(0).len(), 2);
+        assert_eq!(set(&v.restore(0)), "SET @@session.`character_set_results`='latin1'");
     }
 
     #[test]

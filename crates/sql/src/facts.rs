@@ -257,6 +257,8 @@ fn variable(facts: &mut Facts, name: &[u8]) {
         "log_bin",
         "sql_log_bin",
         "skip_replication",
+        // Clients on the same machine connect to it, and would write there.
+        "socket",
     ];
     const PREFIXES: &[&str] = &[
         "rand_seed",
