@@ -14,11 +14,16 @@ use crate::shared::Shared;
 /// How an account's client proves itself.
 pub enum Proof {
     /// Password known from the config.
-    Password { plugin: AuthPlugin, password: Zeroizing<Vec<u8>> },
+    Password {
+        plugin: AuthPlugin,
+        password: Zeroizing<Vec<u8>>,
+    },
     /// `SHA1(SHA1(password))`.
     Native([u8; 20]),
     /// caching_sha2_password with a hash only the servers can check.
-    Sha2 { stored: Zeroizing<Vec<u8>> },
+    Sha2 {
+        stored: Zeroizing<Vec<u8>>,
+    },
     Empty,
     /// A plugin Pointsman does not speak.
     Unsupported(String),
@@ -47,13 +52,17 @@ pub fn find(shared: &Shared, user: &[u8], peer: IpAddr) -> Option<Account> {
     let name = std::str::from_utf8(user).ok()?;
     if let Some(account) = shared.own_accounts.find(name, peer) {
         let users = &shared.config.users;
-        return users.iter().find(|u| u.name == account.user && u.host == account.host).map(of_user);
+        return users
+            .iter()
+            .find(|u| u.name == account.user && u.host == account.host)
+            .map(of_user);
     }
     let accounts = shared.cluster.accounts().load();
     let account = accounts.find(name, peer)?;
     // The first way to log in that is spoken here.
     let spoken = [auth::NATIVE, auth::CACHING_SHA2];
-    let method = account.methods.iter().find(|m| m.plugin.is_empty() || spoken.contains(&&*m.plugin));
+    let method =
+        account.methods.iter().find(|m| m.plugin.is_empty() || spoken.contains(&&*m.plugin));
     let plugin = method.map_or_else(|| account.plugin(), |m| &m.plugin);
     let stored = std::str::from_utf8(method.map_or(&[][..], |m| &m.auth_string)).unwrap_or("?");
     let proof = match plugin {

@@ -12,8 +12,8 @@ use std::time::Duration;
 use pointsman_cluster::{Live, Server, ServerId};
 use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch};
 use pointsman_wire::{
-    Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, OkPacket,
-    Status, Step, Tracker, auth, write_packet,
+    Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, OkPacket, Status, Step,
+    Tracker, auth, write_packet,
 };
 use tokio::time::timeout;
 
@@ -177,7 +177,11 @@ async fn resolve(address: &str) -> io::Result<SocketAddr> {
 
 impl Backend {
     /// Connects and logs in; `within` bounds all of it.
-    pub async fn connect(server: &Server, login: &Login, within: Duration) -> Result<Self, ConnectError> {
+    pub async fn connect(
+        server: &Server,
+        login: &Login,
+        within: Duration,
+    ) -> Result<Self, ConnectError> {
         match timeout(within, Self::log_in(server, login)).await {
             Ok(done) => done,
             Err(_) => Err(ConnectError::Unreachable(io::ErrorKind::TimedOut.into())),
@@ -289,7 +293,10 @@ impl Backend {
 
     /// Sends a command of our own and swallows its reply: `Ok(Err(payload))` is the server's ERR.
     /// `Ok(Ok((id, params, columns)))` is what COM_STMT_PREPARE brought, zeros for the rest.
-    pub async fn command(&mut self, payload: &[u8]) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
+    pub async fn command(
+        &mut self,
+        payload: &[u8],
+    ) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
         let mut out = std::mem::take(&mut self.pending);
         write_packet(&mut out, 0, payload);
         self.socket.write_all(&out).await?;
@@ -306,7 +313,9 @@ impl Backend {
                     Step::More { pass } => (pass, false),
                     Step::Control { pass, end, control, .. } => {
                         match control {
-                            Control::Err(_) => answer = Err(buf.filled()[pass + HEADER..end].to_vec()),
+                            Control::Err(_) => {
+                                answer = Err(buf.filled()[pass + HEADER..end].to_vec())
+                            }
                             Control::Prepared { id, columns, params } => {
                                 answer = Ok((id, params, columns));
                             }

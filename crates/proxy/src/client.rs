@@ -154,7 +154,12 @@ impl Client {
     }
 
     /// `end`: length of the whole packet; 0 if it is to be streamed.
-    async fn dispatch(&mut self, command: Command, request: &mut Buffer, end: usize) -> Result<(), End> {
+    async fn dispatch(
+        &mut self,
+        command: Command,
+        request: &mut Buffer,
+        end: usize,
+    ) -> Result<(), End> {
         let streamed = end == 0;
         match command {
             Command::Quit => return Err(End::Client),
@@ -177,7 +182,8 @@ impl Client {
             Command::StmtPrepare if !streamed => {
                 let statement = self.classify(&request.filled()[HEADER + 1..end], false);
                 if statement.verdict.effects.contains(Effects::KILL) {
-                    let message = "This command is not supported in the prepared statement protocol yet";
+                    let message =
+                        "This command is not supported in the prepared statement protocol yet";
                     return self.error(1, 1295, "HY000", message).await;
                 }
                 let mut job = Job::new(Kind::Prepare, statement);
@@ -254,21 +260,31 @@ impl Client {
                 self.run(job, request, end).await
             }
             Command::Ping if !streamed => {
-                self.run(Job::new(Kind::LastUsed, Self::plain(Class::Other, true)), request, end).await
+                self.run(Job::new(Kind::LastUsed, Self::plain(Class::Other, true)), request, end)
+                    .await
             }
             Command::SetOption if !streamed => {
                 let option = request.filled().get(HEADER + 1).copied();
-                let job = Job::new(Kind::SetOption(option == Some(0)), Self::plain(Class::Session, true));
+                let job =
+                    Job::new(Kind::SetOption(option == Some(0)), Self::plain(Class::Session, true));
                 self.run(job, request, end).await
             }
-            Command::Statistics | Command::Debug | Command::FieldList | Command::CreateDb
-            | Command::DropDb | Command::Refresh | Command::ProcessInfo
+            Command::Statistics
+            | Command::Debug
+            | Command::FieldList
+            | Command::CreateDb
+            | Command::DropDb
+            | Command::Refresh
+            | Command::ProcessInfo
                 if !streamed =>
             {
-                self.run(Job::new(Kind::Other, Self::plain(Class::Other, false)), request, end).await
+                self.run(Job::new(Kind::Other, Self::plain(Class::Other, false)), request, end)
+                    .await
             }
             Command::ProcessKill if end >= HEADER + 5 => {
-                let id = request.filled()[HEADER + 1..HEADER + 5].try_into().map_or(0, u32::from_le_bytes);
+                let id = request.filled()[HEADER + 1..HEADER + 5]
+                    .try_into()
+                    .map_or(0, u32::from_le_bytes);
                 self.kill(id, true).await
             }
             Command::ResetConnection if !streamed => {
@@ -321,12 +337,15 @@ impl Client {
     fn dialect(&self) -> Dialect {
         let status = self.session.status();
         let (mariadb, version) = self.worker.snapshot(|s| (s.greeting.mariadb, s.greeting.version));
-        let flavour = if mariadb { Flavour::MariaDb { version } } else { Flavour::MySql { version } };
+        let flavour =
+            if mariadb { Flavour::MariaDb { version } } else { Flavour::MySql { version } };
         let ansi = match mariadb {
             true => status.contains(Status::ANSI_QUOTES),
-            false => self.session.variables().get(b"sql_mode").is_some_and(|m| {
-                m.windows(11).any(|w| w == b"ANSI_QUOTES")
-            }),
+            false => self
+                .session
+                .variables()
+                .get(b"sql_mode")
+                .is_some_and(|m| m.windows(11).any(|w| w == b"ANSI_QUOTES")),
         };
         let charset = self.session.variables().get(b"character_set_client");
         Dialect {
@@ -370,10 +389,16 @@ impl Client {
         Some((id, self.prepared.get(id)?))
     }
 
-    async fn unknown_statement(&mut self, request: &mut Buffer, end: usize, by: &str) -> Result<(), End> {
-        let id = request.filled().get(HEADER + 1..HEADER + 5).map_or(0, |b| {
-            b.try_into().map_or(0, u32::from_le_bytes)
-        });
+    async fn unknown_statement(
+        &mut self,
+        request: &mut Buffer,
+        end: usize,
+        by: &str,
+    ) -> Result<(), End> {
+        let id = request
+            .filled()
+            .get(HEADER + 1..HEADER + 5)
+            .map_or(0, |b| b.try_into().map_or(0, u32::from_le_bytes));
         self.skip(request, end).await?;
         let message = format!("Unknown prepared statement handler ({id}) given to {by}");
         self.error(1, 1243, "HY000", &message).await
@@ -420,7 +445,8 @@ impl Client {
         let (caps, collation) = (self.login.caps, self.login.collation);
         let peer: SocketAddr = self.info.peer;
         let changed =
-            login::change_user(&self.worker, &mut self.socket, peer, caps, collation, payload).await?;
+            login::change_user(&self.worker, &mut self.socket, peer, caps, collation, payload)
+                .await?;
         match changed {
             Ok((login, seq)) => {
                 self.backends.clear();
@@ -430,7 +456,8 @@ impl Client {
                 if let Some(database) = &login.database {
                     self.session.set_schema(database);
                 }
-                *self.info.user.borrow_mut() = String::from_utf8_lossy(&login.credentials.user).into_owned();
+                *self.info.user.borrow_mut() =
+                    String::from_utf8_lossy(&login.credentials.user).into_owned();
                 self.login = login;
                 let mut out = Vec::new();
                 match self.first_backend().await {
@@ -460,14 +487,27 @@ impl Client {
         Ok(self.socket.write_all(&out).await?)
     }
 
-    pub async fn error(&mut self, seq: u8, code: u16, state: &str, message: &str) -> Result<(), End> {
+    pub async fn error(
+        &mut self,
+        seq: u8,
+        code: u16,
+        state: &str,
+        message: &str,
+    ) -> Result<(), End> {
         let mut out = Vec::new();
         err_packet(&mut out, seq, code, state, message);
         Ok(self.socket.write_all(&out).await?)
     }
 
     /// Notes what a command's time and result were.
-    pub fn account(&self, job: &Job, primary: bool, server: ServerId, began: Instant, error: Option<u16>) {
+    pub fn account(
+        &self,
+        job: &Job,
+        primary: bool,
+        server: ServerId,
+        began: Instant,
+        error: Option<u16>,
+    ) {
         let took = began.elapsed();
         let stats = &self.worker.stats;
         let statement = &job.statement;
@@ -493,7 +533,10 @@ impl Client {
 pub async fn can_log_in(worker: &Worker, credentials: &Credentials) -> bool {
     let servers = worker.snapshot(|s| {
         let primary = s.primary().cloned();
-        primary.into_iter().chain(s.servers.iter().filter(|s| s.takes_reads).cloned()).collect::<Vec<_>>()
+        primary
+            .into_iter()
+            .chain(s.servers.iter().filter(|s| s.takes_reads).cloned())
+            .collect::<Vec<_>>()
     });
     let login = Login {
         credentials: credentials.clone(),
@@ -514,7 +557,11 @@ pub async fn can_log_in(worker: &Worker, credentials: &Credentials) -> bool {
 }
 
 /// The execute packet a server needs: its own statement id, and the types if it has not had them.
-pub fn execute_packet(packet: &mut [u8], id: u32, types: Option<(&BoundTypes, u16)>) -> Option<Vec<u8>> {
+pub fn execute_packet(
+    packet: &mut [u8],
+    id: u32,
+    types: Option<(&BoundTypes, u16)>,
+) -> Option<Vec<u8>> {
     packet[HEADER + 1..HEADER + 5].copy_from_slice(&id.to_le_bytes());
     let (types, params) = types?;
     let payload = with_types(&packet[HEADER..], params, types)?;

@@ -72,7 +72,8 @@ impl Credentials {
         masked.push(0);
         auth::sha2_mask(&mut masked, salt);
         let text = std::str::from_utf8(pem).ok()?;
-        let body: String = text.lines().filter(|l| !l.starts_with("-----")).map(str::trim).collect();
+        let body: String =
+            text.lines().filter(|l| !l.starts_with("-----")).map(str::trim).collect();
         let key = PublicEncryptingKey::from_der(&STANDARD.decode(body).ok()?).ok()?;
         let key = OaepPublicEncryptingKey::new(key).ok()?;
         let mut out = vec![0; key.ciphertext_size()];
@@ -111,7 +112,11 @@ impl RsaKey {
 
     /// The password a client encrypted.
     #[must_use]
-    pub fn password(&self, ciphertext: &[u8], salt: &[u8; auth::SALT]) -> Option<Zeroizing<Vec<u8>>> {
+    pub fn password(
+        &self,
+        ciphertext: &[u8],
+        salt: &[u8; auth::SALT],
+    ) -> Option<Zeroizing<Vec<u8>>> {
         let mut plain = Zeroizing::new(vec![0; self.key.min_output_size()]);
         let n = self.key.decrypt(&OAEP_SHA1_MGF1SHA1, ciphertext, &mut plain, None).ok()?.len();
         plain.truncate(n);
@@ -128,7 +133,8 @@ mod tests {
     fn a_password_travels_encrypted_to_whoever_has_the_key() {
         let key = RsaKey::generate().unwrap();
         let salt = std::array::from_fn(|i| i as u8 + 1);
-        let sent = Credentials::from_password(b"app", b"s3cret").encrypted(key.pem(), &salt).unwrap();
+        let sent =
+            Credentials::from_password(b"app", b"s3cret").encrypted(key.pem(), &salt).unwrap();
         assert_eq!(&key.password(&sent, &salt).unwrap()[..], b"s3cret");
         assert!(key.password(&sent[1..], &salt).is_none());
         assert!(key.password(&sent, &[9; 20]).is_none_or(|p| &p[..] != b"s3cret"));

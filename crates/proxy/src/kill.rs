@@ -34,7 +34,8 @@ impl Client {
                     Err(_) => self.unknown_thread(id).await,
                 },
                 KillTarget::QueryId(_) | KillTarget::User { .. } => {
-                    let message = "[PM2006] KILL is possible by connection id only: KILL [QUERY] id";
+                    let message =
+                        "[PM2006] KILL is possible by connection id only: KILL [QUERY] id";
                     self.error(1, 1235, "42000", message).await
                 }
             },
@@ -64,7 +65,9 @@ impl Client {
         }
         let Some(victim) = victim else { return self.unknown_thread(u64::from(id)).await };
         if victim.user != by {
-            return self.error(1, 1095, "HY000", &format!("You are not owner of thread {id}")).await;
+            return self
+                .error(1, 1095, "HY000", &format!("You are not owner of thread {id}"))
+                .await;
         }
         let login = Login {
             credentials: self.login.credentials.clone(),
@@ -78,7 +81,9 @@ impl Client {
             if !connection && victim.busy != Some(server) {
                 continue;
             }
-            let Some(server) = self.worker.snapshot(|s| s.server(server).cloned()) else { continue };
+            let Some(server) = self.worker.snapshot(|s| s.server(server).cloned()) else {
+                continue;
+            };
             if let Ok(mut backend) = Backend::connect(&server, &login, within).await {
                 let what = if connection { "KILL" } else { "KILL QUERY" };
                 let command = format!("\x03{what} {thread}");

@@ -70,7 +70,8 @@ impl Proxy {
     pub fn start(config: ProxyConfig, bound: Bound, cluster: Cluster) -> std::io::Result<Self> {
         let count = worker_count(&config);
         let shared = Arc::new(Shared::new(config, cluster, count));
-        let (senders, receivers): (Vec<_>, Vec<_>) = (0..count).map(|_| mpsc::unbounded_channel()).unzip();
+        let (senders, receivers): (Vec<_>, Vec<_>) =
+            (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         let _ = shared.workers.set(senders);
         let mut per_worker: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
         for listening in bound.0 {

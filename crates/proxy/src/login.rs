@@ -25,7 +25,12 @@ use crate::worker::{SessionInfo, Worker};
 /// Why a login ended.
 enum Denied {
     /// Tell the client this.
-    Error { seq: u8, code: u16, state: &'static str, message: String },
+    Error {
+        seq: u8,
+        code: u16,
+        state: &'static str,
+        message: String,
+    },
     Gone,
 }
 
@@ -106,7 +111,13 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, leve
     }
 }
 
-async fn refuse(socket: &mut Socket, seq: u8, code: u16, state: &str, message: &str) -> std::io::Result<()> {
+async fn refuse(
+    socket: &mut Socket,
+    seq: u8,
+    code: u16,
+    state: &str,
+    message: &str,
+) -> std::io::Result<()> {
     let mut out = Vec::new();
     err_packet(&mut out, seq, code, state, message);
     socket.write_all(&out).await
@@ -114,17 +125,23 @@ async fn refuse(socket: &mut Socket, seq: u8, code: u16, state: &str, message: &
 
 /// 20 random bytes; no NUL, which ends strings, and no `$`, which servers avoid too.
 fn salt() -> [u8; auth::SALT] {
-    std::array::from_fn(|_| loop {
-        let byte = rand::random::<u8>() & 0x7f;
-        if byte != 0 && byte != b'$' {
-            break byte;
+    std::array::from_fn(|_| {
+        loop {
+            let byte = rand::random::<u8>() & 0x7f;
+            if byte != 0 && byte != b'$' {
+                break byte;
+            }
         }
     })
 }
 
 /// Greets and checks the password; gives how to log in to servers in the client's name, and the
 /// sequence id of the OK that is still owed.
-async fn log_in(worker: &Worker, socket: &mut Socket, info: &SessionInfo) -> Result<(Login, u8), Denied> {
+async fn log_in(
+    worker: &Worker,
+    socket: &mut Socket,
+    info: &SessionInfo,
+) -> Result<(Login, u8), Denied> {
     let salt = salt();
     let (greeting, offered) = worker.snapshot(|snapshot| {
         let known = &snapshot.greeting;
@@ -151,7 +168,8 @@ async fn log_in(worker: &Worker, socket: &mut Socket, info: &SessionInfo) -> Res
     socket.write_all(&out).await?;
     let mut buf = Buffer::borrow();
     let (seq, payload) = read_packet(socket, &mut buf).await?;
-    let response = Response::parse(&payload).map_err(|e| Denied::malformed(seq.wrapping_add(1), e))?;
+    let response =
+        Response::parse(&payload).map_err(|e| Denied::malformed(seq.wrapping_add(1), e))?;
     // MariaDB clients leave LONG_PASSWORD out to speak of extended capabilities; old flags stay.
     let caps = response.capabilities & (offered | Capabilities::LONG_PASSWORD);
     if response.capabilities.contains(Capabilities::SSL) && response.user.is_empty() {
@@ -246,9 +264,10 @@ impl Proving<'_> {
             let account = accounts::find(shared, user, ip);
             // An unknown user is asked for a password too, as servers do.
             let wanted = match account.as_ref().map(|a| &a.proof) {
-                Some(Proof::Password { plugin: AuthPlugin::CachingSha2Password, .. } | Proof::Sha2 { .. }) => {
-                    auth::CACHING_SHA2
-                }
+                Some(
+                    Proof::Password { plugin: AuthPlugin::CachingSha2Password, .. }
+                    | Proof::Sha2 { .. },
+                ) => auth::CACHING_SHA2,
                 Some(Proof::Unsupported(other)) => {
                     let message = format!(
                         "[PM3001] account '{}' uses the authentication plugin '{other}', which Pointsman does \
@@ -312,9 +331,7 @@ impl Proving<'_> {
     ) -> Result<Option<Credentials>, Denied> {
         let shared = &self.worker.shared;
         match proof {
-            Proof::Empty => {
-                Ok(token.is_empty().then(|| Credentials::from_password(user, b"")))
-            }
+            Proof::Empty => Ok(token.is_empty().then(|| Credentials::from_password(user, b""))),
             _ if token.is_empty() => Ok(None),
             Proof::Native(stage2) => Ok(auth::native_verify(token, salt, stage2)
                 .map(|stage1| Credentials::from_native(user, stage1))),
@@ -356,13 +373,17 @@ impl Proving<'_> {
             return Ok(None);
         }
         let mut out = Vec::new();
-        self.seq = write_packet(&mut out, self.seq.wrapping_add(1), &[1, auth::SHA2_FAST_OK]).wrapping_sub(1);
+        self.seq = write_packet(&mut out, self.seq.wrapping_add(1), &[1, auth::SHA2_FAST_OK])
+            .wrapping_sub(1);
         self.socket.write_all(&out).await?;
         Ok(Some(Credentials::from_password(user, password)))
     }
 
     /// caching_sha2_password's full path: the password, RSA-encrypted.
-    async fn full_password(&mut self, salt: &[u8; auth::SALT]) -> Result<Option<Zeroizing<Vec<u8>>>, Denied> {
+    async fn full_password(
+        &mut self,
+        salt: &[u8; auth::SALT],
+    ) -> Result<Option<Zeroizing<Vec<u8>>>, Denied> {
         let mut answer = self.ask(&[1, auth::SHA2_FULL]).await?;
         let Some(rsa) = self.worker.shared.rsa() else { return Ok(None) };
         if answer == [auth::SHA2_REQUEST_KEY] {

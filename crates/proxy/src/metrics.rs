@@ -6,7 +6,9 @@ use std::sync::atomic::Ordering::Relaxed;
 
 use pointsman_cluster::Role;
 use prometheus::core::Desc;
-use prometheus::proto::{Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType};
+use prometheus::proto::{
+    Bucket, Counter, Gauge, Histogram, LabelPair, Metric, MetricFamily, MetricType,
+};
 
 use crate::shared::Shared;
 use crate::stats::{BOUNDS_US, CLASSES, Latency, class_label};
@@ -23,15 +25,30 @@ const FAMILIES: &[(&str, &str)] = &[
     ("pointsman_client_connections_total", "Clients ever accepted."),
     ("pointsman_client_logins_failed_total", "Logins that were refused."),
     ("pointsman_statements_total", "Statements answered, by server and class."),
-    ("pointsman_statement_duration_seconds", "Time from a statement's arrival to its last byte, by server and class."),
-    ("pointsman_statement_errors_total", "Statements that ended in an error, by server and error code."),
+    (
+        "pointsman_statement_duration_seconds",
+        "Time from a statement's arrival to its last byte, by server and class.",
+    ),
+    (
+        "pointsman_statement_errors_total",
+        "Statements that ended in an error, by server and error code.",
+    ),
     ("pointsman_reads_to_primary_total", "Reads that went to the primary, by reason."),
-    ("pointsman_reads_retried_total", "Reads repeated on another server after theirs failed, unseen by the client."),
-    ("pointsman_causal_wait_seconds", "How long reads waited for a replica to have what they must see."),
+    (
+        "pointsman_reads_retried_total",
+        "Reads repeated on another server after theirs failed, unseen by the client.",
+    ),
+    (
+        "pointsman_causal_wait_seconds",
+        "How long reads waited for a replica to have what they must see.",
+    ),
     ("pointsman_server_up", "Whether the server answers."),
     ("pointsman_server_role", "1 for the server's present role."),
     ("pointsman_server_takes_reads", "Whether reads may go to the server."),
-    ("pointsman_server_replication_lag_seconds", "Replication lag behind the primary; absent if unknown."),
+    (
+        "pointsman_server_replication_lag_seconds",
+        "Replication lag behind the primary; absent if unknown.",
+    ),
     ("pointsman_server_connections", "Connections to the server, by state."),
 ];
 
@@ -117,11 +134,28 @@ impl prometheus::core::Collector for Collector {
         };
         use MetricType::{COUNTER, GAUGE, HISTOGRAM};
         add("pointsman_client_connections", GAUGE, gauge(&[], self.shared.sessions() as f64));
-        let sum = |f: &dyn Fn(&crate::stats::WorkerStats) -> u64| stats.iter().map(|s| f(s)).sum::<u64>();
-        add("pointsman_client_connections_total", COUNTER, counter(&[], sum(&|s| s.connections_total.get())));
-        add("pointsman_client_logins_failed_total", COUNTER, counter(&[], sum(&|s| s.logins_failed.get())));
-        add("pointsman_reads_retried_total", COUNTER, counter(&[], sum(&|s| s.retried_reads.get())));
-        add("pointsman_causal_wait_seconds", HISTOGRAM, histogram(&[], stats.iter().map(|s| &s.causal_wait)));
+        let sum =
+            |f: &dyn Fn(&crate::stats::WorkerStats) -> u64| stats.iter().map(|s| f(s)).sum::<u64>();
+        add(
+            "pointsman_client_connections_total",
+            COUNTER,
+            counter(&[], sum(&|s| s.connections_total.get())),
+        );
+        add(
+            "pointsman_client_logins_failed_total",
+            COUNTER,
+            counter(&[], sum(&|s| s.logins_failed.get())),
+        );
+        add(
+            "pointsman_reads_retried_total",
+            COUNTER,
+            counter(&[], sum(&|s| s.retried_reads.get())),
+        );
+        add(
+            "pointsman_causal_wait_seconds",
+            HISTOGRAM,
+            histogram(&[], stats.iter().map(|s| &s.causal_wait)),
+        );
 
         let mut to_primary: BTreeMap<&str, u64> = BTreeMap::new();
         let mut errors: BTreeMap<(u16, u16), u64> = BTreeMap::new();
@@ -159,11 +193,19 @@ impl prometheus::core::Collector for Collector {
             let by_server = [("server", name)];
             let up = !matches!(server.role, Role::Down | Role::Unknown);
             add("pointsman_server_up", GAUGE, gauge(&by_server, f64::from(u8::from(up))));
-            add("pointsman_server_takes_reads", GAUGE, gauge(&by_server, f64::from(u8::from(server.takes_reads))));
+            add(
+                "pointsman_server_takes_reads",
+                GAUGE,
+                gauge(&by_server, f64::from(u8::from(server.takes_reads))),
+            );
             let role = [("server", name), ("role", server.role.as_str())];
             add("pointsman_server_role", GAUGE, gauge(&role, 1.0));
             if let Some(lag) = server.lag {
-                add("pointsman_server_replication_lag_seconds", GAUGE, gauge(&by_server, lag.as_secs_f64()));
+                add(
+                    "pointsman_server_replication_lag_seconds",
+                    GAUGE,
+                    gauge(&by_server, lag.as_secs_f64()),
+                );
             }
             let running = server.live.running.load(Relaxed);
             let open = server.live.connections.load(Relaxed);

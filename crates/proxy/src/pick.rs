@@ -2,8 +2,8 @@
 
 use std::sync::atomic::Ordering::Relaxed;
 
-use pointsman_cluster::{Server, ServerId, Snapshot};
 use pointsman_cluster::gtid::Position;
+use pointsman_cluster::{Server, ServerId, Snapshot};
 
 /// What a read asks of a replica.
 pub struct Wanted<'a> {

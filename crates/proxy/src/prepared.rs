@@ -35,7 +35,10 @@ impl Prepared {
     pub fn insert(&mut self, statement: PreparedStatement) -> u32 {
         loop {
             self.newest = self.newest.wrapping_add(1);
-            if self.newest != 0 && self.newest != NEWEST && !self.statements.contains_key(&self.newest) {
+            if self.newest != 0
+                && self.newest != NEWEST
+                && !self.statements.contains_key(&self.newest)
+            {
                 break;
             }
         }

@@ -4,8 +4,8 @@ use std::io;
 
 use pointsman_session::Session;
 use pointsman_wire::{
-    Capabilities, Control, HEADER, Header, MAX_PAYLOAD, OkPacket, StateChange, Status, Step, Tracker,
-    retain_state,
+    Capabilities, Control, HEADER, Header, MAX_PAYLOAD, OkPacket, StateChange, Status, Step,
+    Tracker, retain_state,
 };
 
 use crate::backend::{Backend, Broken};
@@ -208,4 +208,3 @@ async fn send_file(backend: &mut Backend, client: &mut Socket) -> Result<u8, Fai
 fn server_failed(e: io::Error) -> Failure {
     Failure::Server { broken: e.into(), passed: 1, next_seq: None }
 }
-

@@ -75,7 +75,11 @@ impl Job {
 
 /// An error for the client.
 pub enum Problem {
-    Own { code: u16, state: &'static str, message: String },
+    Own {
+        code: u16,
+        state: &'static str,
+        message: String,
+    },
     /// The server's own ERR payload.
     Server(Vec<u8>),
 }
@@ -221,7 +225,9 @@ impl Client {
 
     fn decide(&self, job: &Job) -> Result<Decision, Refusal> {
         let primary = self.worker.snapshot(|s| s.primary).map(|id| id.0);
-        let to = |target| Ok(Decision { target, why: Why::Text(Reason::SessionState), commit_first: None });
+        let to = |target| {
+            Ok(Decision { target, why: Why::Text(Reason::SessionState), commit_first: None })
+        };
         if let Some(server) = job.only {
             return to(Target::Server(server.0));
         }
@@ -243,13 +249,22 @@ impl Client {
     }
 
     /// Picks a server for the decision.
-    async fn choose(&self, decision: &Decision, job: &Job, excluded: &[ServerId]) -> Result<Choice, Problem> {
+    async fn choose(
+        &self,
+        decision: &Decision,
+        job: &Job,
+        excluded: &[ServerId],
+    ) -> Result<Choice, Problem> {
         match decision.target {
             Target::Server(server) => {
                 let server = ServerId(server);
                 let primary = self.worker.snapshot(|s| s.primary) == Some(server);
                 let read = job.statement.verdict.class == Class::Read && job.executes() && primary;
-                Ok(Choice { server, primary, to_primary: read.then_some(ToPrimary::Why(decision.why)) })
+                Ok(Choice {
+                    server,
+                    primary,
+                    to_primary: read.then_some(ToPrimary::Why(decision.why)),
+                })
             }
             Target::Primary | Target::Proxy => {
                 let read = job.statement.verdict.class == Class::Read && job.executes();
@@ -289,7 +304,11 @@ impl Client {
             Some(server) => Ok(Choice { server, primary: true, to_primary }),
             None => {
                 let why = &s.no_primary_why;
-                Err(Problem::own(1290, "HY000", format!("[PM2001] there is no primary to write to: {why}")))
+                Err(Problem::own(
+                    1290,
+                    "HY000",
+                    format!("[PM2001] there is no primary to write to: {why}"),
+                ))
             }
         })
     }
@@ -316,7 +335,8 @@ impl Client {
             return Ok(choice);
         }
         let Some(behind) = pick(None).filter(|_| position.is_some()) else {
-            let why = if excluded.is_empty() { ToPrimary::NoReplica } else { ToPrimary::ReplicaFailed };
+            let why =
+                if excluded.is_empty() { ToPrimary::NoReplica } else { ToPrimary::ReplicaFailed };
             return self.primary(counted.then_some(why));
         };
         // A moment's wait on a replica that is about to have it keeps the read off the primary.
@@ -324,7 +344,11 @@ impl Client {
             let began = Instant::now();
             let within = self.config().routing.causal_timeout;
             let candidates: SmallVec<[ServerId; 4]> = self.worker.snapshot(|s| {
-                s.servers.iter().filter(|s| s.takes_reads && !excluded.contains(&s.id)).map(|s| s.id).collect()
+                s.servers
+                    .iter()
+                    .filter(|s| s.takes_reads && !excluded.contains(&s.id))
+                    .map(|s| s.id)
+                    .collect()
             });
             let cluster = &self.worker.shared.cluster;
             let arrived = cluster.wait_applied(&candidates, position, within).await;
@@ -399,7 +423,9 @@ impl Client {
             }
             Err(ConnectError::Refused(payload)) => {
                 // 1040 too many connections, 1129 host blocked, 1203 user's limit: it is up, but not for us.
-                if matches!(error_code(&payload), 1040 | 1053 | 1129 | 1203) && self.worker.snapshot(|s| s.primary) != Some(server) {
+                if matches!(error_code(&payload), 1040 | 1053 | 1129 | 1203)
+                    && self.worker.snapshot(|s| s.primary) != Some(server)
+                {
                     return Err(Unusable::Unreachable("it refuses connections".to_owned()));
                 }
                 Err(Unusable::Refused(payload))
@@ -451,7 +477,11 @@ impl Client {
         end: usize,
     ) -> Result<Outcome, Failure> {
         let first = request.filled()[HEADER];
-        let server_failed = |e: std::io::Error| Failure::Server { broken: Broken::Io(e), passed: 0, next_seq: Some(1) };
+        let server_failed = |e: std::io::Error| Failure::Server {
+            broken: Broken::Io(e),
+            passed: 0,
+            next_seq: Some(1),
+        };
         let mut own_packet = None;
         if let Kind::Execute(id) | Kind::LongData(id) | Kind::Fetch(id) | Kind::Reset(id) = job.kind
             && let Some(here) = backend.statements.get_mut(&id)
@@ -487,8 +517,10 @@ impl Client {
             None => &request.filled()[HEADER.min(end)..end],
         };
         let primary = worker.snapshot(|s| s.primary) == Some(backend.server);
-        let mut watcher = Watching { job, command, prepared, worker, primary, wrote, unsure, client_id: None };
-        let outcome = relay(backend, socket, session, &mut tracker, login.caps, &mut watcher).await?;
+        let mut watcher =
+            Watching { job, command, prepared, worker, primary, wrote, unsure, client_id: None };
+        let outcome =
+            relay(backend, socket, session, &mut tracker, login.caps, &mut watcher).await?;
         if let (Some(own), Some((id, _))) = (watcher.client_id, outcome.prepared) {
             backend.statements.insert(own, Here { id, bound: false });
         }
@@ -497,7 +529,11 @@ impl Client {
 
     /// Passes a command on in pieces, as it arrives.
     async fn stream(&mut self, backend: &mut Backend, request: &mut Buffer) -> Result<(), Failure> {
-        let server_failed = |e: std::io::Error| Failure::Server { broken: Broken::Io(e), passed: 0, next_seq: None };
+        let server_failed = |e: std::io::Error| Failure::Server {
+            broken: Broken::Io(e),
+            passed: 0,
+            next_seq: None,
+        };
         loop {
             while Header::parse(request.filled()).is_none() {
                 if !self.socket.read(request).await.is_ok_and(|n| n > 0) {
@@ -595,7 +631,9 @@ impl Client {
     }
 
     async fn commit_on(&mut self, replica: ServerId) -> Result<(), Problem> {
-        let Some(at) = self.backends.iter().position(|b| b.server == replica) else { return Ok(()) };
+        let Some(at) = self.backends.iter().position(|b| b.server == replica) else {
+            return Ok(());
+        };
         let mut backend = self.backends.swap_remove(at);
         match backend.command(b"\x03COMMIT").await {
             Ok(Ok(_)) => {
@@ -619,7 +657,8 @@ impl Client {
     async fn refuse(&mut self, refusal: Refusal) -> Result<(), End> {
         match refusal {
             Refusal::ReadOnlyTransaction => {
-                self.error(1, 1792, "25006", "Cannot execute statement in a READ ONLY transaction").await
+                self.error(1, 1792, "25006", "Cannot execute statement in a READ ONLY transaction")
+                    .await
             }
             Refusal::OpaqueInReadOnlyTransaction => {
                 let message = "[PM2003] stored code, user variables and several statements at once are not \
@@ -644,11 +683,18 @@ impl Client {
     }
 
     /// A server broke under a statement that can't be repeated.
-    async fn broken(&mut self, server: ServerId, broken: &Broken, passed: u64, next_seq: Option<u8>) -> Result<(), End> {
+    async fn broken(
+        &mut self,
+        server: ServerId,
+        broken: &Broken,
+        passed: u64,
+        next_seq: Option<u8>,
+    ) -> Result<(), End> {
         let name = self.name(server);
         tracing::debug!(server = name, %broken, passed, "connection to a server lost under a statement");
         if let Some(seq) = next_seq {
-            let message = format!("[PM2005] lost connection to server {name} during the statement: {broken}");
+            let message =
+                format!("[PM2005] lost connection to server {name} during the statement: {broken}");
             let _ = self.error(seq, 2013, "HY000", &message).await;
         }
         Err(End::Broken)
@@ -662,18 +708,25 @@ impl Client {
             let choice = self.replica_or_primary(None, &excluded, false).await?;
             match self.connect(choice.server).await {
                 Ok(backend) => {
-                    let status = backend.status & (Status::AUTOCOMMIT | Status::NO_BACKSLASH_ESCAPES | Status::ANSI_QUOTES);
+                    let status = backend.status
+                        & (Status::AUTOCOMMIT | Status::NO_BACKSLASH_ESCAPES | Status::ANSI_QUOTES);
                     self.session.replied(choice.server.0, status);
                     let mut backend = backend;
                     backend.version = self.session.variables().version();
                     self.backends.push(backend);
                     return Ok(status);
                 }
-                Err(Unusable::Refused(payload)) if choice.primary => return Err(Problem::Server(payload)),
+                Err(Unusable::Refused(payload)) if choice.primary => {
+                    return Err(Problem::Server(payload));
+                }
                 Err(Unusable::Unreachable(why)) if choice.primary => {
                     self.worker.shared.cluster.report_failure(choice.server);
                     let name = self.name(choice.server);
-                    return Err(Problem::own(2003, "HY000", format!("[PM2002] can't reach server {name}: {why}")));
+                    return Err(Problem::own(
+                        2003,
+                        "HY000",
+                        format!("[PM2002] can't reach server {name}: {why}"),
+                    ));
                 }
                 Err(Unusable::Unreachable(_)) => {
                     self.worker.shared.cluster.report_failure(choice.server);
@@ -691,7 +744,9 @@ fn sets_names(job: &Job) -> bool {
     job.kind == Kind::Query
         && verdict.route == Route::AnySession
         && verdict.effects == Effects::SET_SYSVAR
-        && ["SET NAMES", "SET CHARACTER SET", "SET CHARSET"].iter().any(|s| job.statement.text.starts_with(s))
+        && ["SET NAMES", "SET CHARACTER SET", "SET CHARSET"]
+            .iter()
+            .any(|s| job.statement.text.starts_with(s))
 }
 
 /// Takes note of what a reply brings, before the client sees it.

@@ -76,7 +76,9 @@ impl Shared {
     pub fn rsa(&self) -> Option<&RsaKey> {
         self.rsa
             .get_or_init(|| {
-                RsaKey::generate().inspect_err(|_| tracing::error!("can't generate an RSA key")).ok()
+                RsaKey::generate()
+                    .inspect_err(|_| tracing::error!("can't generate an RSA key"))
+                    .ok()
             })
             .as_ref()
     }

@@ -8,8 +8,8 @@ use pointsman_sql::{Class, Reason};
 
 /// Upper bounds of the latency buckets in microseconds; the last bucket has none.
 pub const BOUNDS_US: [u64; 15] = [
-    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000, 1_000_000,
-    2_500_000, 10_000_000,
+    100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
+    1_000_000, 2_500_000, 10_000_000,
 ];
 
 /// A counter with one writer: a plain load and store, no locked instruction.

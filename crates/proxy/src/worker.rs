@@ -30,7 +30,11 @@ pub type Statement = Entry<StatementStats>;
 /// What other threads may ask of a worker.
 pub enum Ask {
     /// A connection another worker accepted but has no room for.
-    Serve { stream: std::net::TcpStream, peer: SocketAddr, level: Level },
+    Serve {
+        stream: std::net::TcpStream,
+        peer: SocketAddr,
+        level: Level,
+    },
     Sessions(std::sync::mpsc::Sender<Vec<SessionRow>>),
     Statements(std::sync::mpsc::Sender<Vec<StatementRow>>),
     Kill(KillRequest, oneshot::Sender<Option<crate::kill::Victim>>),
@@ -105,7 +109,11 @@ impl Worker {
     }
 
     /// Serves until drained.
-    pub async fn run(self: Rc<Self>, listeners: Vec<(TcpListener, Level)>, mut asks: mpsc::UnboundedReceiver<Ask>) {
+    pub async fn run(
+        self: Rc<Self>,
+        listeners: Vec<(TcpListener, Level)>,
+        mut asks: mpsc::UnboundedReceiver<Ask>,
+    ) {
         // What was acknowledged before this daemon started counts as well.
         self.note_present_position().await;
         let mut accepting = Vec::new();
@@ -121,7 +129,12 @@ impl Worker {
                     }
                 }
                 Ask::Sessions(reply) => {
-                    let rows = self.sessions.borrow().values().map(|s| SessionRow::of(self.index, s)).collect();
+                    let rows = self
+                        .sessions
+                        .borrow()
+                        .values()
+                        .map(|s| SessionRow::of(self.index, s))
+                        .collect();
                     let _ = reply.send(rows);
                 }
                 Ask::Statements(reply) => {
@@ -187,7 +200,9 @@ impl Worker {
         let mut changes = self.shared.cluster.subscribe();
         loop {
             let with = |f: &dyn Fn(&Server) -> bool| {
-                self.snapshot(|s| s.servers.iter().filter(|s| f(s)).map(|s| s.id).collect::<Vec<_>>())
+                self.snapshot(|s| {
+                    s.servers.iter().filter(|s| f(s)).map(|s| s.id).collect::<Vec<_>>()
+                })
             };
             let dead = with(&|s| s.role == Role::Down);
             let out = with(&|s| s.admin == AdminState::Maintenance);
@@ -215,7 +230,10 @@ impl Worker {
     /// find them closed and make new ones elsewhere.
     fn close_idle_connections(&self, servers: &[ServerId]) {
         for session in self.sessions.borrow().values() {
-            if servers.is_empty() || session.transaction.get().is_some() || session.held.get().is_some() {
+            if servers.is_empty()
+                || session.transaction.get().is_some()
+                || session.held.get().is_some()
+            {
                 continue;
             }
             for place in session.backends.borrow().iter() {

@@ -112,7 +112,8 @@ impl Session {
     /// A READ ONLY transaction is open on a replica. The server refuses writes in it, but not the
     /// statements that end it implicitly and then write.
     fn decide_on_replica(&self, verdict: &Verdict, server: Server) -> Result<Decision, Refusal> {
-        let stay = Decision { target: Target::Server(server), why: Why::Transaction, commit_first: None };
+        let stay =
+            Decision { target: Target::Server(server), why: Why::Transaction, commit_first: None };
         let effects = verdict.effects;
         let opaque = effects.contains(Effects::MULTI)
             || effects.contains(Effects::TEXT_PREPARE)
@@ -144,9 +145,9 @@ impl Session {
     fn touches_temporary(&self, tables: &Tables) -> bool {
         match tables {
             Tables::Unknown => true,
-            Tables::Known(tables) => tables.iter().any(|t| {
-                self.temporary.iter().any(|temp| t.name.eq_ignore_ascii_case(&temp.name))
-            }),
+            Tables::Known(tables) => tables
+                .iter()
+                .any(|t| self.temporary.iter().any(|temp| t.name.eq_ignore_ascii_case(&temp.name))),
         }
     }
 
@@ -234,10 +235,22 @@ mod tests {
         assert_eq!(s.target("START TRANSACTION READ ONLY"), Ok(Target::Replica));
         s.run("START TRANSACTION READ ONLY", REPLICA, IN_RO);
         let here = Ok(Target::Server(REPLICA));
-        for sql in ["SELECT * FROM t", "SELECT f(1)", "SET NAMES utf8mb4", "COMMIT", "SAVEPOINT a", "SHOW WARNINGS"] {
+        for sql in [
+            "SELECT * FROM t",
+            "SELECT f(1)",
+            "SET NAMES utf8mb4",
+            "COMMIT",
+            "SAVEPOINT a",
+            "SHOW WARNINGS",
+        ] {
             assert_eq!(s.target(sql), here, "{sql}");
         }
-        for sql in ["INSERT INTO t VALUES (1)", "DROP TABLE t", "CREATE TABLE x (a INT)", "LOAD DATA INFILE 'x' INTO TABLE t"] {
+        for sql in [
+            "INSERT INTO t VALUES (1)",
+            "DROP TABLE t",
+            "CREATE TABLE x (a INT)",
+            "LOAD DATA INFILE 'x' INTO TABLE t",
+        ] {
             assert_eq!(s.target(sql), Err(Refusal::ReadOnlyTransaction), "{sql}");
         }
         for sql in ["CALL p()", "COMMIT; BEGIN; INSERT INTO t VALUES (1)", "EXECUTE s"] {
@@ -245,7 +258,11 @@ mod tests {
         }
         for sql in ["BEGIN", "START TRANSACTION", "LOCK TABLES t WRITE", "SET autocommit = 0"] {
             let decision = s.0.decide(&verdict(sql), Some(PRIMARY)).unwrap();
-            assert_eq!((decision.target, decision.commit_first), (Target::Primary, Some(REPLICA)), "{sql}");
+            assert_eq!(
+                (decision.target, decision.commit_first),
+                (Target::Primary, Some(REPLICA)),
+                "{sql}"
+            );
         }
         s.run("COMMIT", REPLICA, AUTO);
         assert_eq!(s.target("INSERT INTO t VALUES (1)"), Ok(Target::Primary));

@@ -157,7 +157,10 @@ fn put_value(sql: &mut Vec<u8>, value: &[u8]) {
         && value.iter().filter(|b| **b == b'.').count() <= 1;
     if numeric || value == b"ON" || value == b"OFF" {
         sql.extend_from_slice(value);
-    } else if value.iter().all(|b| b.is_ascii_graphic() && !matches!(b, b'\'' | b'\\') || *b == b' ') {
+    } else if value
+        .iter()
+        .all(|b| b.is_ascii_graphic() && !matches!(b, b'\'' | b'\\') || *b == b' ')
+    {
         sql.push(b'\'');
         sql.extend_from_slice(value);
         sql.push(b'\'');

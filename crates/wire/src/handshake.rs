@@ -121,14 +121,25 @@ impl Response {
         let database = (has(Capabilities::CONNECT_WITH_DB) && !r.is_empty())
             .then(|| r.nul_bytes().to_vec())
             .filter(|db| !db.is_empty());
-        let plugin = (has(Capabilities::PLUGIN_AUTH) && !r.is_empty()).then(|| r.nul_bytes().to_vec());
+        let plugin =
+            (has(Capabilities::PLUGIN_AUTH) && !r.is_empty()).then(|| r.nul_bytes().to_vec());
         let attributes = if has(Capabilities::CONNECT_ATTRS) && !r.is_empty() {
             Some(r.lenenc_bytes()?.to_vec())
         } else {
             None
         };
         let zstd_level = has(Capabilities::ZSTD_COMPRESSION).then(|| r.u8().ok()).flatten();
-        Ok(Self { capabilities, max_packet, collation, user, token, database, plugin, attributes, zstd_level })
+        Ok(Self {
+            capabilities,
+            max_packet,
+            collation,
+            user,
+            token,
+            database,
+            plugin,
+            attributes,
+            zstd_level,
+        })
     }
 
     /// The payload. `capabilities` must say which of the optional fields are set.

@@ -3,7 +3,9 @@
 
 use bitflags::bitflags;
 
-use crate::{Capabilities, HEADER, Header, Malformed, Reader, put_lenenc, put_lenenc_bytes, write_packet};
+use crate::{
+    Capabilities, HEADER, Header, Malformed, Reader, put_lenenc, put_lenenc_bytes, write_packet,
+};
 
 bitflags! {
     /// Server status flags ("SERVER_STATUS_flags_enum").

@@ -70,11 +70,16 @@ mod tests {
     #[test]
     fn a_result_of_ours_is_one_that_can_be_followed() {
         let mut out = Vec::new();
-        let rows = vec![vec![Some("db1".to_owned()), None], vec![Some(String::new()), Some("7".to_owned())]];
+        let rows = vec![
+            vec![Some("db1".to_owned()), None],
+            vec![Some(String::new()), Some("7".to_owned())],
+        ];
         let columns = [("name", ColumnKind::VarString), ("lag_ms", ColumnKind::Double)];
         text_result(&mut out, 1, &columns, rows.iter().map(Vec::as_slice), Status::AUTOCOMMIT);
         let mut tracker = Tracker::new(Expect::Results, Capabilities::PROTOCOL_41);
-        let Step::Control { end, control: Control::ColumnsEnd(_), .. } = tracker.step(&out).unwrap() else {
+        let Step::Control { end, control: Control::ColumnsEnd(_), .. } =
+            tracker.step(&out).unwrap()
+        else {
             panic!("no columns")
         };
         let Step::Control { end: rest, done: true, .. } = tracker.step(&out[end..]).unwrap() else {

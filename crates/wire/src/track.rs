@@ -1,7 +1,10 @@
 //! Following a server's reply through the buffers it arrives in ("Text Resultset", "Binary Protocol
 //! Resultset", "COM_STMT_PREPARE Response").
 
-use crate::{Capabilities, ErrPacket, Expect, HEADER, Header, MAX_PAYLOAD, Malformed, OkPacket, Reader, Status};
+use crate::{
+    Capabilities, ErrPacket, Expect, HEADER, Header, MAX_PAYLOAD, Malformed, OkPacket, Reader,
+    Status,
+};
 
 /// Knows where in a reply the stream stands and when the reply is over.
 ///
@@ -22,12 +25,19 @@ pub struct Tracker {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum State {
     First(Expect),
-    Columns { left: u64 },
+    Columns {
+        left: u64,
+    },
     ColumnsEof,
     Rows,
     /// Definitions after COM_STMT_PREPARE_OK: parameters, then columns.
-    Definitions { params: u16, columns: u16 },
-    DefinitionsEof { columns: u16 },
+    Definitions {
+        params: u16,
+        columns: u16,
+    },
+    DefinitionsEof {
+        columns: u16,
+    },
     Fields,
     /// The client owes the server a file; see [`Control::LocalInfile`].
     LocalInfile,
@@ -41,7 +51,11 @@ pub enum Control<'a> {
     Ok(OkPacket<'a>),
     Err(ErrPacket<'a>),
     /// COM_STMT_PREPARE_OK; its statement id stands in the buffer at [`HEADER`]` + 1`.
-    Prepared { id: u32, columns: u16, params: u16 },
+    Prepared {
+        id: u32,
+        columns: u16,
+        params: u16,
+    },
     /// EOF between column definitions and rows. Carries the status of a cursor.
     ColumnsEnd(Status),
     /// The server wants a local file: pass packets from the client on until an empty one, then
@@ -281,7 +295,14 @@ impl Tracker {
             r.u8()?;
             let warnings = r.u16()?;
             let status = Status::from_bits_retain(r.u16()?);
-            OkPacket { affected_rows: 0, last_insert_id: 0, status, warnings, info: &[], state: &[] }
+            OkPacket {
+                affected_rows: 0,
+                last_insert_id: 0,
+                status,
+                warnings,
+                info: &[],
+                state: &[],
+            }
         } else {
             OkPacket::parse(payload, self.caps)?
         };
@@ -310,7 +331,12 @@ mod tests {
     use proptest::prelude::*;
 
     /// Everything a tracker says about a reply fed in pieces of the given sizes.
-    fn follow(reply: &[u8], expect: Expect, caps: Capabilities, cuts: &[usize]) -> (Vec<String>, Vec<u8>) {
+    fn follow(
+        reply: &[u8],
+        expect: Expect,
+        caps: Capabilities,
+        cuts: &[usize],
+    ) -> (Vec<String>, Vec<u8>) {
         let mut tracker = Tracker::new(expect, caps);
         let (mut seen, mut passed, mut pending) = (Vec::new(), Vec::new(), Vec::new());
         let mut rest = reply;
@@ -352,7 +378,13 @@ mod tests {
         }
     }
 
-    fn result_set(out: &mut Vec<u8>, mut seq: u8, rows: &[Vec<u8>], status: Status, caps: Capabilities) -> u8 {
+    fn result_set(
+        out: &mut Vec<u8>,
+        mut seq: u8,
+        rows: &[Vec<u8>],
+        status: Status,
+        caps: Capabilities,
+    ) -> u8 {
         seq = write_packet(out, seq, &[2]);
         seq = write_packet(out, seq, b"\x03def one");
         seq = write_packet(out, seq, b"\x03def two");
@@ -405,7 +437,11 @@ mod tests {
                 let whole = follow(&reply, expect, caps, &[]);
                 assert_eq!(whole.1, reply);
                 for at in 1..reply.len() {
-                    assert_eq!(follow(&reply, expect, caps, &[at]), whole, "{expect:?} cut at {at}");
+                    assert_eq!(
+                        follow(&reply, expect, caps, &[at]),
+                        whole,
+                        "{expect:?} cut at {at}"
+                    );
                 }
                 assert_eq!(follow(&reply, expect, caps, &vec![1; reply.len()]), whole);
             }
