@@ -3,7 +3,7 @@
 
 Makes statements of random pieces, asks the classifier about each, runs it, and looks whether the
 server changed anything: a table, a user variable, a lock. What changed something must not have
-been routed to a replica.
+been routed to a replica, and what it left in the session must be among its effects.
 
   cargo build --release -p pointsman-sql --example classify
   tests/oracle.py path/to/classify path/to/mysqld.sock [seconds] [seed]
@@ -160,6 +160,12 @@ while time.time() - begun < seconds:
         if lock:
             done.append("named lock")
         changed += bool(done)
+        # What lives in the session must be known to be there.
+        if "HIDDEN_CODE" not in effects and (
+                ("variable" in done and "USER_VAR" not in effects)
+                or ("named lock" in done and "NAMED_LOCK" not in effects)):
+            bad.append(sql)
+            print("UNSEEN:", mode, sql, route, reason, effects, done, flush=True)
         if route in ("AnyReplica", "AnySession", "LastUsed"):
             reads += fine
             if done:
@@ -174,5 +180,5 @@ while time.time() - begun < seconds:
         session.close()
         session = None
 print(f"seed {seed}: {count} statements, {ran} ran, {reads} of them as reads, {changed} changed something, "
-      f"{len(bad)} of those were routed as reads")
+      f"{len(bad)} wrong verdicts")
 sys.exit(bool(bad))
