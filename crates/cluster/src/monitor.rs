@@ -135,8 +135,9 @@ impl Cluster {
             accounts: Arc::default(),
             account_rounds: Rounds::default(),
             oracle: Rounds::default(),
-            interval: monitor.interval,
-            timeout: monitor.timeout,
+            // Whatever the config allows: no busy loops.
+            interval: monitor.interval.max(Duration::from_millis(10)),
+            timeout: monitor.timeout.max(Duration::from_millis(10)),
         });
         let mut tasks = Vec::new();
         for i in 0..shared.watched.len() {

@@ -93,7 +93,7 @@ async fn roles_are_discovered_and_a_dead_replica_is_noticed() {
     w.sandbox.node(1).kill9().unwrap();
     let took = w.until("db2 is down", |s| role(s, DB2) == Role::Down).await;
     println!("killed replica down after {took:?}");
-    assert!(took < Duration::from_millis(500), "{took:?}");
+    assert!(took < Duration::from_secs(1), "{took:?}");
     assert!(w.told("server_down", "db2").is_some());
     w.sandbox.node(1).start().unwrap();
     w.until("db2 is back", |s| s.servers[1].takes_reads).await;
@@ -113,7 +113,7 @@ async fn a_stopped_replica_falls_behind_loses_its_reads_and_comes_back() {
     w.write(1);
     let took = w.until("db2 is behind", |s| !s.servers[1].takes_reads).await;
     println!("lost its reads after {took:?}: {}", w.server(DB2).why);
-    assert!(took > Duration::from_millis(700) && took < Duration::from_millis(1800), "{took:?}");
+    assert!(took > Duration::from_millis(700) && took < Duration::from_secs(4), "{took:?}");
     assert_eq!(w.server(DB2).role, Role::Replica);
     let lag = w.server(DB2).lag.unwrap();
     w.until("lag grows", |s| s.servers[1].lag.unwrap() > lag + Duration::from_millis(500)).await;
@@ -127,7 +127,7 @@ async fn a_stopped_replica_falls_behind_loses_its_reads_and_comes_back() {
     for i in 0..20 {
         w.write(i);
         let lag = w.server(DB2).lag.unwrap();
-        assert!(lag < Duration::from_millis(400), "{lag:?}");
+        assert!(lag < Duration::from_secs(1), "{lag:?}");
     }
 
     // SQL_DELAY, of which Seconds_Behind_Master tells in whole seconds only.
@@ -185,7 +185,7 @@ async fn a_hanging_server_is_down_after_the_timeout_and_holds_up_nobody() {
     w.until("db2 is down", |s| role(s, DB2) == Role::Down).await;
     let took = begin.elapsed();
     println!("hanging replica down after {took:?}: {}", w.server(DB2).why);
-    assert!(took > Duration::from_millis(1500) && took < Duration::from_millis(2800), "{took:?}");
+    assert!(took > Duration::from_millis(1500) && took < Duration::from_secs(4), "{took:?}");
     w.sandbox.node(1).unpause().unwrap();
     w.until("db2 is back", |s| s.servers[1].takes_reads).await;
     assert!(!w.server(DB2).live.suspect.load(std::sync::atomic::Ordering::Relaxed));
@@ -290,7 +290,7 @@ async fn a_feed_whose_connection_was_killed_goes_on() {
     w.cluster.note_write(&position);
     assert_eq!(w.cluster.wait_applied(&[DB2], &position, LONG).await, Some(DB2));
     println!("after a killed connection: {:?}", begin.elapsed());
-    assert!(begin.elapsed() < Duration::from_millis(500));
+    assert!(begin.elapsed() < Duration::from_secs(2));
     assert!(w.told("server_down", "db2").is_none(), "killing a connection is no outage");
 }
 

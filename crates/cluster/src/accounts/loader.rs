@@ -16,6 +16,7 @@ use crate::snapshot::Role;
 const MIN_GAP: Duration = Duration::from_secs(1);
 
 pub(crate) async fn run(shared: Arc<Shared>, interval: Duration) {
+    let interval = interval.max(MIN_GAP);
     // The first read as soon as it is known whom to ask.
     shared.all_looked_at().await;
     let mut changes = shared.subscribe();
@@ -42,7 +43,7 @@ pub(crate) async fn run(shared: Arc<Shared>, interval: Duration) {
             // Without accounts nobody can log in: try whenever there is hope.
             _ = changes.changed(), if loaded.is_err() => {}
         }
-        sleep_until(begun + MIN_GAP.min(interval)).await;
+        sleep_until(begun + MIN_GAP).await;
     }
 }
 
