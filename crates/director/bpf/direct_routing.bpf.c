@@ -30,6 +30,9 @@
 #endif
 #define PACKET_HOST 0
 
+// Not ours: on to the next program, or to this host.
+#define LEAVE TC_ACT_UNSPEC
+
 #define IP_OFFSET 0x1fff
 #define IP_MORE 0x2000
 #define NEXTHDR_FRAGMENT 44
@@ -352,19 +355,19 @@ static __always_inline int icmp_v4(struct __sk_buff *skb, __u32 offset, __u8 ttl
 	__u32 at = offset + sizeof(icmp), index;
 
 	if (bpf_skb_load_bytes(skb, offset, &icmp, sizeof(icmp)) < 0)
-		return TC_ACT_OK;
+		return LEAVE;
 	if (icmp.type != ICMP_DEST_UNREACH && icmp.type != ICMP_TIME_EXCEEDED &&
 	    icmp.type != ICMP_PARAMETERPROB)
-		return TC_ACT_OK;
+		return LEAVE;
 	if (bpf_skb_load_bytes(skb, at, &inner, sizeof(inner)) < 0 || inner.version != 4 ||
 	    inner.ihl < 5)
-		return TC_ACT_OK;
+		return LEAVE;
 	if (inner.frag_off & bpf_htons(IP_OFFSET))
-		return TC_ACT_OK;
+		return LEAVE;
 	if (inner.protocol != IPPROTO_TCP && inner.protocol != IPPROTO_UDP)
-		return TC_ACT_OK;
+		return LEAVE;
 	if (bpf_skb_load_bytes(skb, at + inner.ihl * 4, ports, sizeof(ports)) < 0)
-		return TC_ACT_OK;
+		return LEAVE;
 	map_v4(&flow.vip, inner.saddr);
 	map_v4(&flow.client, inner.daddr);
 	flow.vip_port = ports[0];
@@ -372,18 +375,18 @@ static __always_inline int icmp_v4(struct __sk_buff *skb, __u32 offset, __u8 ttl
 	flow.protocol = inner.protocol;
 	service = find_service(&flow, AF_INET);
 	if (!service)
-		return TC_ACT_OK;
+		return LEAVE;
 	known = bpf_map_lookup_elem(&connections, &flow);
 	if (known) {
 		index = known->real;
 		real = usable(index, known->generation, 1);
 	} else {
 		if (!(service->flags & BY_HASH) || pick(service, &flow, &index) < 0)
-			return TC_ACT_OK;
+			return LEAVE;
 		real = usable(index, 0, 0);
 	}
 	if (!real || real->flags & REAL_LOCAL)
-		return TC_ACT_OK;
+		return LEAVE;
 	if (lower_ttl(skb, ETH_HLEN, ttl) < 0)
 		return TC_ACT_SHOT;
 	return deliver(skb, real, index, 0);
@@ -401,10 +404,10 @@ static __always_inline int ipv4(struct __sk_buff *skb)
 	__u16 fragment;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) < 0 || ip.ihl < 5)
-		return TC_ACT_OK;
+		return LEAVE;
 	if (ip.protocol != IPPROTO_TCP && ip.protocol != IPPROTO_UDP &&
 	    ip.protocol != IPPROTO_ICMP)
-		return TC_ACT_OK;
+		return LEAVE;
 	offset = ETH_HLEN + ip.ihl * 4;
 	fragment = bpf_ntohs(ip.frag_off);
 	if (fragment & (IP_OFFSET | IP_MORE)) {
@@ -417,29 +420,29 @@ static __always_inline int ipv4(struct __sk_buff *skb)
 		struct connection *first = bpf_map_lookup_elem(&fragments, &key);
 
 		if (!first)
-			return TC_ACT_OK;
+			return LEAVE;
 		index = first->real;
 		real = usable(index, first->generation, 1);
 		if (!real || real->flags & REAL_LOCAL)
-			return TC_ACT_OK;
+			return LEAVE;
 		if (ip.ttl <= 1 || lower_ttl(skb, ETH_HLEN, ip.ttl) < 0)
 			return TC_ACT_SHOT;
 		return deliver(skb, real, index, 0);
 	}
 	if (ip.protocol == IPPROTO_ICMP)
-		return ip.ttl > 1 ? icmp_v4(skb, offset, ip.ttl) : TC_ACT_OK;
+		return ip.ttl > 1 ? icmp_v4(skb, offset, ip.ttl) : LEAVE;
 
 	map_v4(&flow.client, ip.saddr);
 	map_v4(&flow.vip, ip.daddr);
 	flow.protocol = ip.protocol;
 	if (transport(skb, offset, &flow, &is_syn, &ends) < 0)
-		return TC_ACT_OK;
+		return LEAVE;
 	service = find_service(&flow, AF_INET);
 	if (!service)
-		return TC_ACT_OK;
+		return LEAVE;
 	real = route(service, &flow, is_syn, ends, &index, &is_new);
 	if (!real)
-		return TC_ACT_OK;
+		return LEAVE;
 	if (fragment & IP_MORE) {
 		struct connection first = {};
 
@@ -465,20 +468,20 @@ static __always_inline int ipv6(struct __sk_buff *skb)
 	__u8 hops;
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) < 0)
-		return TC_ACT_OK;
+		return LEAVE;
 	if (ip.nexthdr != IPPROTO_TCP && ip.nexthdr != IPPROTO_UDP)
-		return TC_ACT_OK;
+		return LEAVE;
 	map_v6(&flow.client, &ip.saddr);
 	map_v6(&flow.vip, &ip.daddr);
 	flow.protocol = ip.nexthdr;
 	if (transport(skb, ETH_HLEN + sizeof(ip), &flow, &is_syn, &ends) < 0)
-		return TC_ACT_OK;
+		return LEAVE;
 	service = find_service(&flow, AF_INET6);
 	if (!service)
-		return TC_ACT_OK;
+		return LEAVE;
 	real = route(service, &flow, is_syn, ends, &index, &is_new);
 	if (!real)
-		return TC_ACT_OK;
+		return LEAVE;
 	if (!(real->flags & REAL_LOCAL)) {
 		if (ip.hop_limit <= 1)
 			return TC_ACT_SHOT;
@@ -490,19 +493,19 @@ static __always_inline int ipv6(struct __sk_buff *skb)
 	return deliver(skb, real, index, is_new);
 }
 
-SEC("tc")
+SEC("classifier")
 int direct_routing(struct __sk_buff *skb)
 {
 	// Frames for others, seen in promiscuous mode, are none of ours.
 	if (skb->pkt_type != PACKET_HOST)
-		return TC_ACT_OK;
+		return LEAVE;
 	switch (skb->protocol) {
 	case bpf_htons(ETH_P_IP):
 		return ipv4(skb);
 	case bpf_htons(ETH_P_IPV6):
 		return ipv6(skb);
 	default:
-		return TC_ACT_OK;
+		return LEAVE;
 	}
 }
 

@@ -1,15 +1,19 @@
 //! The front tier: VRRP shell, health checks, schedulers and data planes.
 //!
-//! [`config::load`] reads a configuration, [`run`] runs it until SIGTERM or SIGINT.
+//! [`config::load`] reads a configuration, [`Director::start`] and [`Director::run`] run it until
+//! SIGTERM or SIGINT; [`Shared`] shows what goes on meanwhile.
 
+mod checks;
 pub mod config;
+pub mod plane;
+mod services;
 mod shell;
 mod status;
 mod sys;
 
 use std::sync::Arc;
 
-pub use status::{InstanceStatus, Shared};
+pub use status::{InstanceStatus, RealServerStatus, Shared, VirtualServerStatus};
 
 /// Why the director can't run.
 #[derive(Debug, thiserror::Error)]
@@ -35,15 +39,75 @@ fn hint(error: &std::io::Error) -> &'static str {
     }
 }
 
-/// Runs the virtual routers of `config` on this thread until a signal ends it: SIGTERM or SIGINT
-/// for a stop in good order (the addresses are kept until the peer has taken over), twice for a
-/// stop at once.
-///
-/// Call it before the process has other threads: it forks a guard that takes the addresses away
-/// should this process be killed, and its signals must be blocked in all threads.
+/// A started director: addresses and packets move once [`Director::run`] is called.
+pub struct Director {
+    shell: shell::Shell,
+    _services: Option<services::Services>,
+}
+
+impl Director {
+    /// Forks the guard, opens what it needs from the kernel, starts health checks.
+    ///
+    /// Call it before the process has other threads: the guard is a fork, and the signals blocked
+    /// here must be blocked in every thread. Threads started afterwards are fine.
+    ///
+    /// # Errors
+    /// [`Error`]; nothing is left behind then.
+    pub fn start(config: &config::DirectorConfig, shared: Arc<Shared>) -> Result<Self, Error> {
+        // The data plane first: the guard that the shell forks keeps it alive a little longer.
+        let plane = load_plane(config)?;
+        let shell = shell::Shell::new(config, Arc::clone(&shared))?;
+        let services = match plane {
+            Some(plane) => Some(
+                services::Services::start(config, plane, shared)
+                    .map_err(Error::os("starting health checks"))?,
+            ),
+            None => None,
+        };
+        Ok(Self { shell, _services: services })
+    }
+
+    /// Runs on this thread until a signal ends it: SIGTERM or SIGINT for a stop in good order (the
+    /// addresses are kept until the peer has taken over), twice for a stop at once.
+    ///
+    /// # Errors
+    /// [`Error`] if the kernel stops cooperating.
+    pub fn run(self) -> Result<(), Error> {
+        let Self { shell, _services } = self;
+        // The virtual servers end after the virtual routers: until the last address is gone, and
+        // while neighbours still learn where it went, packets must find their way.
+        shell.run()
+    }
+}
+
+/// [`Director::start`] and [`Director::run`] in one.
 ///
 /// # Errors
-/// [`Error`] if it can't start; nothing is left behind then.
+/// [`Error`]
 pub fn run(config: &config::DirectorConfig, shared: Arc<Shared>) -> Result<(), Error> {
-    shell::Shell::new(config, shared)?.run()
+    Director::start(config, shared)?.run()
+}
+
+fn load_plane(
+    config: &config::DirectorConfig,
+) -> Result<Option<Box<dyn plane::DataPlane>>, Error> {
+    if config.virtual_servers.is_empty() {
+        return Ok(None);
+    }
+    let mut interfaces: Vec<String> = config.vrrp.iter().map(|i| i.interface.clone()).collect();
+    for instance in &config.vrrp {
+        let all = instance.virtual_ipaddress.iter().chain(&instance.virtual_ipaddress_excluded);
+        interfaces.extend(all.filter_map(|a| a.dev.clone()));
+    }
+    interfaces.sort();
+    interfaces.dedup();
+    if interfaces.is_empty() {
+        return Err(Error::Config(
+            "virtual servers need a vrrp_instance: its interface is where their packets arrive"
+                .to_owned(),
+        ));
+    }
+    let plane = plane::ebpf::EbpfPlane::load(&interfaces)
+        .map_err(Error::os("loading the eBPF data plane"))?;
+    Ok(Some(Box::new(plane)))
 }

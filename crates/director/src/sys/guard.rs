@@ -19,6 +19,11 @@ use super::netlink::Socket;
 use super::vrrp_socket::VrrpSocket;
 use super::{check, check_size, now, own, wait_readable};
 
+/// How long the guard stays after the daemon. It has inherited the data plane's descriptors, so that
+/// packets still sent here, by those who have not learned yet who holds the addresses now, find
+/// their real servers rather than a host that resets their connections.
+const LINGER: Duration = Duration::from_secs(2);
+
 const MAX_MESSAGE: usize = 1 << 17;
 
 /// What one virtual router holds.
@@ -48,7 +53,8 @@ pub(crate) struct Guard {
 }
 
 impl Guard {
-    /// Forks. Call it before the process has other threads.
+    /// Forks. Call it before the process has other threads, and after the data plane is loaded: the
+    /// guard keeps what is open now.
     pub fn start() -> io::Result<Self> {
         let mut ends = [-1; 2];
         // SAFETY: `ends` has room for two.
@@ -66,6 +72,7 @@ impl Guard {
             0 => {
                 drop(ours);
                 watch(theirs);
+                std::thread::sleep(LINGER);
                 // SAFETY: ends the child without running the parent's exit handlers.
                 unsafe { libc::_exit(0) }
             }
@@ -99,7 +106,7 @@ impl Guard {
 
 /// The guard's life.
 fn watch(fd: OwnedFd) {
-    keep_only(&fd);
+    outlive_the_daemon();
     let mut buffer = vec![0; MAX_MESSAGE];
     let mut holds: Vec<(Hold, bool)> = Vec::new();
     loop {
@@ -195,19 +202,13 @@ fn farewell(holds: &[(Hold, bool)]) {
     }
 }
 
-/// Signals meant for the daemon must not end the guard before it, and nothing the daemon had open
-/// may be kept open.
-fn keep_only(fd: &OwnedFd) {
-    let fd = fd.as_raw_fd() as libc::c_uint;
-    // SAFETY: no other code of this process uses the descriptors closed; the rest is plain calls.
+/// Signals meant for the daemon must not end the guard before it.
+fn outlive_the_daemon() {
+    // SAFETY: plain calls.
     unsafe {
         for signal in [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGPIPE] {
             libc::signal(signal, libc::SIG_IGN);
         }
         libc::prctl(libc::PR_SET_NAME, c"pointsman-guard".as_ptr());
-        if fd > 3 {
-            libc::syscall(libc::SYS_close_range, 3, fd - 1, 0);
-        }
-        libc::syscall(libc::SYS_close_range, fd + 1, libc::c_uint::MAX, 0);
     }
 }

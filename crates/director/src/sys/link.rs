@@ -108,6 +108,15 @@ impl Links {
         })
     }
 
+    /// The interface whose subnet `ip` is in; the longest prefix wins.
+    pub fn towards(&self, ip: IpAddr) -> Option<u32> {
+        self.addresses
+            .iter()
+            .filter(|a| same_subnet(a.ip, ip, a.prefix))
+            .max_by_key(|a| a.prefix)
+            .map(|a| a.index)
+    }
+
     /// The address adverts on interface `index` come from: the first of the widest scope that is
     /// not one of `virtuals`; for IPv6 the link-local one (RFC 9568 section 5.1.2.1).
     pub fn source(&self, index: u32, ipv6: bool, virtuals: &[IpAddr]) -> Option<IpAddr> {
@@ -121,6 +130,15 @@ impl Links {
             .min_by_key(|a| a.scope)
             .map(|a| a.ip)
     }
+}
+
+fn same_subnet(a: IpAddr, b: IpAddr, prefix: u8) -> bool {
+    let bits = |ip: IpAddr| match ip {
+        IpAddr::V4(ip) => u128::from(u32::from(ip)) << 96,
+        IpAddr::V6(ip) => u128::from(ip),
+    };
+    let mask = u128::MAX.checked_shl(128 - u32::from(prefix)).unwrap_or(0);
+    a.is_ipv4() == b.is_ipv4() && (bits(a) ^ bits(b)) & mask == 0
 }
 
 /// struct ifinfomsg: family, pad, type, index, flags, change.

@@ -1,0 +1,239 @@
+//! Virtual servers at work: takes the verdicts of the checks, decides which real servers get
+//! connections, and tells the data plane.
+
+mod decide;
+
+use std::sync::Arc;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use crate::checks::{Checkers, Verdict, left_out};
+use crate::config::{DirectorConfig, ServiceId, Script, VirtualServer};
+use crate::plane::DataPlane;
+use crate::status::{RealServerStatus, Shared, VirtualServerStatus};
+use crate::sys::process;
+use decide::{Change, Decision, Health};
+
+/// How often traffic counters are read.
+const COUNT_EVERY: Duration = Duration::from_secs(1);
+
+pub(crate) struct Services {
+    stop: Sender<Input>,
+    thread: Option<JoinHandle<()>>,
+}
+
+enum Input {
+    Verdict(Verdict),
+    Stop,
+}
+
+impl Services {
+    /// Starts the checks and fills the data plane.
+    pub fn start(
+        config: &DirectorConfig,
+        plane: Box<dyn DataPlane>,
+        shared: Arc<Shared>,
+    ) -> std::io::Result<Self> {
+        let servers: Vec<VirtualServer> =
+            config.virtual_servers.iter().flat_map(|vs| expand(config, vs)).collect();
+        let (sender, receiver) = channel();
+        let manager = Manager::new(servers, plane, shared);
+        let stop = sender.clone();
+        let thread = std::thread::Builder::new()
+            .name("services".to_owned())
+            .spawn(move || manager.run(&sender, &receiver))?;
+        Ok(Self { stop, thread: Some(thread) })
+    }
+}
+
+impl Drop for Services {
+    fn drop(&mut self) {
+        let _ = self.stop.send(Input::Stop);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A virtual server for a group is one for each of its addresses.
+fn expand(config: &DirectorConfig, vs: &VirtualServer) -> Vec<VirtualServer> {
+    match &vs.id {
+        ServiceId::Group(name) => config
+            .server_groups
+            .iter()
+            .filter(|g| g.name == *name)
+            .flat_map(|g| &g.vips)
+            .map(|vip| VirtualServer { id: ServiceId::Vip(*vip), ..vs.clone() })
+            .collect(),
+        _ => vec![vs.clone()],
+    }
+}
+
+struct Manager {
+    servers: Vec<VirtualServer>,
+    health: Vec<Health>,
+    plane: Box<dyn DataPlane>,
+    shared: Arc<Shared>,
+    scripts: Vec<std::process::Child>,
+}
+
+impl Manager {
+    fn new(servers: Vec<VirtualServer>, plane: Box<dyn DataPlane>, shared: Arc<Shared>) -> Self {
+        let health = servers.iter().map(Health::new).collect();
+        Self { servers, health, plane, shared, scripts: Vec::new() }
+    }
+
+    fn run(mut self, sender: &Sender<Input>, receiver: &Receiver<Input>) {
+        let mut checkers = Checkers::new();
+        let (verdicts, incoming) = channel::<Verdict>();
+        for (s, vs) in self.servers.iter().enumerate() {
+            for (r, server) in vs.real_servers.iter().enumerate() {
+                for (c, check) in server.checks.iter().enumerate() {
+                    if let Some(what) = left_out(&check.kind) {
+                        let text = format!("{}: {what}", server.address);
+                        tracing::warn!("{text}");
+                        self.shared.events.push("check_unsupported", vs.name(), text);
+                    }
+                    let starts_up = !(vs.alpha || check.alpha);
+                    let result = checkers.start(check.clone(), (s, r, c), starts_up, verdicts.clone());
+                    if let Err(error) = result {
+                        tracing::error!("{}: no thread for its check: {error}", server.address);
+                    }
+                }
+            }
+        }
+        drop(verdicts);
+        let forward = sender.clone();
+        let forwarding = std::thread::Builder::new().name("verdicts".to_owned()).spawn(move || {
+            for verdict in incoming {
+                if forward.send(Input::Verdict(verdict)).is_err() {
+                    return;
+                }
+            }
+        });
+        if let Err(error) = forwarding {
+            tracing::error!("checks can't report: {error}");
+        }
+        for doubt in self.plane.doubts(&self.services()) {
+            tracing::warn!("{doubt}");
+            self.shared.events.push("data_plane", "", doubt);
+        }
+        self.apply();
+        self.show();
+        loop {
+            match receiver.recv_timeout(COUNT_EVERY) {
+                Ok(Input::Verdict(verdict)) => self.handle(&verdict),
+                Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Timeout) => {}
+            }
+            self.scripts.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+            self.show();
+        }
+        for (vs, health) in self.servers.iter().zip(&self.health) {
+            if vs.omega && health.has_quorum() {
+                start(&mut self.scripts, vs.quorum_down.as_ref());
+            }
+        }
+    }
+
+    fn services(&self) -> Vec<crate::plane::Service> {
+        let both = self.servers.iter().zip(&self.health);
+        both.filter_map(|(vs, health)| decide::service(vs, health)).collect()
+    }
+
+    fn apply(&mut self) {
+        if let Err(error) = self.plane.apply(&self.services()) {
+            let text = format!("the {} data plane: {error}", self.plane.name());
+            tracing::error!("{text}");
+            self.shared.events.push("data_plane_error", "", text);
+        }
+    }
+
+    fn handle(&mut self, verdict: &Verdict) {
+        let vs = &self.servers[verdict.service];
+        let Decision { changes, apply } = self.health[verdict.service].note(vs, verdict);
+        if apply {
+            // First the traffic, then the telling.
+            self.apply();
+        }
+        let vs = &self.servers[verdict.service];
+        let name = vs.name();
+        for change in changes {
+            let (code, text, script) = match change {
+                Change::Up(r) => {
+                    let server = &vs.real_servers[r];
+                    let text = format!("{} is up", server.address);
+                    ("real_server_up", text, server.notify_up.as_ref())
+                }
+                Change::Down(r) => {
+                    let server = &vs.real_servers[r];
+                    let text = format!("{} is down: {}", server.address, verdict.why);
+                    ("real_server_down", text, server.notify_down.as_ref())
+                }
+                Change::QuorumGained => {
+                    ("quorum_gained", "enough real servers are up".to_owned(), vs.quorum_up.as_ref())
+                }
+                Change::QuorumLost => {
+                    let text = match vs.sorry_server {
+                        Some(sorry) => format!("too few real servers are up: {sorry} answers"),
+                        None => "too few real servers are up".to_owned(),
+                    };
+                    ("quorum_lost", text, vs.quorum_down.as_ref())
+                }
+            };
+            tracing::info!("{name}: {text}");
+            self.shared.events.push(code, name.clone(), text);
+            start(&mut self.scripts, script);
+        }
+    }
+
+    fn show(&self) {
+        let list = self.servers.iter().zip(&self.health).map(|(vs, health)| {
+            let service = decide::service(vs, health);
+            VirtualServerStatus {
+                name: vs.name(),
+                protocol: vs.protocol,
+                scheduler: vs.lb_algo.name(),
+                data_plane: self.plane.name(),
+                quorum: health.has_quorum(),
+                real_servers: vs
+                    .real_servers
+                    .iter()
+                    .enumerate()
+                    .map(|(r, server)| RealServerStatus {
+                        address: server.address,
+                        weight: health.weight(vs, r),
+                        up: health.is_up(r),
+                        why: health.why(r).to_owned(),
+                        traffic: service
+                            .as_ref()
+                            .map(|s| self.plane.traffic(s, server.address))
+                            .unwrap_or_default(),
+                    })
+                    .collect(),
+            }
+        });
+        self.shared.set_virtual_servers(list.collect());
+    }
+}
+
+fn start(scripts: &mut Vec<std::process::Child>, script: Option<&Script>) {
+    let Some(script) = script else { return };
+    match process::start(script, &[]) {
+        Ok(child) => scripts.push(child),
+        Err(error) => tracing::error!("{}: {error}", script.command[0]),
+    }
+}
+
+impl VirtualServer {
+    /// `192.168.4.253:80`, `fwmark 3`, `group G`.
+    #[must_use]
+    pub fn name(&self) -> String {
+        match &self.id {
+            ServiceId::Vip(vip) => vip.to_string(),
+            ServiceId::Fwmark(mark) => format!("fwmark {mark}"),
+            ServiceId::Group(group) => format!("group {group}"),
+        }
+    }
+}
