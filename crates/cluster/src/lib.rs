@@ -11,5 +11,5 @@ mod snapshot;
 
 pub use accounts::{Account, Accounts};
 pub use gtid::Position;
-pub use monitor::{Cluster, UnknownServer};
+pub use monitor::{Cluster, NeedsRestart, UnknownServer};
 pub use snapshot::{AdminState, Greeting, Live, Role, Server, ServerId, Snapshot};

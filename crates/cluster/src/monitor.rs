@@ -15,7 +15,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use pointsman_config::proxy::ProxyConfig;
+use pointsman_config::proxy::{Monitor, ProxyConfig};
 use pointsman_events::EventLog;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -53,6 +53,13 @@ pub struct UnknownServer {
     pub known: Vec<String>,
 }
 
+/// A change of the config that can't be made while servers are watched.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+#[error("{what} changed; names, addresses and the monitor's settings need a restart")]
+pub struct NeedsRestart {
+    pub what: &'static str,
+}
+
 /// What the tasks and the handles share.
 pub(crate) struct Shared {
     topology: Mutex<Topology>,
@@ -76,6 +83,21 @@ pub(crate) struct Shared {
     oracle: Rounds<Option<Arc<Position>>>,
     interval: Duration,
     timeout: Duration,
+    /// What can't change while watching.
+    fixed: Fixed,
+}
+
+#[derive(PartialEq, Eq)]
+struct Fixed {
+    servers: Vec<(String, String)>,
+    monitor: Monitor,
+}
+
+impl Fixed {
+    fn new(config: &ProxyConfig) -> Self {
+        let servers = config.servers.iter().map(|s| (s.name.clone(), s.address.to_string()));
+        Self { servers: servers.collect(), monitor: config.monitor.clone() }
+    }
 }
 
 pub(crate) struct Watched {
@@ -124,6 +146,7 @@ impl Cluster {
         let shared = Arc::new(Shared {
             snapshot: Arc::new(ArcSwap::new(topology.snapshot().clone())),
             topology: Mutex::new(topology),
+            fixed: Fixed::new(config),
             version: watch::Sender::new(0),
             looked: watch::Sender::new(false),
             ready: watch::Sender::new(false),
@@ -214,6 +237,26 @@ impl Cluster {
     pub fn accept(&self, name: &str) -> Result<(), UnknownServer> {
         let id = self.find(name)?;
         self.shared_state().update(|topology| topology.accept(id));
+        Ok(())
+    }
+
+    /// Takes over `max_lag` and the weights of a config read anew.
+    ///
+    /// # Errors
+    /// Other servers, or another `[monitor]`: that takes a restart. Nothing is changed then.
+    pub fn reconfigure(&self, config: &ProxyConfig) -> Result<(), NeedsRestart> {
+        let shared = self.shared_state();
+        let new = Fixed::new(config);
+        if new.servers != shared.fixed.servers {
+            return Err(NeedsRestart { what: "[[server]]" });
+        }
+        if new != shared.fixed {
+            return Err(NeedsRestart { what: "[monitor]" });
+        }
+        let settings =
+            Settings { timeout: config.monitor.timeout, max_lag: config.routing.max_lag };
+        let weights: Vec<_> = config.servers.iter().map(|server| server.weight).collect();
+        shared.update(|topology| topology.reconfigure(settings, &weights));
         Ok(())
     }
 

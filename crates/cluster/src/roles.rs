@@ -215,6 +215,14 @@ impl Topology {
         }
     }
 
+    /// Changes what may change while servers are watched. `weights` are in the order of the servers.
+    pub fn reconfigure(&mut self, settings: Settings, weights: &[u32]) {
+        self.settings = settings;
+        for (known, weight) in self.servers.iter_mut().zip(weights) {
+            known.member.weight = *weight;
+        }
+    }
+
     /// Where the primary, or the last one, was when last seen.
     #[must_use]
     pub fn primary_position(&self) -> Option<&Position> {

@@ -309,6 +309,20 @@ async fn operators_take_servers_out() {
 }
 
 #[tokio::test]
+async fn a_new_max_lag_and_weight_need_no_restart_and_a_new_server_does() {
+    let w = watch(1, "").await;
+    w.until("the set is known", |s| s.servers[1].takes_reads).await;
+    let text = pointsman_sandbox::proxy_config(w.sandbox.nodes(), 3306, 8989, "");
+    let (mut config, _) = ProxyConfig::parse("proxy.toml", &text).unwrap();
+    config.servers[1].weight = 0;
+    w.cluster.reconfigure(&config).unwrap();
+    assert!(!w.server(DB2).takes_reads);
+    config.servers[1].address = "127.0.0.1:1".parse().unwrap();
+    let error = w.cluster.reconfigure(&config).unwrap_err().to_string();
+    assert!(error.starts_with("[[server]] changed"), "{error}");
+}
+
+#[tokio::test]
 async fn accounts_are_found_as_the_server_finds_them() {
     let w = watch(0, "").await;
     let hosts = [

@@ -209,6 +209,7 @@ pub(super) fn same(old: &Snapshot, new: &Snapshot) -> bool {
         && old.servers.iter().zip(&new.servers).all(|(a, b)| {
             a.role == b.role
                 && a.admin == b.admin
+                && a.weight == b.weight
                 && a.lag == b.lag
                 && a.takes_reads == b.takes_reads
                 && a.why == b.why

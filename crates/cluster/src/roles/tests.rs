@@ -578,6 +578,21 @@ fn maintenance_and_draining() {
 }
 
 #[test]
+fn limits_and_weights_change_while_watching() {
+    let mut w = World::known(3);
+    w.machines[1].sql = false;
+    w.machines[0].position = 8;
+    w.ticks(20);
+    assert!(w.snapshot().servers[1].takes_reads);
+    let settings = Settings { timeout: TIMEOUT, max_lag: Duration::from_secs(2) };
+    w.topology.reconfigure(settings, &[1, 1, 0]);
+    w.evaluate();
+    assert!(!w.snapshot().servers[1].takes_reads, "too far behind now");
+    assert!(!w.snapshot().servers[2].takes_reads, "weight 0");
+    assert_eq!(w.snapshot().servers[2].weight, 0);
+}
+
+#[test]
 fn answers_that_overtake_each_other() {
     let mut w = World::known(2);
     let (old, asked) = (w.see(0), w.now);
