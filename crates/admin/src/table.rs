@@ -342,3 +342,80 @@ cell_from! {
     Duration => Cell::millis, Millis;
     SystemTime => Cell::Time, Time;
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_written_as_rfc_3339() {
+        // From `date -u -d @N`.
+        for (seconds, want) in [
+            (0, "1970-01-01T00:00:00.000Z"),
+            (951_782_399, "2000-02-28T23:59:59.000Z"),
+            (951_782_400, "2000-02-29T00:00:00.000Z"),
+            (1_709_251_199, "2024-02-29T23:59:59.000Z"),
+            (1_735_689_599, "2024-12-31T23:59:59.000Z"),
+            (4_107_542_400, "2100-03-01T00:00:00.000Z"),
+        ] {
+            assert_eq!(rfc3339(SystemTime::UNIX_EPOCH + Duration::from_secs(seconds)), want);
+        }
+    }
+
+    #[test]
+    fn durations_fit_in_a_few_characters() {
+        for (ms, want) in [
+            (0.0, "0ms"),
+            (0.25, "250us"),
+            (1.54, "1.5ms"),
+            (999.0, "999ms"),
+            (1500.0, "1.5s"),
+            (75_000.0, "1m15s"),
+            (3_660_000.0, "1h01m"),
+            (90_000_000.0, "1d01h"),
+            (f64::NAN, "-"),
+        ] {
+            assert_eq!(Cell::Millis(ms).to_text(), want);
+        }
+    }
+
+    fn numbers() -> Table {
+        let mut table = Table::new(&[
+            Column { name: "seq", kind: ColumnType::Integer },
+            Column { name: "wait_ms", kind: ColumnType::Millis },
+        ]);
+        for (seq, wait) in [(1, Some(5.0)), (2, None), (3, Some(7.0))] {
+            table.push(vec![Cell::Integer(seq), wait.map_or(Cell::Null, Cell::Millis)]);
+        }
+        table
+    }
+
+    fn selected(query: Query) -> Vec<u64> {
+        let seq = |row: &Vec<Cell>| match row[0] {
+            Cell::Integer(n) => n,
+            _ => 0,
+        };
+        numbers().select(&query).unwrap().rows.iter().map(seq).collect()
+    }
+
+    #[test]
+    fn lists_are_ordered_and_cut() {
+        let order = Some("wait_ms".to_owned());
+        assert_eq!(selected(Query { order: order.clone(), ..Query::default() }), [3, 1, 2]);
+        assert_eq!(selected(Query { order, limit: Some(1), ..Query::default() }), [3]);
+        assert_eq!(selected(Query { limit: Some(2), ..Query::default() }), [2, 3], "the newest");
+        let after = Some(1);
+        assert_eq!(selected(Query { after, limit: Some(1), ..Query::default() }), [2], "the next");
+        let query = Query { order: Some("x".to_owned()), ..Query::default() };
+        assert_eq!(numbers().select(&query).unwrap_err().code, Code::BadArgument);
+    }
+
+    #[test]
+    fn json_keeps_the_order_of_columns_and_knows_null() {
+        assert_eq!(
+            serde_json::to_string(&numbers()).unwrap(),
+            r#"[{"seq":1,"wait_ms":5.0},{"seq":2,"wait_ms":null},{"seq":3,"wait_ms":7.0}]"#
+        );
+        assert_eq!(serde_json::to_string(&Cell::Float(f64::NAN)).unwrap(), "null");
+    }
+}

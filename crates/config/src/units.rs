@@ -92,13 +92,13 @@ pub fn show_duration(d: Duration) -> String {
         ("m", 60_000_000_000),
         ("s", 1_000_000_000),
     ] {
-        if nanos >= per && nanos % per == 0 {
+        if nanos >= per && nanos.is_multiple_of(per) {
             return format!("{}{unit}", nanos / per);
         }
     }
     match nanos {
         0 => "0s".to_owned(),
-        _ if nanos % 1_000_000 == 0 => format!("{}ms", nanos / 1_000_000),
+        _ if nanos.is_multiple_of(1_000_000) => format!("{}ms", nanos / 1_000_000),
         _ => format!("{}us", nanos / 1_000),
     }
 }
@@ -107,7 +107,7 @@ pub fn show_duration(d: Duration) -> String {
 #[must_use]
 pub fn show_size(bytes: usize) -> String {
     for (unit, shift) in [("GiB", 30), ("MiB", 20), ("KiB", 10)] {
-        if bytes > 0 && bytes % (1 << shift) == 0 {
+        if bytes > 0 && bytes.is_multiple_of(1 << shift) {
             return format!("{}{unit}", bytes >> shift);
         }
     }

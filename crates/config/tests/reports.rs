@@ -1,5 +1,7 @@
 //! What a person sees who made a mistake.
 
+#![allow(clippy::unwrap_used)]
+
 use pointsman_config::ProxyConfig;
 
 const GOOD: &str = r#"

@@ -1,5 +1,7 @@
 //! The sample files at the top of the repository are right, and say what is true.
 
+#![allow(clippy::unwrap_used)]
+
 use std::path::PathBuf;
 use std::time::Duration;
 

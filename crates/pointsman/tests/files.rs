@@ -1,5 +1,7 @@
 //! Commands that need no daemon: check, explain, and wrong usage.
 
+#![allow(clippy::unwrap_used)]
+
 mod common;
 
 use common::{RunExt, pointsman};

@@ -6,10 +6,9 @@ mod sql;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use tokio::net::TcpListener;
-use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
 
 use client::Client;
 
@@ -65,10 +64,14 @@ impl Console {
         stop: impl Future<Output = ()> + Send + 'static,
     ) {
         let accept = async {
-            let places = Arc::new(Semaphore::new(MAX_CLIENTS));
-            let ids = AtomicU32::new(1);
+            // Dropped with this future, and with it all clients.
+            let mut clients = JoinSet::new();
+            let mut next_id = 1u32;
             loop {
-                let Ok(place) = places.clone().acquire_owned().await else { return };
+                while clients.try_join_next().is_some() {}
+                if clients.len() >= MAX_CLIENTS {
+                    clients.join_next().await;
+                }
                 let stream = match self.listener.accept().await {
                     Ok((stream, _)) => stream,
                     Err(error) => {
@@ -82,14 +85,14 @@ impl Console {
                 let client = Client {
                     daemon: daemon.clone(),
                     token: self.token.clone(),
-                    id: ids.fetch_add(1, Ordering::Relaxed),
+                    id: next_id,
                     stream,
                 };
-                tokio::spawn(async move {
+                next_id = next_id.wrapping_add(1);
+                clients.spawn(async move {
                     if let Err(error) = client.run().await {
                         tracing::debug!(%error, "SQL console: client gone");
                     }
-                    drop(place);
                 });
             }
         };

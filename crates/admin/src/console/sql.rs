@@ -250,3 +250,97 @@ fn help() -> Table {
     table.push(vec!["SHOW HELP".into(), "This list".into()]);
     table
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+    use crate::{Action, BoxFuture, Query, Status, View};
+
+    /// Has nothing and does everything.
+    struct Nobody(prometheus::Registry);
+
+    impl Daemon for Nobody {
+        fn status(&self) -> Status {
+            Status {
+                kind: "proxy",
+                version: String::new(),
+                started: std::time::SystemTime::UNIX_EPOCH,
+                ready: Ok(()),
+                headlines: Vec::new(),
+            }
+        }
+        fn table(&self, _: View, _: &Query) -> Result<Table, AdminError> {
+            Ok(Table::new(crate::rows::StatementRow::COLUMNS))
+        }
+        fn act(&self, action: Action) -> BoxFuture<'_, Result<String, AdminError>> {
+            Box::pin(async move { Ok(format!("{action:?}")) })
+        }
+        fn metrics(&self) -> &prometheus::Registry {
+            &self.0
+        }
+        fn ready(&self) -> Result<(), String> {
+            Ok(())
+        }
+    }
+
+    fn ask(text: &str) -> Result<Answer, AdminError> {
+        let runtime = tokio::runtime::Builder::new_current_thread().build().unwrap();
+        runtime.block_on(answer(&Nobody(prometheus::Registry::new()), text))
+    }
+
+    fn done(text: &str) -> String {
+        match ask(text) {
+            Ok(Answer::Rows(_, rows)) => rows[0][0].clone().unwrap(),
+            _ => panic!("{text} was not done"),
+        }
+    }
+
+    #[test]
+    fn verbs_take_what_the_table_says() {
+        assert_eq!(done("DRAIN db1;"), r#"Drain("db1")"#);
+        assert_eq!(done("drain 'DB-1' ;\n"), r#"Drain("DB-1")"#);
+        assert_eq!(done("reload"), "Reload");
+        assert_eq!(done("SWITCHOVER TO db2"), r#"Switchover { to: Some("db2") }"#);
+        for bad in
+            ["drain", "drain a b", "reload now please", "switchover from db1", "drain all of it"]
+        {
+            assert_eq!(ask(bad).err().map(|e| e.code), Some(Code::BadArgument), "{bad}");
+        }
+        for bad in ["servers", "delete from servers", "select now()", "select * from mysql.user"] {
+            assert_eq!(ask(bad).err().map(|e| e.code), Some(Code::UnknownCommand), "{bad}");
+        }
+    }
+
+    #[test]
+    fn lists_take_order_and_limit_in_any_order() {
+        for good in [
+            "show statements order by total_ms desc limit 3",
+            "SHOW STATEMENTS LIMIT 3 ORDER BY `count`",
+            "select * from pointsman.statements limit 1",
+        ] {
+            assert!(matches!(ask(good), Ok(Answer::Table(_))), "{good}");
+        }
+        for bad in ["show servers where x", "show statements limit x", "show statements order by x"]
+        {
+            assert_eq!(ask(bad).err().map(|e| e.code), Some(Code::BadArgument), "{bad}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_text_is_answered(text in "(?s).{0,80}") {
+            let _ = ask(&text);
+        }
+        #[test]
+        fn pieces_of_statements_are_answered(
+            parts in prop::collection::vec(prop::sample::select(vec![
+                "select", "show", "drain", " ", " ", "@@x", "as", "'", "é", ",", "*", "from", "servers",
+                "limit", "order by", "/*", "*/", ";", "1", "\n", "help", "null", "\u{0130}",
+            ]), 0..12),
+        ) {
+            let _ = ask(&parts.concat());
+        }
+    }
+}

@@ -6,6 +6,7 @@ mod guard;
 use std::future::Future;
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::Router;
 use axum::extract::{Request, State};
@@ -13,11 +14,20 @@ use axum::http::{HeaderValue, StatusCode, header};
 use axum::middleware::{self, Next};
 use axum::response::{Html, IntoResponse, Response};
 use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
 use prometheus::{Encoder, TextEncoder};
 use tokio::net::TcpListener;
+use tokio::task::JoinSet;
 
 use crate::error::Body;
 use crate::{AdminError, Code, Daemon};
+
+/// Callers at once; the next one waits.
+const MAX_CALLERS: usize = 256;
+/// A caller who does not finish a request's head within this is dropped; also an idle one.
+const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 
 /// A bound HTTP listener that does not answer yet.
 #[derive(Debug)]
@@ -76,13 +86,45 @@ impl Http {
             guard: guard::Guard::new(self.address, self.token),
             run: HeaderValue::from(rand::random::<u64>()),
         });
-        // Long polls would hold a graceful shutdown up; nothing here is worth waiting for.
-        let serve = async { axum::serve(self.listener, router(shared)).await };
+        let accept = listen(&self.listener, router(shared));
         tokio::select! {
-            // axum's serve never returns; accept errors are waited out inside.
-            _ = serve => {}
+            () = accept => {}
             () = stop => {}
         }
+    }
+}
+
+/// Takes callers in, for ever. Dropping it drops them: nothing here is worth waiting for, least of
+/// all those who wait for news.
+async fn listen(listener: &TcpListener, router: Router) {
+    let mut callers = JoinSet::new();
+    loop {
+        // Callers must not eat the file descriptors that the daemon needs for its work.
+        while callers.try_join_next().is_some() {}
+        if callers.len() >= MAX_CALLERS {
+            callers.join_next().await;
+        }
+        let stream = match listener.accept().await {
+            Ok((stream, _)) => stream,
+            Err(error) => {
+                // Out of descriptors, mostly: others must end before it gets better.
+                tracing::warn!(%error, "admin API: accept");
+                tokio::time::sleep(Duration::from_millis(100)).await;
+                continue;
+            }
+        };
+        let _ = stream.set_nodelay(true);
+        let service = TowerToHyperService::new(router.clone());
+        callers.spawn(async move {
+            let served = http1::Builder::new()
+                .timer(TokioTimer::new())
+                .header_read_timeout(HEAD_TIMEOUT)
+                .serve_connection(TokioIo::new(stream), service)
+                .await;
+            if let Err(error) = served {
+                tracing::debug!(%error, "admin API: caller gone");
+            }
+        });
     }
 }
 
