@@ -186,6 +186,8 @@ impl Session {
             (Effects::HIDDEN_CODE, Pin::HiddenCode),
             (Effects::XA, Pin::Xa),
             (Effects::SET_NEXT_TRANSACTION, Pin::NextTransaction),
+            // A role, most of all: no other server would have it active.
+            (Effects::SET_OTHER, Pin::LocalVariable),
         ] {
             if effects.contains(effect) {
                 self.pin(pin);
