@@ -249,7 +249,7 @@ fn replies_have_the_shape_the_client_asked_for() {
             "DELETE FROM shape",
             "DO 0",
         ];
-        let mut all = |db: &mut Raw| statements.map(|sql| reply(db, sql, more));
+        let all = |db: &mut Raw| statements.map(|sql| reply(db, sql, more));
         here.query("CREATE OR REPLACE TABLE shape (id INT)").unwrap();
         let ours = all(&mut here);
         let theirs = all(&mut there);

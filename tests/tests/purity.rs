@@ -1,6 +1,8 @@
 //! The rooms that decide have no sockets, no clock and no runtime: that is what lets simulations
 //! drive them and bug reports be replayed.
 
+#![allow(clippy::unwrap_used)]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
