@@ -88,9 +88,7 @@ pub fn run(config: &config::DirectorConfig, shared: Arc<Shared>) -> Result<(), E
     Director::start(config, shared)?.run()
 }
 
-fn load_plane(
-    config: &config::DirectorConfig,
-) -> Result<Option<Box<dyn plane::DataPlane>>, Error> {
+fn load_plane(config: &config::DirectorConfig) -> Result<Option<Box<dyn plane::DataPlane>>, Error> {
     if config.virtual_servers.is_empty() {
         return Ok(None);
     }

@@ -1,6 +1,7 @@
 //! The committed eBPF object is what its source builds, byte for byte.
 //!
 //! Skips, saying so, where clang-14 is not installed.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::path::Path;
 use std::process::Command;

@@ -2,6 +2,7 @@
 //! and a few of our own: the same words are unknown, on the same lines.
 //!
 //! Skips, saying so, where keepalived is not installed.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -10,8 +11,8 @@ use std::process::Command;
 /// Unknown words as `line word`.
 fn unknown_to_keepalived(path: &Path) -> BTreeSet<String> {
     let out = Command::new("keepalived").arg("-t").arg("-f").arg(path).output().unwrap();
-    let text = String::from_utf8_lossy(&out.stdout).into_owned()
-        + &String::from_utf8_lossy(&out.stderr);
+    let text =
+        String::from_utf8_lossy(&out.stdout).into_owned() + &String::from_utf8_lossy(&out.stderr);
     text.lines()
         .filter_map(|line| {
             let (before, word) = line.split_once("Unknown keyword '")?;

@@ -2,6 +2,7 @@
 //! the site's own files, two nginx that hold the virtual address on lo. The classic proofs.
 //!
 //! Skips, saying so, where it is not root or nginx is not installed.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod lab;
 
@@ -37,7 +38,9 @@ macro_rules! lab_or_skip {
 fn web(lab: &Lab, host: u8) -> Daemon {
     lab.output(host, "ip", &["addr", "add", &format!("{VIP}/32"), "dev", "lo"]);
     lab.output(host, "ip", &["addr", "add", "fd00::253/128", "dev", "lo"]);
-    for setting in ["lo.arp_ignore=1", "all.arp_ignore=1", "lo.arp_announce=2", "all.arp_announce=2"] {
+    for setting in
+        ["lo.arp_ignore=1", "all.arp_ignore=1", "lo.arp_announce=2", "all.arp_announce=2"]
+    {
         lab.output(host, "sysctl", &["-q", "-w", &format!("net.ipv4.conf.{setting}")]);
     }
     let dir = lab.dir.path().join(format!("web{host}"));
@@ -59,11 +62,8 @@ fn web(lab: &Lab, host: u8) -> Daemon {
 /// One request of the client; what it got, or curl's complaint.
 fn get_from(lab: &Lab, address: &str) -> String {
     let url = format!("http://{address}/test.html");
-    let out = lab
-        .command(CLIENT, "curl")
-        .args(["-sS", "-g", "--max-time", "8", &url])
-        .output()
-        .unwrap();
+    let out =
+        lab.command(CLIENT, "curl").args(["-sS", "-g", "--max-time", "8", &url]).output().unwrap();
     let answer = String::from_utf8_lossy(&out.stdout).trim().to_owned();
     if out.status.success() { answer } else { String::from_utf8_lossy(&out.stderr).into_owned() }
 }
@@ -134,7 +134,12 @@ fn the_sites_own_files_unchanged() {
     let _web = [web(&lab, 33), web(&lab, 44)];
     let a = lab.director(88, SITE_88);
     let b = lab.director(99, SITE_99);
-    assert!(eventually(seconds(8), || lab.holds(88, VIP) && answers(&lab)), "{}{}", a.log(), b.log());
+    assert!(
+        eventually(seconds(8), || lab.holds(88, VIP) && answers(&lab)),
+        "{}{}",
+        a.log(),
+        b.log()
+    );
     let four: Vec<String> = (0..4).map(|_| get(&lab)).collect();
     assert!(four[0] != four[1] && four[0] == four[2] && four[1] == four[3], "{four:?}");
 }
@@ -150,7 +155,8 @@ fn ipv6_too() {
     let a = lab.director(88, config);
     let all = || (0..4).map(|_| get_from(&lab, "[fd00::253]")).collect::<Vec<_>>();
     assert!(
-        eventually(seconds(6), || lab.holds(88, "fd00::253") && all().iter().all(|a| a.starts_with("web"))),
+        eventually(seconds(6), || lab.holds(88, "fd00::253")
+            && all().iter().all(|a| a.starts_with("web"))),
         "{:?}\n{}",
         all(),
         a.log()
@@ -183,7 +189,12 @@ fn downloads_survive_the_death_of_the_director() {
     for (algo, expected) in [("mh", 6), ("rr", 0)] {
         let a = lab.director(88, &config(150, algo, 1));
         let b = lab.director(99, &config(100, algo, 1));
-        assert!(eventually(seconds(5), || lab.holds(88, VIP) && answers(&lab)), "{}{}", a.log(), b.log());
+        assert!(
+            eventually(seconds(5), || lab.holds(88, VIP) && answers(&lab)),
+            "{}{}",
+            a.log(),
+            b.log()
+        );
         let body = |i: usize| lab.dir.path().join(format!("{algo}-{i}.body"));
         let mut downloads: Vec<Daemon> = (0..6)
             .map(|i| {

@@ -1,6 +1,7 @@
 //! Real directors in network namespaces, alone and with real keepalived as the other router.
 //!
 //! Skips, saying so, where it is not root or keepalived is not installed.
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 mod lab;
 
@@ -163,10 +164,7 @@ fn notify_scripts_are_told() {
     lab.output(88, "chmod", &["+x", script.to_str().unwrap()]);
     let config = v3(150, "0.1").replace(
         " state BACKUP",
-        &format!(
-            " state BACKUP\n notify {0}\n notify_master \"{0} 'own word'\"",
-            script.display()
-        ),
+        &format!(" state BACKUP\n notify {0}\n notify_master \"{0} 'own word'\"", script.display()),
     );
     let mut a = lab.director(88, &config);
     assert!(eventually(seconds(3), || lab.holds(88, VIP)));
@@ -276,9 +274,19 @@ fn a_rolling_replacement_keeps_the_address() {
         assert!(eventually(seconds(3), || b.log().contains("BACKUP")), "{}", b.log());
         a.signal(libc::SIGTERM);
         a.wait();
-        assert!(eventually(seconds(5), || only_holder(&lab, 99, 88, VIP)), "{}{}", a.log(), b.log());
+        assert!(
+            eventually(seconds(5), || only_holder(&lab, 99, 88, VIP)),
+            "{}{}",
+            a.log(),
+            b.log()
+        );
         a = start(88, SITE_88);
-        assert!(eventually(seconds(8), || only_holder(&lab, 88, 99, VIP)), "{}{}", a.log(), b.log());
+        assert!(
+            eventually(seconds(8), || only_holder(&lab, 88, 99, VIP)),
+            "{}{}",
+            a.log(),
+            b.log()
+        );
     }
     let gap = prober.longest_gap();
     println!("rolling replacement: {gap:?} without an answer at most");

@@ -69,7 +69,9 @@ impl fmt::Display for DropReason {
             Self::WrongVersion => f.write_str("the other VRRP version than the one configured"),
             Self::AuthType(t) => write!(f, "authentication type {t} is not the one configured"),
             Self::AuthMismatch => f.write_str("wrong password"),
-            Self::Interval(d) => write!(f, "peer advertises every {d:?}, which is not our interval"),
+            Self::Interval(d) => {
+                write!(f, "peer advertises every {d:?}, which is not our interval")
+            }
             Self::Own => f.write_str("our own packet"),
             Self::Owner => f.write_str("we own the addresses"),
             Self::UnknownPeer => f.write_str("sender is not a configured unicast peer"),

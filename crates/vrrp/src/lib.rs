@@ -22,9 +22,7 @@ pub use checksum::ChecksumForm;
 pub use counters::Counters;
 pub use error::{ConfigError, DropReason, ParseError};
 pub use group::{Node, RouterId};
-pub use machine::{
-    Action, AnnounceConfig, Fault, Reason, Received, Router, RouterConfig, State,
-};
+pub use machine::{Action, AnnounceConfig, Fault, Reason, Received, Router, RouterConfig, State};
 pub use packet::{Advert, Auth, MULTICAST_V4, MULTICAST_V6, Outgoing, PROTOCOL, Version};
 
 /// Time since a fixed moment of the caller's choosing, from a clock that also counts suspension

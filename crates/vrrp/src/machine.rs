@@ -229,7 +229,9 @@ impl fmt::Display for Reason {
             Self::Started => f.write_str("started"),
             Self::HeardNobody => f.write_str("no active router was heard"),
             Self::PeerStopped => f.write_str("the active router stopped"),
-            Self::Superior { priority, src } => write!(f, "{src} is active with priority {priority}"),
+            Self::Superior { priority, src } => {
+                write!(f, "{src} is active with priority {priority}")
+            }
             Self::WasFrozen(d) => write!(f, "this process did not run for {d:?}"),
             Self::Fault(Fault::Interface) => f.write_str("the interface is down"),
             Self::Fault(Fault::NoSource) => f.write_str("the interface has no address"),
@@ -604,8 +606,7 @@ impl Router {
     pub(crate) fn handle_group_active(&mut self, now: Time) {
         let now = self.wake(now);
         if self.is_ready() {
-            let reason =
-                if self.peer_stopped { Reason::PeerStopped } else { Reason::HeardNobody };
+            let reason = if self.peer_stopped { Reason::PeerStopped } else { Reason::HeardNobody };
             self.become_active(reason, now);
         }
     }
@@ -786,11 +787,8 @@ impl Router {
         match self.state {
             State::Stopped => {}
             State::Initialize | State::Fault if faults == 0 => {
-                let reason = if self.state == State::Fault {
-                    Reason::Recovered
-                } else {
-                    Reason::Started
-                };
+                let reason =
+                    if self.state == State::Fault { Reason::Recovered } else { Reason::Started };
                 self.start(reason, now);
             }
             State::Initialize | State::Fault => {}
@@ -850,17 +848,21 @@ impl Router {
         self.active = None;
         self.counters.became_active += 1;
         self.actions.push_back(Action::AddAddresses);
-        self.state_now(State::Active, |router| {
-            router.send_advert(now);
-            let AnnounceConfig { repeat, delay, .. } = router.config.announce;
-            router.announce(repeat);
-            if !delay.is_zero() {
-                router.announce_at = Some((now + delay, repeat));
-            } else if !router.config.announce.refresh.is_zero() {
-                let AnnounceConfig { refresh, refresh_repeat, .. } = router.config.announce;
-                router.announce_at = Some((now + refresh, refresh_repeat));
-            }
-        }, reason);
+        self.state_now(
+            State::Active,
+            |router| {
+                router.send_advert(now);
+                let AnnounceConfig { repeat, delay, .. } = router.config.announce;
+                router.announce(repeat);
+                if !delay.is_zero() {
+                    router.announce_at = Some((now + delay, repeat));
+                } else if !router.config.announce.refresh.is_zero() {
+                    let AnnounceConfig { refresh, refresh_repeat, .. } = router.config.announce;
+                    router.announce_at = Some((now + refresh, refresh_repeat));
+                }
+            },
+            reason,
+        );
     }
 
     fn become_backup(&mut self, reason: Reason, now: Time) {

@@ -46,12 +46,21 @@ impl Random {
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
 enum Event {
     /// A packet reaches a machine.
-    Arrives { to: usize, from: usize, bytes: Vec<u8> },
+    Arrives {
+        to: usize,
+        from: usize,
+        bytes: Vec<u8>,
+    },
     /// A process looks at its timers.
-    Timer { node: usize, serial: u64 },
+    Timer {
+        node: usize,
+        serial: u64,
+    },
     /// The next mishap, while there are any.
     Mishap,
-    Thaw { node: usize },
+    Thaw {
+        node: usize,
+    },
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -239,8 +248,12 @@ impl Simulation {
             let copies = 1 + u64::from(self.random.chance(self.duplicates));
             for _ in 0..copies {
                 // Wide enough to reorder.
-                let delay = self.random.between(Duration::from_micros(50), Duration::from_millis(2));
-                self.push(self.now + delay, Event::Arrives { to, from: node, bytes: bytes.clone() });
+                let delay =
+                    self.random.between(Duration::from_micros(50), Duration::from_millis(2));
+                self.push(
+                    self.now + delay,
+                    Event::Arrives { to, from: node, bytes: bytes.clone() },
+                );
             }
         }
     }
@@ -365,7 +378,9 @@ impl Simulation {
 
     fn partitions(&self) -> Vec<Vec<usize>> {
         (0..3)
-            .map(|p| (0..self.machines.len()).filter(|&i| self.machines[i].partition == p).collect())
+            .map(|p| {
+                (0..self.machines.len()).filter(|&i| self.machines[i].partition == p).collect()
+            })
             .filter(|members: &Vec<usize>| !members.is_empty())
             .collect()
     }

@@ -3,9 +3,9 @@
 mod http;
 mod probe;
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::Sender;
-use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -73,7 +73,11 @@ impl Damper {
     pub fn note(&mut self, good: bool) -> Next {
         if good {
             self.failures = 0;
-            return if std::mem::replace(&mut self.up, true) { Next::Steady } else { Next::Changed(true) };
+            return if std::mem::replace(&mut self.up, true) {
+                Next::Steady
+            } else {
+                Next::Changed(true)
+            };
         }
         if !self.up {
             return Next::Steady;

@@ -128,7 +128,8 @@ fn udp(target: SocketAddr, payload: &[u8], reply: bool, limit: Duration) -> Resu
 
 /// keepalived: 0 good, 1 bad, from 2 on the weight is the code less 2, if dynamic.
 fn misc(script: &Script, limit: Duration, dynamic: bool) -> Result<Option<u32>, String> {
-    let mut child = process::start(script, &[]).map_err(|e| format!("{}: {e}", script.command[0]))?;
+    let mut child =
+        process::start(script, &[]).map_err(|e| format!("{}: {e}", script.command[0]))?;
     let end = Instant::now() + limit;
     let status = loop {
         match child.try_wait().map_err(|e| e.to_string())? {

@@ -69,7 +69,9 @@ pub(crate) fn read(
             "vrrp_script" => config.track_scripts.extend(track_script(found, item)),
             "vrrp_track_process" => config.track_processes.extend(track_process(found, item)),
             "vrrp_track_file" | "track_file" => config.track_files.extend(track_file(found, item)),
-            "virtual_server" => config.virtual_servers.extend(services::virtual_server(found, item)),
+            "virtual_server" => {
+                config.virtual_servers.extend(services::virtual_server(found, item))
+            }
             "virtual_server_group" => {
                 config.server_groups.extend(services::server_group(found, item));
             }
@@ -153,16 +155,16 @@ fn instance(found: &mut Findings, item: &Item<'_>, d: &Defaults) -> Option<VrrpI
         }
         "version" => version = found.value(&item, "2 or 3", as_version),
         "authentication" => {
-            found.each(item.block, "authentication", kw::AUTHENTICATION, |found, item| {
-                match item.keyword {
-                    "auth_pass" => password = item.args.first(),
-                    _ if item.args[0].text != "PASS" => found.warn(
-                        &item.args[0].place,
-                        format!("auth_type `{}` is not supported", item.args[0].text),
-                        "use PASS on all routers; AH was never widely interoperable",
-                    ),
-                    _ => {}
-                }
+            found.each(item.block, "authentication", kw::AUTHENTICATION, |found, item| match item
+                .keyword
+            {
+                "auth_pass" => password = item.args.first(),
+                _ if item.args[0].text != "PASS" => found.warn(
+                    &item.args[0].place,
+                    format!("auth_type `{}` is not supported", item.args[0].text),
+                    "use PASS on all routers; AH was never widely interoperable",
+                ),
+                _ => {}
             });
         }
         "virtual_ipaddress" => addresses(found, &item, &mut instance.virtual_ipaddress),
@@ -194,7 +196,9 @@ fn instance(found: &mut Findings, item: &Item<'_>, d: &Defaults) -> Option<VrrpI
                 as_number(t).filter(|n| (1..=100).contains(n))
             });
         }
-        "use_vmac" => instance.use_vmac = Some(Vmac { name: item.args.first().map(|w| w.text.clone()) }),
+        "use_vmac" => {
+            instance.use_vmac = Some(Vmac { name: item.args.first().map(|w| w.text.clone()) })
+        }
         "dont_track_primary" => instance.dont_track_primary = flag(&item),
         "garp_master_delay" => found.seconds(&mut instance.garp.delay, &item),
         "garp_master_repeat" => {
@@ -205,7 +209,12 @@ fn instance(found: &mut Findings, item: &Item<'_>, d: &Defaults) -> Option<VrrpI
         }
         "garp_master_refresh" => found.seconds(&mut instance.garp.refresh, &item),
         "garp_master_refresh_repeat" => {
-            found.set(&mut instance.garp.refresh_repeat, &item, "a number from 0 to 255", as_number);
+            found.set(
+                &mut instance.garp.refresh_repeat,
+                &item,
+                "a number from 0 to 255",
+                as_number,
+            );
         }
         "strict_mode" => strict = flag(&item),
         "v3_checksum_as_v2" => instance.checksum_without_pseudo_header = Some(flag(&item)),
@@ -227,11 +236,7 @@ fn instance(found: &mut Findings, item: &Item<'_>, d: &Defaults) -> Option<VrrpI
             );
         } else {
             if password.text.len() > 8 {
-                found.warn(
-                    &password.place,
-                    "only the first 8 characters of auth_pass count",
-                    "",
-                );
+                found.warn(&password.place, "only the first 8 characters of auth_pass count", "");
             }
             instance.auth_pass = Some(Secret::new(password.text.clone()));
         }
@@ -473,7 +478,8 @@ fn track_process(found: &mut Findings, item: &Item<'_>) -> Option<TrackProcess> 
 fn track_file(found: &mut Findings, item: &Item<'_>) -> Option<TrackFile> {
     let name = name_of(found, item)?;
     let title = format!("{} {name}", item.keyword);
-    let mut out = TrackFile { name, file: String::new(), weight: Weight { value: 1, reverse: false } };
+    let mut out =
+        TrackFile { name, file: String::new(), weight: Weight { value: 1, reverse: false } };
     found.each(item.block, &title, kw::FILE, |found, item| match item.keyword {
         "file" => out.file = item.args.first().map(|w| w.text.clone()).unwrap_or_default(),
         _ => out.weight = found.weight("weight", item.args).unwrap_or_default(),
@@ -552,21 +558,15 @@ impl VrrpInstance {
     #[must_use]
     pub fn is_ipv6(&self) -> bool {
         let first = self.virtual_ipaddress.first().map(|a| a.address);
-        first
-            .or(self.source)
-            .or(self.unicast_peer.first().copied())
-            .is_some_and(|a| a.is_ipv6())
+        first.or(self.source).or(self.unicast_peer.first().copied()).is_some_and(|a| a.is_ipv6())
     }
 
     /// What the state machine needs to know.
     #[must_use]
     pub fn router_config(&self) -> pointsman_vrrp::RouterConfig {
         use pointsman_vrrp::{Auth, ChecksumForm};
-        let mut config = pointsman_vrrp::RouterConfig::new(
-            self.virtual_router_id,
-            self.version,
-            self.priority,
-        );
+        let mut config =
+            pointsman_vrrp::RouterConfig::new(self.virtual_router_id, self.version, self.priority);
         config.ipv6 = self.is_ipv6();
         config.advert_interval = self.advert_int;
         config.auth = self.auth_pass.as_ref().map(|p| Auth::pass(p.expose().as_bytes()));

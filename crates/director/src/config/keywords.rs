@@ -201,8 +201,7 @@ pub(crate) const PROCESS: Table = &[
     ("full_command", OptionalBool),
 ];
 
-pub(crate) const FILE: Table =
-    &[("file", Rest), ("weight", Rest), ("init_file", Unsupported)];
+pub(crate) const FILE: Table = &[("file", Rest), ("weight", Rest), ("init_file", Unsupported)];
 
 pub(crate) const SYNC_GROUP: Table = &[
     ("group", Block),

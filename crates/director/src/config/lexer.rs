@@ -268,8 +268,7 @@ impl Lexer<'_> {
             } else {
                 let end = after.find(|c: char| !c.is_ascii_alphanumeric() && c != '_');
                 let end = end.unwrap_or(after.len());
-                let followed_by_space =
-                    after[end..].chars().next().is_none_or(char::is_whitespace);
+                let followed_by_space = after[end..].chars().next().is_none_or(char::is_whitespace);
                 (if followed_by_space { self.value(&after[..end]) } else { None }, end)
             };
             match value {
@@ -339,7 +338,11 @@ impl Lexer<'_> {
                     }
                     if !closed {
                         let place = origin.place(start..line.len());
-                        self.warn(&place, "the quote is not closed on this line", "add a closing \"");
+                        self.warn(
+                            &place,
+                            "the quote is not closed on this line",
+                            "add a closing \"",
+                        );
                     }
                     continue;
                 }
@@ -372,8 +375,8 @@ impl Lexer<'_> {
 fn definition(line: &str) -> Option<(&str, &str)> {
     let (name, value) = line.trim_start().strip_prefix('$')?.split_once('=')?;
     let first = name.chars().next()?;
-    let fine = !first.is_ascii_digit()
-        && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
+    let fine =
+        !first.is_ascii_digit() && name.chars().all(|c| c.is_ascii_alphanumeric() || c == '_');
     fine.then_some((name, value))
 }
 
@@ -415,15 +418,24 @@ pub(crate) mod tests {
 
     #[test]
     fn comments_quotes_glued_braces_and_continued_lines() {
-        assert_eq!(words("a b#c\n!x\n  d \"e  #f\" { g}"), ["a", "b", ";", "d", "e  #f", "{", "g", "}", ";"]);
-        assert_eq!(words("virtual_server 10.0.0.1 80{\n}"), ["virtual_server", "10.0.0.1", "80", "{", ";", "}", ";"]);
+        assert_eq!(
+            words("a b#c\n!x\n  d \"e  #f\" { g}"),
+            ["a", "b", ";", "d", "e  #f", "{", "g", "}", ";"]
+        );
+        assert_eq!(
+            words("virtual_server 10.0.0.1 80{\n}"),
+            ["virtual_server", "10.0.0.1", "80", "{", ";", "}", ";"]
+        );
         assert_eq!(words("a \\\n b\nc"), ["a", "b", ";", "c", ";"]);
         assert_eq!(words(r#"x "say \"hi\"""#), ["x", "say \"hi\"", ";"]);
     }
 
     #[test]
     fn definitions_are_replaced_when_used() {
-        assert_eq!(words("$A=1${B}\n$B=2\nx $A ${A}3 $C a$A.b\n"), ["x", "12", "123", "$C", "a$A.b", ";"]);
+        assert_eq!(
+            words("$A=1${B}\n$B=2\nx $A ${A}3 $C a$A.b\n"),
+            ["x", "12", "123", "$C", "a$A.b", ";"]
+        );
         assert_eq!(words("$I= \\\n a { \\\n  b \\\n }\n$I\n"), ["a", "{", ";", "b", ";", "}", ";"]);
         assert_eq!(words("x ${_ENV SITE}"), ["x", "paris", ";"]);
         assert_eq!(words("$A=$B\n$B=$A\nx $A"), [] as [&str; 0], "a loop ends");
@@ -432,7 +444,10 @@ pub(crate) mod tests {
     #[test]
     fn conditional_lines_are_kept_for_this_id() {
         assert_eq!(words("@main a\n@other b\n@^main c\n@^other d\n"), ["a", ";", "d", ";"]);
-        assert_eq!(words("$IF=@main\n$IF x\n@other $A=1\n@main $A=2\ny $A"), ["x", ";", "y", "2", ";"]);
+        assert_eq!(
+            words("$IF=@main\n$IF x\n@other $A=1\n@main $A=2\ny $A"),
+            ["x", ";", "y", "2", ";"]
+        );
     }
 
     #[test]

@@ -8,6 +8,7 @@ mod model;
 mod reader;
 mod services;
 mod system;
+mod toml;
 mod tree;
 
 use std::fmt;
@@ -93,9 +94,11 @@ pub fn load(path: &Path) -> Result<(DirectorConfig, Vec<Warning>), Errors> {
 /// [`Errors`]
 pub fn parse(name: &str, text: &str) -> Result<(DirectorConfig, Vec<Warning>), Errors> {
     match pointsman_config::kind(text) {
-        Kind::Proxy | Kind::Keepalived | Kind::Director => {
-            parse_keepalived(name, text, &system::System)
-        }
+        Kind::Director => toml::parse(name, text),
+        Kind::Keepalived => parse_keepalived(name, text, &system::System),
+        // Nothing that either would begin with: perhaps all of it is in other files.
+        Kind::Proxy if text.trim_start().starts_with('[') => toml::parse(name, text),
+        Kind::Proxy => parse_keepalived(name, text, &system::System),
     }
 }
 

@@ -63,17 +63,13 @@ impl Findings {
                 let is_last = tail.is_empty();
                 let has_block = is_last && statement.block.is_some();
                 match args {
-                    Args::Unsupported => self.warn(
-                        &word.place,
-                        format!("`{keyword}` is not supported: ignored"),
-                        "",
-                    ),
+                    Args::Unsupported => {
+                        self.warn(&word.place, format!("`{keyword}` is not supported: ignored"), "")
+                    }
                     Args::Moot => {}
-                    Args::Exactly(n) if args_here.len() < n && n < 2 => self.warn(
-                        &word.place,
-                        format!("`{keyword}` needs a value: ignored"),
-                        "",
-                    ),
+                    Args::Exactly(n) if args_here.len() < n && n < 2 => {
+                        self.warn(&word.place, format!("`{keyword}` needs a value: ignored"), "")
+                    }
                     Args::Block if !has_block && args_here.is_empty() => self.warn(
                         &word.place,
                         format!("`{keyword}` needs a block {{ ... }}: ignored"),
@@ -115,7 +111,11 @@ impl Findings {
             }
             _ => "",
         };
-        self.warn(&word.place, format!("unknown keyword `{}` in {title}: ignored", word.text), help);
+        self.warn(
+            &word.place,
+            format!("unknown keyword `{}` in {title}: ignored", word.text),
+            help,
+        );
     }
 
     /// The first argument, parsed; else warns and `None`.
@@ -185,10 +185,9 @@ impl Findings {
                 return None;
             }
         };
-        let user = rest.first().map(|u| User {
-            name: u.text.clone(),
-            group: rest.get(1).map(|g| g.text.clone()),
-        });
+        let user = rest
+            .first()
+            .map(|u| User { name: u.text.clone(), group: rest.get(1).map(|g| g.text.clone()) });
         Some(Script { command, user })
     }
 
@@ -281,7 +280,10 @@ mod tests {
     #[test]
     fn commands_are_split_as_a_shell_would() {
         let split = |t| split_command(t).unwrap();
-        assert_eq!(split("/bin/a  b 'c d' \"e f\" g\\ h ''"), ["/bin/a", "b", "c d", "e f", "g h", ""]);
+        assert_eq!(
+            split("/bin/a  b 'c d' \"e f\" g\\ h ''"),
+            ["/bin/a", "b", "c d", "e f", "g h", ""]
+        );
         assert_eq!(split_command("a 'b"), None);
     }
 }

@@ -190,9 +190,8 @@ pub(crate) fn virtual_server(found: &mut Findings, item: &Item<'_>) -> Option<Vi
             });
         }
         "persistence_timeout" => {
-            vs.persistence_timeout = found
-                .value(&item, "a time in seconds", as_seconds)
-                .filter(|d| !d.is_zero());
+            vs.persistence_timeout =
+                found.value(&item, "a time in seconds", as_seconds).filter(|d| !d.is_zero());
         }
         "persistence_granularity" => {
             vs.persistence_granularity = found.value(&item, "a netmask", |t| {
@@ -300,7 +299,8 @@ fn check(
     let (mut urls, mut sni, mut http_1_1) = (Vec::new(), false, false);
     let mut helo_name = None;
     let (mut record, mut name) = ("SOA".to_owned(), ".".to_owned());
-    let (mut misc, mut misc_user, mut misc_timeout, mut dynamic) = (None::<Script>, None, None, false);
+    let (mut misc, mut misc_user, mut misc_timeout, mut dynamic) =
+        (None::<Script>, None, None, false);
     let (mut payload, mut require_reply) = (Vec::new(), false);
     let mut track_file = None;
     let (mut user, mut password, mut role, mut max_lag) = (None, None, MysqlRole::Any, None);
@@ -354,10 +354,9 @@ fn check(
             "track_file" => track_file = item.args.first().map(|w| w.text.clone()),
             "user" => {
                 user = item.args.first().map(|w| w.text.clone());
-                misc_user = user.clone().map(|name| User {
-                    name,
-                    group: item.args.get(1).map(|w| w.text.clone()),
-                });
+                misc_user = user
+                    .clone()
+                    .map(|name| User { name, group: item.args.get(1).map(|w| w.text.clone()) });
             }
             "password" => password = item.args.first().map(|w| Secret::new(w.text.clone())),
             "role" => {
@@ -385,7 +384,9 @@ fn check(
         }
         "SMTP_CHECK" => {
             port = Some(25);
-            CheckKind::Smtp { helo_name: helo_name.unwrap_or_else(|| "smtpchecker.localhost".into()) }
+            CheckKind::Smtp {
+                helo_name: helo_name.unwrap_or_else(|| "smtpchecker.localhost".into()),
+            }
         }
         "DNS_CHECK" => {
             default_retry = 3;

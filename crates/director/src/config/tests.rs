@@ -152,9 +152,10 @@ fn what_cannot_run_is_an_error_with_its_place() {
 
 #[test]
 fn passwords_are_not_shown() {
-    let text = format!("vrrp_instance A {{\n{REST} authentication {{\n auth_pass topsecret bogus\n }}\n}}\n");
-    let (_, warnings) =
-        parse_keepalived("k", &text, &lexer::tests::Memory::default()).unwrap();
+    let text = format!(
+        "vrrp_instance A {{\n{REST} authentication {{\n auth_pass topsecret bogus\n }}\n}}\n"
+    );
+    let (_, warnings) = parse_keepalived("k", &text, &lexer::tests::Memory::default()).unwrap();
     for warning in warnings {
         assert!(!warning.render(Style::default()).contains("topsecret"));
     }

@@ -117,9 +117,7 @@ impl EbpfPlane {
                 let _ = tc::qdisc_add_clsact(interface);
                 program.attach(interface, TcAttachType::Ingress)
             };
-            attached.map_err(|e| {
-                io::Error::other(format!("attaching to {interface}: {e}"))
-            })?;
+            attached.map_err(|e| io::Error::other(format!("attaching to {interface}: {e}")))?;
         }
         let mut map = |name: &str| {
             ebpf.take_map(name).ok_or_else(|| io::Error::other(format!("no map {name}")))
@@ -234,9 +232,9 @@ impl DataPlane for EbpfPlane {
             self.numbers.remove(&key);
         }
         let wanted = |key: &RealKey| {
-            services.iter().any(|s| {
-                service_key(s) == key.0 && s.targets.iter().any(|t| t.address == key.1)
-            })
+            services
+                .iter()
+                .any(|s| service_key(s) == key.0 && s.targets.iter().any(|t| t.address == key.1))
         };
         let unused: Vec<(RealKey, u32)> =
             self.indexes.iter().filter(|(k, _)| !wanted(k)).map(|(k, i)| (*k, *i)).collect();

@@ -118,7 +118,11 @@ mod tests {
 
     fn servers(weights: &[u32]) -> Vec<Candidate> {
         let address = |i: usize| SocketAddr::from(([10, 0, (i / 250) as u8, (i % 250) as u8], 80));
-        weights.iter().enumerate().map(|(i, &weight)| Candidate { address: address(i), weight }).collect()
+        weights
+            .iter()
+            .enumerate()
+            .map(|(i, &weight)| Candidate { address: address(i), weight })
+            .collect()
     }
 
     fn counts(table: &[usize], n: usize) -> Vec<usize> {

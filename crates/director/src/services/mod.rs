@@ -9,7 +9,7 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use crate::checks::{Checkers, Verdict, left_out};
-use crate::config::{DirectorConfig, ServiceId, Script, VirtualServer};
+use crate::config::{DirectorConfig, Script, ServiceId, VirtualServer};
 use crate::plane::DataPlane;
 use crate::status::{RealServerStatus, Shared, VirtualServerStatus};
 use crate::sys::process;
@@ -96,7 +96,8 @@ impl Manager {
                         self.shared.events.push("check_unsupported", vs.name(), text);
                     }
                     let starts_up = !(vs.alpha || check.alpha);
-                    let result = checkers.start(check.clone(), (s, r, c), starts_up, verdicts.clone());
+                    let result =
+                        checkers.start(check.clone(), (s, r, c), starts_up, verdicts.clone());
                     if let Err(error) = result {
                         tracing::error!("{}: no thread for its check: {error}", server.address);
                     }
@@ -171,9 +172,11 @@ impl Manager {
                     let text = format!("{} is down: {}", server.address, verdict.why);
                     ("real_server_down", text, server.notify_down.as_ref())
                 }
-                Change::QuorumGained => {
-                    ("quorum_gained", "enough real servers are up".to_owned(), vs.quorum_up.as_ref())
-                }
+                Change::QuorumGained => (
+                    "quorum_gained",
+                    "enough real servers are up".to_owned(),
+                    vs.quorum_up.as_ref(),
+                ),
                 Change::QuorumLost => {
                     let text = match vs.sorry_server {
                         Some(sorry) => format!("too few real servers are up: {sorry} answers"),

@@ -12,8 +12,8 @@ use crate::status::Shared;
 use crate::sys::guard::{Guard, Hold};
 use crate::sys::link::{Links, Placed, delete_address};
 use crate::sys::packet::FrameSocket;
-use crate::sys::{netlink, now};
 use crate::sys::vrrp_socket::VrrpSocket;
+use crate::sys::{netlink, now};
 
 /// The same complaint is repeated after this long at the earliest.
 const COMPLAIN_EVERY: Duration = Duration::from_secs(60);

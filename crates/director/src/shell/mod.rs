@@ -14,6 +14,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use pointsman_vrrp::{Action, Advert, Node, Router, State, Time};
 
+use crate::Error;
 use crate::config::{DirectorConfig, Notify, Script, SyncGroup};
 use crate::status::{InstanceStatus, Shared};
 use crate::sys::guard::Guard;
@@ -23,7 +24,6 @@ use crate::sys::packet::FrameSocket;
 use crate::sys::process::{self, Signals};
 use crate::sys::vrrp_socket::VrrpSocket;
 use crate::sys::{now, wait_readable};
-use crate::Error;
 use instance::{Instance, SocketKey};
 use track::Tracker;
 
@@ -62,17 +62,14 @@ impl Shell {
         let guard = match Guard::start() {
             Ok(guard) => Some(guard),
             Err(error) => {
-                tracing::warn!("no guard process: {error}; a crash will leave the addresses behind");
+                tracing::warn!(
+                    "no guard process: {error}; a crash will leave the addresses behind"
+                );
                 None
             }
         };
-        let signals = Signals::take(&[
-            libc::SIGTERM,
-            libc::SIGINT,
-            libc::SIGHUP,
-            libc::SIGCHLD,
-        ])
-        .map_err(Error::os("signals"))?;
+        let signals = Signals::take(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD])
+            .map_err(Error::os("signals"))?;
         let mut requests = netlink::Socket::route().map_err(Error::os("netlink"))?;
         // News first, then the state: nothing falls in between.
         let monitor = netlink::Socket::route_monitor(link::MONITOR_GROUPS)

@@ -187,13 +187,8 @@ fn farewell(holds: &[(Hold, bool)]) {
         }
         remove(hold);
         let Some((src, ..)) = hold.farewell.first() else { continue };
-        let socket = VrrpSocket::open(
-            &hold.interface,
-            hold.index,
-            src.is_ipv6(),
-            false,
-            hold.unicast_ttl,
-        );
+        let socket =
+            VrrpSocket::open(&hold.interface, hold.index, src.is_ipv6(), false, hold.unicast_ttl);
         if let Ok(socket) = socket {
             for (src, dst, payload) in &hold.farewell {
                 let _ = socket.send(payload, *src, *dst);

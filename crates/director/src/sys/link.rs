@@ -82,9 +82,8 @@ impl Links {
             }
             libc::RTM_DELADDR => {
                 let Some(gone) = parse_address(message.body) else { return };
-                self.addresses.retain(|a| {
-                    (a.index, a.ip, a.prefix) != (gone.index, gone.ip, gone.prefix)
-                });
+                self.addresses
+                    .retain(|a| (a.index, a.ip, a.prefix) != (gone.index, gone.ip, gone.prefix));
             }
             _ => {}
         }
@@ -103,9 +102,9 @@ impl Links {
     }
 
     pub fn has(&self, placed: &Placed) -> bool {
-        self.addresses.iter().any(|a| {
-            (a.index, a.ip, a.prefix) == (placed.index, placed.ip, placed.prefix)
-        })
+        self.addresses
+            .iter()
+            .any(|a| (a.index, a.ip, a.prefix) == (placed.index, placed.ip, placed.prefix))
     }
 
     /// The interface whose subnet `ip` is in; the longest prefix wins.
@@ -181,7 +180,9 @@ fn parse_address(body: &[u8]) -> Option<Address> {
         match kind {
             libc::IFA_LOCAL => local = as_ip(value),
             libc::IFA_ADDRESS => address = as_ip(value),
-            libc::IFA_FLAGS => flags = value.first_chunk().map_or(flags, |f| u32::from_ne_bytes(*f)),
+            libc::IFA_FLAGS => {
+                flags = value.first_chunk().map_or(flags, |f| u32::from_ne_bytes(*f))
+            }
             _ => {}
         }
     }

@@ -78,4 +78,3 @@ pub(crate) fn wait_readable(
         Err(e) => Err(e),
     }
 }
-

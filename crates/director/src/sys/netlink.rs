@@ -98,11 +98,7 @@ impl Socket {
     fn open(protocol: libc::c_int, flags: libc::c_int, groups: u32) -> io::Result<Self> {
         // SAFETY: plain system call.
         let fd = own(unsafe {
-            libc::socket(
-                libc::AF_NETLINK,
-                libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags,
-                protocol,
-            )
+            libc::socket(libc::AF_NETLINK, libc::SOCK_RAW | libc::SOCK_CLOEXEC | flags, protocol)
         })?;
         // SAFETY: all-zero is a valid sockaddr_nl.
         let mut address: libc::sockaddr_nl = unsafe { std::mem::zeroed() };

@@ -107,10 +107,8 @@ impl VrrpSocket {
     /// Sends a VRRP payload from `src`, which must be an address of this host.
     pub fn send(&self, payload: &[u8], src: IpAddr, dst: IpAddr) -> io::Result<()> {
         let mut control = Control([0; CONTROL]);
-        let mut iov = libc::iovec {
-            iov_base: payload.as_ptr().cast_mut().cast(),
-            iov_len: payload.len(),
-        };
+        let mut iov =
+            libc::iovec { iov_base: payload.as_ptr().cast_mut().cast(), iov_len: payload.len() };
         // SAFETY: all-zero is valid for sockaddr_storage and msghdr.
         let mut to: libc::sockaddr_storage = unsafe { std::mem::zeroed() };
         let mut message: libc::msghdr = unsafe { std::mem::zeroed() };
@@ -248,7 +246,6 @@ fn ipv6_origin(from: &libc::sockaddr_storage, message: &libc::msghdr) -> Option<
     }
     Some(Received { src, dst: dst?, ttl: ttl? })
 }
-
 
 #[cfg(test)]
 mod tests {

@@ -1,14 +1,15 @@
 //! Hosts in network namespaces on one bridge, as the reference site has them: 192.168.4.0/24,
 //! client .254, directors .88 and .99, web servers .33 and .44, virtual address .253.
 #![allow(dead_code, reason = "each test file uses its own part")]
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
 
 use std::fs::File;
 use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
-use std::sync::{Arc, OnceLock};
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -66,8 +67,19 @@ impl Lab {
         let switch = lab.namespace("sw");
         lab.ip(&["netns", "add", &switch]);
         lab.ip(&[
-            "-n", &switch, "link", "add", "br0", "type", "bridge", "mcast_snooping", "0",
-            "forward_delay", "0", "stp_state", "0",
+            "-n",
+            &switch,
+            "link",
+            "add",
+            "br0",
+            "type",
+            "bridge",
+            "mcast_snooping",
+            "0",
+            "forward_delay",
+            "0",
+            "stp_state",
+            "0",
         ]);
         lab.ip(&["-n", &switch, "link", "set", "br0", "up"]);
         for &host in hosts {
@@ -143,6 +155,17 @@ impl Lab {
         command.args(["-P", "-n", "-l", "-D", "-f"]).arg(file);
         command.arg("-p").arg(at("keepalived")).arg("-r").arg(at("vrrp"));
         Daemon::start(command, self.dir.path().join(format!("keepalived-{host}.log")))
+    }
+
+    /// Cuts a host off without its noticing, or joins it again.
+    pub fn cut(&self, host: u8, cut: bool) {
+        let switch = self.namespace("sw");
+        let port = format!("port{host}");
+        if cut {
+            self.ip(&["-n", &switch, "link", "set", &port, "nomaster"]);
+        } else {
+            self.ip(&["-n", &switch, "link", "set", &port, "master", "br0"]);
+        }
     }
 
     pub fn link(&self, host: u8, up: bool) {
@@ -250,10 +273,17 @@ fn in_namespace<T: Send + 'static>(
     })
 }
 
+/// When an answer came, and its TTL: hosts can be told apart by it.
+#[derive(Debug, Clone, Copy)]
+pub struct Answer {
+    pub at: Instant,
+    pub ttl: u8,
+}
+
 /// Sends an ICMP echo every so often and keeps when answers came.
 pub struct Prober {
     stop: Arc<AtomicBool>,
-    thread: JoinHandle<Vec<Instant>>,
+    thread: JoinHandle<Vec<Answer>>,
 }
 
 impl Prober {
@@ -269,16 +299,20 @@ impl Prober {
 
     /// The longest time without an answer.
     pub fn longest_gap(self) -> Duration {
-        self.stop.store(true, Ordering::Relaxed);
         let end = Instant::now();
-        let mut answers = self.thread.join().unwrap();
-        assert!(!answers.is_empty(), "no answer at all");
-        answers.push(end);
-        answers.windows(2).map(|w| w[1] - w[0]).max().unwrap()
+        let mut times: Vec<Instant> = self.answers().iter().map(|a| a.at).collect();
+        assert!(!times.is_empty(), "no answer at all");
+        times.push(end);
+        times.windows(2).map(|w| w[1].saturating_duration_since(w[0])).max().unwrap()
+    }
+
+    pub fn answers(self) -> Vec<Answer> {
+        self.stop.store(true, Ordering::Relaxed);
+        self.thread.join().unwrap()
     }
 }
 
-fn probe(to: Ipv4Addr, every: Duration, stop: &AtomicBool) -> Vec<Instant> {
+fn probe(to: Ipv4Addr, every: Duration, stop: &AtomicBool) -> Vec<Answer> {
     let socket = socket2::Socket::new(
         socket2::Domain::IPV4,
         socket2::Type::RAW,
@@ -307,9 +341,9 @@ fn probe(to: Ipv4Addr, every: Duration, stop: &AtomicBool) -> Vec<Instant> {
             && from.as_socket_ipv4().is_some_and(|a| *a.ip() == to)
         {
             // SAFETY: the kernel wrote `length` bytes.
-            let kind = unsafe { buffer[20].assume_init() };
+            let (ttl, kind) = unsafe { (buffer[8].assume_init(), buffer[20].assume_init()) };
             if kind == 0 {
-                answers.push(Instant::now());
+                answers.push(Answer { at: Instant::now(), ttl });
             }
         }
     }

@@ -101,7 +101,8 @@ fn becoming_active_adds_addresses_then_advertises_then_announces() {
     for second in 1..=5 {
         router.handle_timeout(ms(3700 + second * 1000));
     }
-    let announced = actions(&mut router).iter().filter(|a| matches!(a, Action::Announce { .. })).count();
+    let announced =
+        actions(&mut router).iter().filter(|a| matches!(a, Action::Announce { .. })).count();
     assert_eq!(announced, 1, "once more after five seconds");
 }
 
