@@ -253,7 +253,12 @@ fn replies_have_the_shape_the_client_asked_for() {
         here.query("CREATE OR REPLACE TABLE shape (id INT)").unwrap();
         let ours = all(&mut here);
         let theirs = all(&mut there);
-        for ((sql, one), two) in statements.iter().zip(ours).zip(theirs) {
+        for ((sql, mut one), mut two) in statements.iter().zip(ours).zip(theirs) {
+            if more.contains(Capabilities::SESSION_TRACK) && sql.starts_with("SET NAMES") {
+                // Servers name the three variables in any order.
+                one[0].sort_unstable();
+                two[0].sort_unstable();
+            }
             assert_eq!(one, two, "{sql} with {more:?}");
         }
     }
