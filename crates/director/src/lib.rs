@@ -5,6 +5,7 @@
 
 mod checks;
 pub mod config;
+mod metrics;
 pub mod plane;
 mod services;
 mod shell;
@@ -13,6 +14,7 @@ mod sys;
 
 use std::sync::Arc;
 
+pub use metrics::Metrics;
 pub use status::{InstanceStatus, RealServerStatus, Shared, VirtualServerStatus};
 
 /// Why the director can't run.

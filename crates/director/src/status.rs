@@ -32,6 +32,8 @@ pub struct InstanceStatus {
 pub struct VirtualServerStatus {
     /// `192.168.4.253:80`
     pub name: String,
+    /// `None` for firewall marks.
+    pub vip: Option<SocketAddr>,
     pub protocol: Protocol,
     pub scheduler: &'static str,
     /// Which data plane serves it.

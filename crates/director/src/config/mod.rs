@@ -88,6 +88,15 @@ pub fn load(path: &Path) -> Result<(DirectorConfig, Vec<Warning>), Errors> {
     }
 }
 
+/// As [`parse`], of a keepalived.conf, without a look at anything else: files it includes count as
+/// missing, the environment as empty.
+///
+/// # Errors
+/// [`Errors`]
+pub fn parse_alone(name: &str, text: &str) -> Result<(DirectorConfig, Vec<Warning>), Errors> {
+    parse_keepalived(name, text, &system::Nothing)
+}
+
 /// As [`load`], from a text; `name` is where includes are relative to.
 ///
 /// # Errors

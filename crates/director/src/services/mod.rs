@@ -196,6 +196,10 @@ impl Manager {
             let service = decide::service(vs, health);
             VirtualServerStatus {
                 name: vs.name(),
+                vip: match vs.id {
+                    ServiceId::Vip(vip) => Some(vip),
+                    _ => None,
+                },
                 protocol: vs.protocol,
                 scheduler: vs.lb_algo.name(),
                 data_plane: self.plane.name(),
