@@ -106,15 +106,31 @@ impl ProxyDaemon {
         let path = self.config_path.display();
         match ProxyConfig::load(&self.config_path) {
             Err(report) => Err(AdminError::new(Code::BadConfig, report.lines().join("; "))),
-            Ok((new, _)) if new == *self.proxy.config() => {
-                Ok(format!("{path} is read and says nothing new"))
+            Ok((new, _)) if takes_effect_live(self.proxy.config(), &new) => {
+                match self.proxy.cluster().reconfigure(&new) {
+                    Ok(()) => Ok(format!("{path} is read; weights and max_lag are as it says")),
+                    Err(e) => Err(AdminError::new(Code::NeedsRestart, e.to_string())),
+                }
             }
             Ok(_) => Err(AdminError::new(
                 Code::NeedsRestart,
-                format!("{path} is right and differs from what is in force"),
+                format!(
+                    "{path} is right and changes more than weights and max_lag, which is all that \
+                     can be taken over now"
+                ),
             )),
         }
     }
+}
+
+/// Whether `new` differs from `old` only in what a running proxy can change.
+fn takes_effect_live(old: &ProxyConfig, new: &ProxyConfig) -> bool {
+    let mut like_old = new.clone();
+    like_old.routing.max_lag = old.routing.max_lag;
+    for (server, before) in like_old.servers.iter_mut().zip(&old.servers) {
+        server.weight = before.weight;
+    }
+    like_old == *old
 }
 
 fn class(class: Class) -> &'static str {

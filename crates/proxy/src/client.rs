@@ -33,8 +33,8 @@ pub struct Client {
     pub session: Session,
     pub backends: Vec<Box<Backend>>,
     pub prepared: Prepared,
-    /// Position of the session's newest write.
-    pub wrote: Option<Position>,
+    /// Position of the session's newest write, and the snapshot's generation it belongs to.
+    pub wrote: Option<(u64, Position)>,
     /// It wrote, and where could not be learnt: its reads stay on the primary.
     pub unsure: bool,
     pub level: Level,

@@ -14,7 +14,6 @@ mod listen;
 mod login;
 mod metrics;
 mod pick;
-mod position;
 mod prepared;
 mod relay;
 mod route;

@@ -282,20 +282,39 @@ impl Client {
             }
             Target::Replica => {
                 let counted = job.executes() && job.statement.verdict.class == Class::Read;
-                if self.level == Level::Strong || self.unsure && self.level > Level::Eventual {
-                    return self.primary(counted.then_some(ToPrimary::Strong));
+                match self.wanted().await {
+                    Ok(position) => {
+                        self.replica_or_primary(position.as_deref(), excluded, counted).await
+                    }
+                    Err(why) => self.primary(counted.then_some(why)),
                 }
-                self.replica_or_primary(self.wanted().as_deref(), excluded, counted).await
             }
         }
     }
 
-    /// What a replica must have applied to serve this session's reads.
-    fn wanted(&self) -> Option<Arc<Position>> {
+    /// What a replica must have applied to serve this session's reads; an error if that can't be
+    /// told, and only the primary is certain to have it.
+    async fn wanted(&self) -> Result<Option<Arc<Position>>, ToPrimary> {
+        if self.level == Level::Eventual {
+            return Ok(None);
+        }
+        if self.unsure {
+            return Err(ToPrimary::ReplicaBehind);
+        }
         match self.level {
-            Level::Eventual => None,
-            Level::Session => self.wrote.clone().map(Arc::new),
-            Level::Causal | Level::Strong => self.worker.shared.cluster.acknowledged(),
+            Level::Eventual => Ok(None),
+            Level::Session => match &self.wrote {
+                // A position from before a change of primary may name what was lost with the old one.
+                Some((generation, _)) if *generation != self.worker.snapshot(|s| s.generation) => {
+                    Err(ToPrimary::ReplicaBehind)
+                }
+                Some((_, position)) => Ok(Some(Arc::new(position.clone()))),
+                None => Ok(None),
+            },
+            Level::Causal => Ok(self.worker.shared.cluster.acknowledged()),
+            Level::Strong => {
+                self.worker.note_present_position().await.map(Some).ok_or(ToPrimary::Strong)
+            }
         }
     }
 
@@ -756,7 +775,7 @@ struct Watching<'a> {
     prepared: &'a mut Prepared,
     worker: &'a Worker,
     primary: bool,
-    wrote: &'a mut Option<Position>,
+    wrote: &'a mut Option<(u64, Position)>,
     unsure: &'a mut bool,
     client_id: Option<u32>,
 }
@@ -798,9 +817,11 @@ impl Watcher for Watching<'_> {
 
 impl Watching<'_> {
     fn remember(&mut self, position: &Position) {
+        let now = self.worker.snapshot(|s| s.generation);
         match self.wrote {
-            Some(wrote) => wrote.merge(position),
-            None => *self.wrote = Some(position.clone()),
+            Some((generation, wrote)) if *generation == now => wrote.merge(position),
+            _ => *self.wrote = Some((now, position.clone())),
         }
+        *self.unsure = false;
     }
 }

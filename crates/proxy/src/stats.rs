@@ -117,7 +117,7 @@ pub enum ToPrimary {
     NoReplica,
     /// Replicas failed under this statement.
     ReplicaFailed,
-    /// `consistency = "strong"`.
+    /// `consistency = "strong"`, and the primary did not say how far it is.
     Strong,
 }
 

@@ -11,13 +11,14 @@ use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache as SnapshotCache;
+use pointsman_cluster::gtid::Position;
 use pointsman_cluster::{AdminState, Role, Server, ServerId, Snapshot};
 use pointsman_session::Level;
 use pointsman_sql::{Cache, Entry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
-use crate::backend::{Backend, Counted};
+use crate::backend::Counted;
 use crate::kill::KillRequest;
 use crate::login;
 use crate::shared::Shared;
@@ -83,8 +84,6 @@ pub struct Worker {
     pub draining: Cell<bool>,
     snapshot: RefCell<SnapshotCache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     drained: RefCell<Vec<oneshot::Sender<()>>>,
-    /// A connection to the primary for questions of our own.
-    pub asking: RefCell<Option<Box<Backend>>>,
 }
 
 impl Worker {
@@ -98,7 +97,6 @@ impl Worker {
             draining: Cell::new(false),
             snapshot: RefCell::new(SnapshotCache::new(Arc::clone(shared.cluster.shared()))),
             drained: RefCell::default(),
-            asking: RefCell::default(),
             shared,
         }
     }
@@ -153,6 +151,20 @@ impl Worker {
                 }
             }
         }
+    }
+
+    /// A position that covers everything the primary has committed by now, noted for all sessions.
+    ///
+    /// For where replies can't say it: servers report positions in OK packets only, not in the EOF
+    /// that ends a result set (`INSERT ... RETURNING`, for clients without CLIENT_DEPRECATE_EOF), and
+    /// not in ERR, which may follow writes that stay. `None` if it could not be had.
+    pub async fn note_present_position(&self) -> Option<Arc<Position>> {
+        let cluster = &self.shared.cluster;
+        let within = self.shared.config.monitor.timeout;
+        let asked = tokio::time::timeout(within, cluster.committed_position()).await;
+        let position = asked.ok()??;
+        cluster.note_write(&position);
+        Some(position)
     }
 
     async fn accept(self: Rc<Self>, listener: TcpListener, level: Level) {
