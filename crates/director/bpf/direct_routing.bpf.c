@@ -457,6 +457,54 @@ static __always_inline int ipv4(struct __sk_buff *skb)
 	return deliver(skb, real, index, is_new);
 }
 
+// As icmp_v4: "packet too big" above all, without which IPv6 connections hang.
+static __always_inline int icmp_v6(struct __sk_buff *skb, __u8 hops)
+{
+	struct icmp6hdr icmp;
+	struct ipv6hdr inner;
+	struct flow flow = {};
+	struct service *service;
+	struct connection *known;
+	struct real *real;
+	__u16 ports[2];
+	__u32 at = ETH_HLEN + sizeof(struct ipv6hdr), index;
+	__u8 less = hops - 1;
+
+	if (bpf_skb_load_bytes(skb, at, &icmp, sizeof(icmp)) < 0)
+		return LEAVE;
+	if (icmp.icmp6_type < ICMPV6_DEST_UNREACH || icmp.icmp6_type > ICMPV6_PARAMPROB)
+		return LEAVE;
+	at += sizeof(icmp);
+	if (bpf_skb_load_bytes(skb, at, &inner, sizeof(inner)) < 0)
+		return LEAVE;
+	if (inner.nexthdr != IPPROTO_TCP && inner.nexthdr != IPPROTO_UDP)
+		return LEAVE;
+	if (bpf_skb_load_bytes(skb, at + sizeof(inner), ports, sizeof(ports)) < 0)
+		return LEAVE;
+	map_v6(&flow.vip, &inner.saddr);
+	map_v6(&flow.client, &inner.daddr);
+	flow.vip_port = ports[0];
+	flow.client_port = ports[1];
+	flow.protocol = inner.nexthdr;
+	service = find_service(&flow, AF_INET6);
+	if (!service)
+		return LEAVE;
+	known = bpf_map_lookup_elem(&connections, &flow);
+	if (known) {
+		index = known->real;
+		real = usable(index, known->generation, 1);
+	} else {
+		if (!(service->flags & BY_HASH) || pick(service, &flow, &index) < 0)
+			return LEAVE;
+		real = usable(index, 0, 0);
+	}
+	if (!real || real->flags & REAL_LOCAL)
+		return LEAVE;
+	if (bpf_skb_store_bytes(skb, ETH_HLEN + offsetof(struct ipv6hdr, hop_limit), &less, 1, 0) < 0)
+		return TC_ACT_SHOT;
+	return deliver(skb, real, index, 0);
+}
+
 static __always_inline int ipv6(struct __sk_buff *skb)
 {
 	struct ipv6hdr ip;
@@ -469,6 +517,8 @@ static __always_inline int ipv6(struct __sk_buff *skb)
 
 	if (bpf_skb_load_bytes(skb, ETH_HLEN, &ip, sizeof(ip)) < 0)
 		return LEAVE;
+	if (ip.nexthdr == IPPROTO_ICMPV6)
+		return ip.hop_limit > 1 ? icmp_v6(skb, ip.hop_limit) : LEAVE;
 	if (ip.nexthdr != IPPROTO_TCP && ip.nexthdr != IPPROTO_UDP)
 		return LEAVE;
 	map_v6(&flow.client, &ip.saddr);

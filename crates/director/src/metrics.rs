@@ -126,9 +126,11 @@ impl Families {
             self.state.with_label_values(&[name]).set(state);
             self.priority.with_label_values(&[name]).set(instance.priority.into());
             self.late.with_label_values(&[name]).inc_by(c.late_timers);
-            for (to, n) in
-                [("master", c.became_active), ("backup", c.became_backup), ("fault", c.became_fault)]
-            {
+            for (to, n) in [
+                ("master", c.became_active),
+                ("backup", c.became_backup),
+                ("fault", c.became_fault),
+            ] {
                 self.transitions.with_label_values(&[name, to]).inc_by(n);
             }
             for (direction, n) in [("sent", c.adverts_sent), ("received", c.adverts_received)] {

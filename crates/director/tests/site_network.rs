@@ -217,3 +217,68 @@ fn downloads_survive_the_death_of_the_director() {
         assert_eq!(intact, expected, "{algo}\n{}", b.log());
     }
 }
+
+/// "Fragmentation needed" for a packet that a web server sent must reach that web server.
+#[test]
+fn icmp_errors_follow_their_connection() {
+    use std::io::Read;
+    use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+
+    let lab = lab_or_skip!();
+    let _web = [web(&lab, 33), web(&lab, 44)];
+    let a = lab.director(88, SITE_88);
+    assert!(eventually(seconds(8), || lab.holds(88, VIP) && answers(&lab)), "{}", a.log());
+    let vip: Ipv4Addr = VIP.parse().unwrap();
+    let raw = || {
+        socket2::Socket::new(
+            socket2::Domain::IPV4,
+            socket2::Type::RAW,
+            Some(socket2::Protocol::ICMPV4),
+        )
+        .unwrap()
+    };
+    // Each web server counts what it gets of ICMP type 3 code 4.
+    let watch = |host: u8| {
+        lab::in_namespace(lab.namespace(host), move || {
+            let socket = raw();
+            socket.set_read_timeout(Some(seconds(2))).unwrap();
+            let mut socket = std::fs::File::from(std::os::fd::OwnedFd::from(socket));
+            let mut buffer = [0; 1500];
+            let mut count = 0;
+            while let Ok(length) = socket.read(&mut buffer) {
+                count += usize::from(length >= 28 && buffer[20..22] == [3, 4]);
+            }
+            count
+        })
+    };
+    for _ in 0..2 {
+        let watchers = [watch(33), watch(44)];
+        let client = lab::in_namespace(lab.namespace(CLIENT), move || {
+            use std::io::Write;
+            let mut stream = TcpStream::connect((vip, 80)).unwrap();
+            let SocketAddr::V4(own) = stream.local_addr().unwrap() else { panic!() };
+            let mut message = vec![3, 4, 0, 0, 0, 0, 0x05, 0x78];
+            // The packet the web server sent: IPv4 header and eight bytes of TCP.
+            message.extend_from_slice(&[0x45, 0, 0x05, 0xdc, 0, 1, 0x40, 0, 63, 6, 0, 0]);
+            message.extend_from_slice(&vip.octets());
+            message.extend_from_slice(&own.ip().octets());
+            message.extend_from_slice(&80u16.to_be_bytes());
+            message.extend_from_slice(&own.port().to_be_bytes());
+            message.extend_from_slice(&[0; 4]);
+            let words = message.chunks(2).map(|w| u32::from(w[0]) << 8 | u32::from(w[1]));
+            let sum: u32 = words.sum();
+            let sum = (sum & 0xffff) + (sum >> 16);
+            let sum = !((sum + (sum >> 16)) as u16);
+            message[2..4].copy_from_slice(&sum.to_be_bytes());
+            raw().send_to(&message, &SocketAddr::from((vip, 0)).into()).unwrap();
+            stream.write_all(b"GET /test.html HTTP/1.0\r\n\r\n").unwrap();
+            let mut answer = String::new();
+            stream.read_to_string(&mut answer).unwrap();
+            answer
+        });
+        let answer = client.join().unwrap();
+        let counts = watchers.map(|w| w.join().unwrap());
+        let expected = if answer.contains("web33") { [1, 0] } else { [0, 1] };
+        assert_eq!(counts, expected, "{answer}");
+    }
+}

@@ -378,12 +378,19 @@ impl Router {
         (i32::from(self.config.priority) + self.adjust).clamp(1, 254) as u8
     }
 
-    /// Until when an active router that stays silent can be sure that nobody has taken over, by
-    /// the caller's clock: past it the addresses must not be answered for. For a guard that
-    /// watches this process from outside. `None` if not active.
+    /// Until when a router that holds the addresses and stays silent can be sure that nobody has
+    /// taken over, by the caller's clock: past it the addresses must not be answered for. For a
+    /// guard that watches this process from outside. `None` if it holds none.
     #[must_use]
     pub fn active_until(&self) -> Option<Time> {
-        (self.state == State::Active).then(|| self.outside(self.last_sent + self.silence_limit()))
+        match self.state {
+            State::Active => Some(self.outside(self.last_sent + self.silence_limit())),
+            // The bound itself is the machine's to keep; the guard is for when it can't.
+            State::Leaving => {
+                self.leave_at.map(|at| self.outside(at + self.config.advert_interval))
+            }
+            _ => None,
+        }
     }
 
     /// Appends the advert of `priority` to be sent from the router's source to `dst`. Does nothing

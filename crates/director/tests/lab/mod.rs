@@ -261,7 +261,7 @@ pub fn eventually(limit: Duration, mut condition: impl FnMut() -> bool) -> bool 
 }
 
 /// A thread in a host's namespace.
-fn in_namespace<T: Send + 'static>(
+pub fn in_namespace<T: Send + 'static>(
     namespace: String,
     work: impl FnOnce() -> T + Send + 'static,
 ) -> JoinHandle<T> {
@@ -319,7 +319,7 @@ fn probe(to: Ipv4Addr, every: Duration, stop: &AtomicBool) -> Vec<Answer> {
         Some(socket2::Protocol::ICMPV4),
     )
     .unwrap();
-    socket.set_read_timeout(Some(Duration::from_micros(200))).unwrap();
+    socket.set_nonblocking(true).unwrap();
     let target = std::net::SocketAddr::from((to, 0)).into();
     let mut answers = Vec::new();
     let mut next = Instant::now();
@@ -336,7 +336,12 @@ fn probe(to: Ipv4Addr, every: Duration, stop: &AtomicBool) -> Vec<Answer> {
             packet[2..4].copy_from_slice(&sum.to_be_bytes());
             let _ = socket.send_to(&packet, &target);
         }
-        if let Ok((length, from)) = socket.recv_from(&mut buffer)
+        // Not a read timeout: the kernel rounds those up to ticks of 4 ms.
+        let mut polled = libc::pollfd { fd: socket.as_raw_fd(), events: libc::POLLIN, revents: 0 };
+        let limit = libc::timespec { tv_sec: 0, tv_nsec: 200_000 };
+        // SAFETY: one descriptor, and a limit that outlives the call.
+        unsafe { libc::ppoll(&mut polled, 1, &limit, std::ptr::null()) };
+        while let Ok((length, from)) = socket.recv_from(&mut buffer)
             && length >= 28
             && from.as_socket_ipv4().is_some_and(|a| *a.ip() == to)
         {
