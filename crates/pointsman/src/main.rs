@@ -2,6 +2,7 @@
 //! running daemon come from the command table of `pointsman-admin`.
 
 mod commands;
+mod director_daemon;
 mod logging;
 mod proxy_daemon;
 

@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use pointsman_config::{Kind, ProxyConfig, Report, Warning};
+use pointsman_config::{Kind, ProxyConfig, Report};
 
 use crate::USAGE;
 
@@ -21,9 +21,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
     for path in &args.files {
         let name = path.display();
         match check(path) {
-            Ok(Checked::Good(kind, warnings)) => {
+            Ok((kind, warnings)) => {
                 for warning in &warnings {
-                    eprintln!("{}", warning.render(super::style()).trim_end());
+                    eprintln!("{}", warning.trim_end());
                 }
                 let doubts = match warnings.len() {
                     0 => String::new(),
@@ -32,13 +32,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
                 };
                 println!("{name}: ok ({}{doubts})", describe(kind));
             }
-            Ok(Checked::NotYet(kind)) => {
-                eprintln!("{name}: {}: not checked yet by this build", describe(kind));
-                code = ExitCode::FAILURE;
-            }
-            Err(report) => {
-                eprintln!("{}", report.render(super::style()).trim_end());
-                let n = report.problems().len();
+            Err(reports) => {
+                for report in &reports {
+                    eprintln!("{}", report.render(super::style()).trim_end());
+                }
+                let n: usize = reports.iter().map(|r| r.problems().len()).sum();
                 let errors = if n == 1 { "1 error".to_owned() } else { format!("{n} errors") };
                 eprintln!("{name}: {errors}");
                 code = ExitCode::from(USAGE);
@@ -48,16 +46,24 @@ pub fn run(args: Args) -> Result<ExitCode> {
     Ok(code)
 }
 
-enum Checked {
-    Good(Kind, Vec<Warning>),
-    NotYet(Kind),
-}
-
-fn check(path: &Path) -> Result<Checked, Report> {
-    let text = pointsman_config::read_text(path, &path.display().to_string())?;
+/// What kind of file it is, and its warnings, drawn.
+fn check(path: &Path) -> Result<(Kind, Vec<String>), Vec<Report>> {
+    let text =
+        pointsman_config::read_text(path, &path.display().to_string()).map_err(|r| vec![r])?;
+    let style = super::style();
     match pointsman_config::kind(&text) {
-        Kind::Proxy => ProxyConfig::load(path).map(|(_, w)| Checked::Good(Kind::Proxy, w)),
-        kind @ (Kind::Director | Kind::Keepalived) => Ok(Checked::NotYet(kind)),
+        Kind::Proxy => match ProxyConfig::load(path) {
+            Ok((_, warnings)) => {
+                Ok((Kind::Proxy, warnings.iter().map(|w| w.render(style)).collect()))
+            }
+            Err(report) => Err(vec![report]),
+        },
+        kind @ (Kind::Director | Kind::Keepalived) => {
+            match pointsman_director::config::load(path) {
+                Ok((_, warnings)) => Ok((kind, warnings.iter().map(|w| w.render(style)).collect())),
+                Err(errors) => Err(errors.reports().to_vec()),
+            }
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use pointsman_config::ProxyConfig;
-use pointsman_sandbox::{APP_PASSWORD, APP_USER, Options, Sandbox, free_port};
+use pointsman_sandbox::{APP_PASSWORD, APP_USER, Flavour, Options, Sandbox, free_port};
 
 use crate::logging;
 
@@ -18,6 +18,9 @@ pub struct Args {
     /// Servers beside the primary
     #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=15))]
     replicas: u8,
+    /// MySQL servers, as unpacked by `cargo xtask setup`; else MariaDB
+    #[arg(long)]
+    mysql: bool,
     /// Port of the proxy; else a free one
     #[arg(long, value_name = "PORT")]
     listen: Option<u16>,
@@ -29,6 +32,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
     logging::init(&args.logging)?;
     eprintln!("starting 1 primary and {} replicas ...", args.replicas);
     let sandbox = Sandbox::start(Options {
+        flavour: if args.mysql { Flavour::MySql } else { Flavour::MariaDb },
         dir: args.dir,
         replicas: usize::from(args.replicas),
         ..Options::default()
