@@ -11,32 +11,39 @@
 //! # anyhow::Ok(())
 //! ```
 //!
-//! `db1` is the primary, `db2`, `db3`, ... replicate from it with GTIDs (`MASTER_USE_GTID=slave_pos`)
-//! and are `read_only`. `@@server_id` is the number in the name. Everything listens on 127.0.0.1 and
+//! Servers are MariaDB or MySQL; see [`Flavour`].
+//!
+//! `db1` is the primary, `db2`, `db3`, ... replicate from it with GTIDs (`MASTER_USE_GTID=slave_pos`,
+//! `SOURCE_AUTO_POSITION=1`) and are `read_only` (in MySQL `super_read_only`, too). `@@server_id` is the number in the name. Everything listens on 127.0.0.1 and
 //! on a unix socket in the node's directory.
 //!
 //! | account | from | may |
 //! | --- | --- | --- |
 //! | `root`, no password | unix socket | everything |
 //! | [`APP_USER`] / [`APP_PASSWORD`] | anywhere | everything in database `app` |
-//! | [`MONITOR_USER`] / [`MONITOR_PASSWORD`] | anywhere | what [`MONITOR_GRANTS`] says |
+//! | [`MONITOR_USER`] / [`MONITOR_PASSWORD`] | anywhere | what [`MONITOR_GRANTS`] or [`MONITOR_GRANTS_MYSQL`] says |
 //! | `repl` | anywhere | replicate |
 //!
 //! Dropping a [`Sandbox`] kills its servers and removes its directory. If the process that holds it
 //! is killed, the kernel kills the servers with it, and the next sandbox to start removes the
 //! directory.
 
+mod flavour;
 mod mariadb;
+mod mysql;
 mod node;
 mod process;
 mod proxy_config;
 mod room;
+mod template;
 
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, bail, ensure};
 
+pub use crate::flavour::Flavour;
+use crate::flavour::Programs;
 pub use crate::node::Node;
 pub use crate::process::free_port;
 pub use crate::proxy_config::proxy_config;
@@ -57,13 +64,11 @@ pub const MONITOR_GRANTS: &[&str] = &[
     "GRANT SELECT ON mysql.user TO 'pointsman'@'%'",
 ];
 
-/// Which database server to run.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-#[non_exhaustive]
-pub enum Flavour {
-    #[default]
-    MariaDb,
-}
+/// The same for MySQL: `REPLICATION CLIENT` for `SHOW REPLICA STATUS`.
+pub const MONITOR_GRANTS_MYSQL: &[&str] = &[
+    "GRANT REPLICATION CLIENT ON *.* TO 'pointsman'@'%'",
+    "GRANT SELECT ON mysql.user TO 'pointsman'@'%'",
+];
 
 /// What kind of sandbox to start.
 #[derive(Debug, Clone)]
@@ -107,10 +112,9 @@ impl Sandbox {
     /// The server is not installed, its directory or ports can't be had, or a server does not come
     /// up; the error then shows the end of what that server wrote to stderr.
     pub fn start(options: Options) -> Result<Self> {
-        let Flavour::MariaDb = options.flavour;
-        let programs = mariadb::Programs::find()?;
+        let programs = Programs::find(options.flavour)?;
         room::sweep();
-        let template = mariadb::template(&programs)?;
+        let template = programs.template()?;
         let room = Room::new(options.dir.as_deref())?;
 
         let nodes = std::thread::scope(|scope| {
@@ -148,7 +152,7 @@ impl Sandbox {
         })?;
         let sandbox = Self { nodes, room };
 
-        sandbox.primary().client_sql(&mariadb::accounts_sql())?;
+        sandbox.primary().client_sql(&programs.accounts_sql())?;
         std::thread::scope(|scope| {
             let linking: Vec<_> = sandbox
                 .replicas()
@@ -200,9 +204,9 @@ impl Sandbox {
     /// # Errors
     /// One does not get there within 20 s.
     pub fn wait_caught_up(&self) -> Result<()> {
-        let position = self.primary().client_sql("SELECT @@gtid_binlog_pos")?;
+        let position = self.primary().position()?;
         for replica in self.replicas().iter().filter(|node| node.is_running()) {
-            replica.wait_applied(position.trim(), Duration::from_secs(20))?;
+            replica.wait_applied(&position, Duration::from_secs(20))?;
         }
         Ok(())
     }

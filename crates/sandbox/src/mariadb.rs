@@ -1,20 +1,16 @@
 //! How MariaDB is installed, run and told to replicate.
 
 use std::env;
-use std::fs;
-use std::os::unix::fs::{DirBuilderExt as _, MetadataExt as _};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result};
 use nix::unistd::geteuid;
 
+use crate::flavour::{REPL_PASSWORD, REPL_USER};
+use crate::template::run;
 use crate::{APP_PASSWORD, APP_USER, MONITOR_GRANTS, MONITOR_PASSWORD, MONITOR_USER};
 
-/// Counts up whenever what is in a template changes.
-const RECIPE: u32 = 1;
-const REPL_USER: &str = "repl";
-const REPL_PASSWORD: &str = "repl-secret";
 /// Small, so that copying a template is quick; must be the same when installing and running.
 const INNODB_FILES: [&str; 1] = ["--innodb-log-file-size=16M"];
 
@@ -24,7 +20,7 @@ pub(crate) struct Programs {
     pub(crate) client: PathBuf,
     install: PathBuf,
     /// As in `mariadbd --version`, without blanks: names the template.
-    version: String,
+    pub(crate) version: String,
 }
 
 impl Programs {
@@ -95,19 +91,8 @@ fn find(names: &[&str]) -> Result<PathBuf> {
         })
 }
 
-/// A freshly installed data directory to copy from, made once per server version.
-pub(crate) fn template(programs: &Programs) -> Result<PathBuf> {
-    let cache = cache_dir()?;
-    let template = cache.join(format!("mariadb-{}-{RECIPE}", programs.version));
-    if template.is_dir() {
-        return Ok(template);
-    }
-    // Made aside and renamed, so that nobody copies half of one and of several makers one wins.
-    let making = tempfile::Builder::new()
-        .prefix("making-")
-        .tempdir_in(&cache)
-        .with_context(|| format!("can't write to {}", cache.display()))?;
-    let data = making.path().join("data");
+/// Fills `data` as a freshly installed server has it.
+pub(crate) fn install(programs: &Programs, data: &Path) -> Result<()> {
     let mut install = Command::new(&programs.install);
     install
         .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
@@ -116,61 +101,7 @@ pub(crate) fn template(programs: &Programs) -> Result<PathBuf> {
     if geteuid().is_root() {
         install.arg("--user=root");
     }
-    let output =
-        install.output().with_context(|| format!("can't run {}", programs.install.display()))?;
-    ensure!(
-        output.status.success(),
-        "{} failed: {}{}",
-        programs.install.display(),
-        String::from_utf8_lossy(&output.stdout),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    match fs::rename(&data, &template) {
-        Ok(()) => Ok(template),
-        Err(_) if template.is_dir() => Ok(template),
-        Err(error) => Err(error).with_context(|| format!("can't make {}", template.display())),
-    }
-}
-
-/// `$XDG_CACHE_HOME/pointsman`, `~/.cache/pointsman` or, failing both, a private directory in the
-/// temporary directory.
-fn cache_dir() -> Result<PathBuf> {
-    let homes = [
-        env::var_os("XDG_CACHE_HOME").map(PathBuf::from),
-        env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache")),
-    ];
-    let mut private = fs::DirBuilder::new();
-    private.recursive(true).mode(0o700);
-    for home in homes.into_iter().flatten().filter(|home| home.is_absolute()) {
-        let cache = home.join("pointsman");
-        if private.create(&cache).is_ok() && tempfile::tempfile_in(&cache).is_ok() {
-            return Ok(cache);
-        }
-    }
-    let cache = env::temp_dir().join(format!("pointsman-cache-{}", geteuid()));
-    private.create(&cache).with_context(|| format!("can't make {}", cache.display()))?;
-    let metadata = fs::symlink_metadata(&cache)?;
-    // Whoever owns the template owns the servers made from it.
-    if !metadata.is_dir() || metadata.uid() != geteuid().as_raw() || metadata.mode() & 0o022 != 0 {
-        bail!("{} belongs to someone else; set XDG_CACHE_HOME", cache.display());
-    }
-    Ok(cache)
-}
-
-pub(crate) fn copy_template(template: &Path, data: &Path) -> Result<()> {
-    let output = Command::new("cp")
-        .args(["-a", "--reflink=auto"])
-        .args([template, data])
-        .output()
-        .context("can't run cp")?;
-    ensure!(
-        output.status.success(),
-        "can't copy {} to {}: {}",
-        template.display(),
-        data.display(),
-        String::from_utf8_lossy(&output.stderr)
-    );
-    Ok(())
+    run(install)
 }
 
 /// Run on the primary with its binary log on: replicas get all of it by replication.

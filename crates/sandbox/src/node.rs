@@ -14,8 +14,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
+use crate::flavour::{Flavour, Programs};
 use crate::process::{free_port, spawn};
-use crate::{check_socket_path, mariadb, wait_until};
+use crate::{check_socket_path, template, wait_until};
 
 const START_TIMEOUT: Duration = Duration::from_secs(30);
 const STOP_TIMEOUT: Duration = Duration::from_secs(30);
@@ -28,7 +29,7 @@ pub struct Node {
     server_id: u32,
     dir: PathBuf,
     socket: PathBuf,
-    programs: mariadb::Programs,
+    programs: Programs,
     template: PathBuf,
     args: Vec<String>,
     child: Mutex<Option<Child>>,
@@ -37,7 +38,7 @@ pub struct Node {
 impl Node {
     /// Makes and starts node number `i`, counted from 0, in `room`.
     pub(crate) fn create(
-        programs: mariadb::Programs,
+        programs: Programs,
         template: PathBuf,
         room: &Path,
         i: usize,
@@ -51,18 +52,16 @@ impl Node {
         check_socket_path(&socket)?;
         fs::create_dir(&dir).with_context(|| format!("can't make {}", dir.display()))?;
         fs::create_dir(dir.join("tmp"))?;
-        mariadb::copy_template(&template, &dir.join("data"))?;
+        template::copy(&template, &dir.join("data"))?;
 
-        let mut args = vec!["--no-defaults".to_owned()];
-        args.extend(programs.server_args());
-        args.push(format!("--datadir={}", dir.join("data").display()));
+        let mut args = vec![format!("--datadir={}", dir.join("data").display())];
         args.push(format!("--tmpdir={}", dir.join("tmp").display()));
         args.push(format!("--socket={}", socket.display()));
         args.push(format!("--pid-file={}", dir.join("pid").display()));
         args.push(format!("--general-log-file={}", dir.join("general.log").display()));
         args.push(format!("--server-id={server_id}"));
         if i > 0 {
-            args.push("--read-only=1".to_owned());
+            args.extend(programs.replica_args().iter().map(ToString::to_string));
         }
         args.extend_from_slice(extra_args);
 
@@ -152,7 +151,8 @@ impl Node {
             .with_context(|| format!("can't write {}", stderr_path.display()))?;
         // A killed server leaves its socket; connecting to it would be refused, not answered.
         let _ = fs::remove_file(&self.socket);
-        let mut command = Command::new(&self.programs.server);
+        let mut command = self.programs.server();
+        let program = command.get_program().to_owned();
         command
             .args(&self.args)
             .arg(format!("--port={}", self.port))
@@ -161,7 +161,7 @@ impl Node {
             .stderr(stderr);
         *self.child() = Some(
             spawn(command)
-                .with_context(|| format!("can't run {}", self.programs.server.display()))?,
+                .with_context(|| format!("can't run {}", Path::new(&program).display()))?,
         );
         let deadline = Instant::now() + START_TIMEOUT;
         while !self.greets() {
@@ -273,24 +273,25 @@ impl Node {
         self.kill9()?;
         let data = self.dir.join("data");
         fs::remove_dir_all(&data).with_context(|| format!("can't remove {}", data.display()))?;
-        mariadb::copy_template(&self.template, &data)?;
+        template::copy(&self.template, &data)?;
         self.start()
     }
 
-    /// Runs statements as `root` on the unix socket with the `mariadb` client, and returns the rows
-    /// as it prints them: columns divided by tabs, no header.
+    /// Runs statements as `root` on the unix socket with the server's own client (`mariadb`,
+    /// `mysql`), and returns the rows as it prints them: columns divided by tabs, no header.
     ///
     /// # Errors
     /// What the client or the server complains of.
     pub fn client_sql(&self, sql: &str) -> Result<String> {
-        let output = Command::new(&self.programs.client)
-            .args(["--no-defaults", "--user=root", "--batch", "--skip-column-names"])
+        let output = self
+            .client()
+            .args(["--user=root", "--batch", "--skip-column-names"])
             .args(["--default-character-set=utf8mb4", "--connect-timeout=5"])
             .arg(format!("--socket={}", self.socket.display()))
             .arg(format!("--execute={sql}"))
             .stdin(Stdio::null())
             .output()
-            .with_context(|| format!("can't run {}", self.programs.client.display()))?;
+            .context("can't run the client")?;
         ensure!(
             output.status.success(),
             "{}: {}",
@@ -298,6 +299,27 @@ impl Node {
             String::from_utf8_lossy(&output.stderr).trim()
         );
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// The client program that comes with the server, with `--no-defaults` and nothing else: for
+    /// running it against other addresses.
+    #[must_use]
+    pub fn client(&self) -> Command {
+        self.programs.client()
+    }
+
+    /// Which server it is.
+    #[must_use]
+    pub fn flavour(&self) -> Flavour {
+        self.programs.flavour()
+    }
+
+    /// What the server has committed, in its flavour's own notation of GTIDs.
+    ///
+    /// # Errors
+    /// The server does not answer.
+    pub fn position(&self) -> Result<String> {
+        Ok(self.client_sql(self.programs.position_sql())?.trim().to_owned())
     }
 
     /// A global status counter, e.g. `Com_insert`.
@@ -349,22 +371,21 @@ impl Node {
     /// # Errors
     /// The server refuses.
     pub fn replicate_from(&self, source: &Node) -> Result<()> {
-        self.client_sql(&mariadb::replicate_sql(source.port)).map(drop)
+        self.client_sql(&self.programs.replicate_sql(source.port)).map(drop)
     }
 
-    /// Waits until this server has applied `position` (as in `@@gtid_binlog_pos`).
+    /// Waits until this server has applied `position` (as in [`Node::position`]).
     ///
     /// # Errors
     /// Not within `timeout`; shows what replication says.
     pub fn wait_applied(&self, position: &str, timeout: Duration) -> Result<()> {
         let seconds = timeout.as_secs_f64();
-        let waited =
-            self.client_sql(&format!("SELECT MASTER_GTID_WAIT('{position}', {seconds})"))?;
+        let waited = self.client_sql(&self.programs.wait_sql(position, seconds))?;
         if waited.trim() != "0" {
             bail!(
                 "{} has not applied {position} within {timeout:?}:\n{}",
                 self.name,
-                self.client_sql("SHOW ALL SLAVES STATUS\\G")?
+                self.client_sql(self.programs.replication_status_sql())?
             );
         }
         Ok(())

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use pointsman_sandbox::{Options, Sandbox, wait_until};
+use pointsman_sandbox::{Flavour, Options, Sandbox, wait_until};
 
 const LONG: Duration = Duration::from_secs(20);
 
@@ -169,4 +169,41 @@ fn servers_die_with_a_killed_parent_and_the_next_sandbox_cleans_up() {
     drop(Sandbox::start(Options { replicas: 0, ..Options::default() }).unwrap());
     // Or the sandbox of another test is just removing it.
     wait_until("the directory goes", LONG, || Ok(!Path::new(left).exists())).unwrap();
+}
+
+#[test]
+fn mysql_replicates_and_survives_a_crash() {
+    if let Err(error) = Flavour::MySql.check() {
+        println!("skipped: no MySQL server ({error:#})");
+        return;
+    }
+    let begin = Instant::now();
+    let options = Options { flavour: Flavour::MySql, replicas: 2, ..Options::default() };
+    let sandbox = Sandbox::start(options).unwrap();
+    println!("up in {:?}", begin.elapsed());
+    let primary = sandbox.primary();
+    primary
+        .client_sql("CREATE TABLE app.t (id INT PRIMARY KEY); INSERT INTO app.t VALUES (1)")
+        .unwrap();
+    sandbox.wait_caught_up().unwrap();
+    for replica in sandbox.replicas() {
+        assert_eq!(count(replica), "1");
+        assert!(replica.client_sql("INSERT INTO app.t VALUES (7)").is_err(), "super_read_only");
+    }
+    let plugins =
+        "SELECT DISTINCT plugin FROM mysql.user WHERE user IN ('app', 'pointsman', 'repl')";
+    assert_eq!(primary.client_sql(plugins).unwrap().trim(), "caching_sha2_password");
+
+    let victim = &sandbox.replicas()[0];
+    victim.kill9().unwrap();
+    primary.client_sql("INSERT INTO app.t VALUES (2)").unwrap();
+    victim.start().unwrap();
+    wait_until("the replica catches up", LONG, || Ok(count(victim) == "2")).unwrap();
+
+    // The source itself crashes: replicas find it again.
+    primary.kill9().unwrap();
+    primary.start().unwrap();
+    primary.client_sql("INSERT INTO app.t VALUES (3)").unwrap();
+    sandbox.wait_caught_up().unwrap();
+    assert_eq!(count(victim), "3");
 }
