@@ -40,6 +40,14 @@ const FRONT_TIER: &[(&str, Sign)] = &[
 ];
 
 pub fn run() -> Result<()> {
+    packages()?;
+    if let Err(error) = mysql() {
+        eprintln!("warning: no MySQL server, its tests will be skipped ({error:#})");
+    }
+    Ok(())
+}
+
+fn packages() -> Result<()> {
     let needed = missing(NEEDED);
     let front_tier = missing(FRONT_TIER);
     if needed.is_empty() && front_tier.is_empty() {
@@ -97,6 +105,31 @@ fn apt_get(root: bool, packages: &[&str]) -> Result<()> {
     command.args(["-euc", SCRIPT, "setup"]).args(packages);
     let status = command.status().context("can't run the package manager")?;
     ensure!(status.success(), "apt-get failed ({status}); what it said stands above");
+    Ok(())
+}
+
+/// Debian's release has no MySQL server, its development branch has one: unpacked into a directory
+/// of its own, where the sandbox finds it.
+fn mysql() -> Result<()> {
+    let root = match std::env::var_os("MYSQL_ROOT") {
+        Some(root) => PathBuf::from(root),
+        None => {
+            let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+            cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("pointsman/mysql-9.7")
+        }
+    };
+    if root.join("usr/sbin/mysqld").is_file() {
+        return Ok(());
+    }
+    ensure!(cfg!(target_arch = "x86_64"), "only known how to for x86_64");
+    ensure!(!root.exists(), "{} exists, but holds no MySQL", root.display());
+    say(&format!("unpacking MySQL into {}", root.display()));
+    std::fs::create_dir_all(root.parent().context("MYSQL_ROOT must be below /")?)?;
+    let mut command = Command::new("sh");
+    command.args(["-euc", include_str!("mysql.sh"), "mysql"]).arg(&root);
+    let status = command.status().context("can't run sh")?;
+    ensure!(status.success(), "see above");
     Ok(())
 }
 
