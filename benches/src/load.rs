@@ -52,7 +52,7 @@ impl Workload {
 pub fn fill(sandbox: &Sandbox) -> Result<()> {
     sandbox.primary().client_sql(&format!(
         "CREATE TABLE app.bench (id INT PRIMARY KEY, k INT NOT NULL, c CHAR(120) NOT NULL) ENGINE=InnoDB; \
-         INSERT INTO app.bench SELECT seq, seq, REPEAT(MD5(seq), 3) FROM seq_1_to_{ROWS}; \
+         INSERT INTO app.bench SELECT seq, seq, REPEAT(MD5(seq), 3) FROM app.seq_1_to_{ROWS}; \
          CREATE TABLE app.log (id INT AUTO_INCREMENT PRIMARY KEY, k INT NOT NULL) ENGINE=InnoDB"
     ))?;
     sandbox.wait_caught_up()

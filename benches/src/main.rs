@@ -47,8 +47,17 @@ struct Args {
     clients: usize,
 }
 
-fn main() -> Result<()> {
-    let args = Args::parse();
+fn main() -> std::process::ExitCode {
+    match run(&Args::parse()) {
+        Ok(()) => std::process::ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            std::process::ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(args: &Args) -> Result<()> {
     let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 5 });
     let slice = Duration::from_secs_f64(args.seconds.unwrap_or(if args.quick { 0.9 } else { 4.0 }));
 
@@ -84,7 +93,7 @@ fn main() -> Result<()> {
             for i in 0..forwarders.len() {
                 // Who comes first changes from round to round.
                 let forwarder = &forwarders[(i + round) % forwarders.len()];
-                let waited = Quiet::wait(Duration::from_secs(5));
+                let waited = Quiet::wait(Duration::from_secs(if args.quick { 1 } else { 5 }));
                 let watch = Quiet::watch(ours.iter().copied().chain(forwarder.pid()));
                 let before = forwarder.cpu_ns()?;
                 let done = load::run(workload, forwarder, args.clients, slice)
