@@ -63,6 +63,7 @@ fn newest(dir: &Path) -> Option<SystemTime> {
             // Tests and benches are no part of the binary.
             Ok(kind) if kind.is_dir() && (name == "tests" || name == "benches") => None,
             Ok(kind) if kind.is_dir() => self::newest(&path),
+            _ if path.extension().is_some_and(|e| e == "md") => None,
             _ => entry.metadata().and_then(|m| m.modified()).ok(),
         };
         newest = newest.max(at);

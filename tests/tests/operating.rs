@@ -339,3 +339,26 @@ fn the_sandbox_comes_up_and_leaves_nothing() {
         );
     }
 }
+
+#[test]
+fn the_readme_and_the_example_configs_are_right() {
+    let root = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("..");
+    let readme = std::fs::read_to_string(root.join("README.md")).unwrap();
+    let block = |language: &str| {
+        let (_, rest) = readme.split_once(&format!("```{language}\n")).unwrap();
+        rest.split_once("```").unwrap().0.to_owned()
+    };
+    for grant in pointsman_sandbox::MONITOR_GRANTS {
+        assert!(
+            block("sql").contains(grant),
+            "README does not grant what the monitor needs: {grant}"
+        );
+    }
+    let dir = tempfile::tempdir().unwrap();
+    let smallest = dir.path().join("proxy.toml");
+    std::fs::write(&smallest, block("toml")).unwrap();
+    for file in [smallest, root.join("config/proxy.toml"), root.join("config/proxy.full.toml")] {
+        let mut check = Command::new(pointsman());
+        Output::of(check.arg("check").arg(file).env("POINTSMAN_PASSWORD", "x")).ok();
+    }
+}

@@ -44,8 +44,13 @@ pub fn run(mut args: &[&str]) -> Result<()> {
     say(&format!("fuzzing {name} for {seconds} s"));
     // A directory of its own: other flags would rebuild everything else.
     let target_dir = cargo::target_dir().join("fuzz");
+    let room = name.split('_').next().unwrap_or(name);
     let mut build = cargo::cargo(&["build", "--release", "--target", TARGET, "--bin", name]);
-    build.current_dir(&fuzz).env("RUSTFLAGS", RUSTFLAGS).env("CARGO_TARGET_DIR", &target_dir);
+    build
+        .args(["--features", room])
+        .current_dir(&fuzz)
+        .env("RUSTFLAGS", RUSTFLAGS)
+        .env("CARGO_TARGET_DIR", &target_dir);
     cargo::check(build)?;
 
     let corpus = fuzz.join("corpus").join(name);
