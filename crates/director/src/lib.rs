@@ -107,7 +107,50 @@ fn load_plane(config: &config::DirectorConfig) -> Result<Option<Box<dyn plane::D
                 .to_owned(),
         ));
     }
+    for vs in &config.virtual_servers {
+        servable(vs)
+            .map_err(|why| Error::Config(format!("virtual_server {}: {why}", vs.name())))?;
+    }
     let plane = plane::ebpf::EbpfPlane::load(&interfaces)
         .map_err(Error::os("loading the eBPF data plane"))?;
     Ok(Some(Box::new(plane)))
+}
+
+/// Whether there is a data plane for what is asked. Serving it another way in silence would send
+/// packets where nobody expects them.
+fn servable(vs: &config::VirtualServer) -> Result<(), &'static str> {
+    use config::{Forwarding, Protocol, ServiceId};
+    let kinds = vs.real_servers.iter().map(|r| r.lb_kind.unwrap_or(vs.lb_kind));
+    if kinds.into_iter().any(|kind| kind != Forwarding::Dr) {
+        return Err(
+            "only `lb_kind DR` is served yet (keepalived's default, when it is not written, \
+                    is NAT)",
+        );
+    }
+    if matches!(vs.id, ServiceId::Fwmark(_)) {
+        return Err("firewall marks are not served yet");
+    }
+    if vs.protocol == Protocol::Sctp {
+        return Err("SCTP is not served yet");
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_no_data_plane_can_do_is_refused() {
+        let load = |algo: &str, id: &str| {
+            let text = format!(
+                "virtual_server {id} {{\n {algo}\n real_server 10.0.0.2 80 {{\n weight 1\n }}\n}}\n"
+            );
+            config::parse_alone("k", &text).unwrap().0.virtual_servers.remove(0)
+        };
+        assert_eq!(servable(&load("lb_kind DR", "10.0.0.1 80")), Ok(()));
+        assert!(servable(&load("lb_kind NAT", "10.0.0.1 80")).is_err());
+        assert!(servable(&load("lb_algo rr", "10.0.0.1 80")).is_err(), "NAT is the default");
+        assert!(servable(&load("lb_kind DR", "fwmark 3")).is_err());
+    }
 }

@@ -10,6 +10,8 @@
 //! - once the network is quiet, each partition has exactly one active router within the bound,
 //!   namely the best one where all preempt, and nothing changes any more.
 
+#![allow(clippy::unwrap_used, reason = "a test may panic")]
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv4Addr};

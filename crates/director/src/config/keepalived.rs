@@ -197,7 +197,12 @@ fn instance(found: &mut Findings, item: &Item<'_>, d: &Defaults) -> Option<VrrpI
             });
         }
         "use_vmac" => {
-            instance.use_vmac = Some(Vmac { name: item.args.first().map(|w| w.text.clone()) })
+            instance.use_vmac = Some(Vmac { name: item.args.first().map(|w| w.text.clone()) });
+            found.warn(
+                &item.word.place,
+                "`use_vmac` is not done yet: the interface's own MAC is used",
+                "neighbours learn of a takeover by gratuitous ARP, as without use_vmac",
+            );
         }
         "dont_track_primary" => instance.dont_track_primary = flag(&item),
         "garp_master_delay" => found.seconds(&mut instance.garp.delay, &item),
