@@ -44,6 +44,7 @@ const STAYS: &[&[u8]] = &[
     b"warning_count",
     b"error_count",
     b"in_transaction",
+    b"statement_id",
     b"session_track_system_variables",
     b"session_track_gtids",
 ];
