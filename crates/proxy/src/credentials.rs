@@ -110,6 +110,12 @@ impl RsaKey {
         self.pem.as_bytes()
     }
 
+    /// Length of what clients encrypt for this key, in bytes.
+    #[must_use]
+    pub fn ciphertext_size(&self) -> usize {
+        self.key.min_output_size()
+    }
+
     /// The password a client encrypted.
     #[must_use]
     pub fn password(

@@ -123,6 +123,11 @@ async fn refuse(
     socket.write_all(&out).await
 }
 
+/// The servers' own default.
+fn default_plugin(mariadb: bool) -> &'static str {
+    if mariadb { auth::NATIVE } else { auth::CACHING_SHA2 }
+}
+
 /// 20 random bytes; no NUL, which ends strings, and no `$`, which servers avoid too.
 fn salt() -> [u8; auth::SALT] {
     std::array::from_fn(|_| {
@@ -151,7 +156,7 @@ async fn log_in(
         } else {
             offered = offered & Capabilities::from_bits_retain(u64::from(u32::MAX));
         }
-        let plugin = if known.mariadb { auth::NATIVE } else { auth::CACHING_SHA2 };
+        let plugin = default_plugin(known.mariadb);
         let greeting = Greeting {
             server_version: known.server_version.as_bytes().to_vec(),
             connection_id: info.id,
@@ -180,7 +185,8 @@ async fn log_in(
             message: "TLS is not offered here".to_owned(),
         });
     }
-    let mut proving = Proving { worker, socket, buf: &mut buf, peer: info.peer, seq };
+    let mut proving =
+        Proving { worker, socket, buf: &mut buf, peer: info.peer, seq, judged: false };
     let plugin = response.plugin.clone().unwrap_or_else(|| auth::NATIVE.as_bytes().to_vec());
     let credentials = proving.prove(&response.user, response.token, &plugin, salt).await?;
     let seq = proving.seq.wrapping_add(1);
@@ -204,7 +210,7 @@ pub async fn change_user(
     payload: &[u8],
 ) -> std::io::Result<Result<(Login, u8), Vec<u8>>> {
     let mut buf = Buffer::borrow();
-    let mut proving = Proving { worker, socket, buf: &mut buf, peer, seq: 0 };
+    let mut proving = Proving { worker, socket, buf: &mut buf, peer, seq: 0, judged: false };
     let result = match ChangeUser::parse(payload, caps) {
         Err(e) => Err(Denied::malformed(1, e)),
         Ok(change) => {
@@ -237,6 +243,8 @@ struct Proving<'a> {
     peer: SocketAddr,
     /// Sequence id of the client's newest packet.
     seq: u8,
+    /// The client has gone the full path of caching_sha2_password, which it does but once.
+    judged: bool,
 }
 
 impl Proving<'_> {
@@ -262,6 +270,13 @@ impl Proving<'_> {
         let (mut token, mut plugin, mut salt) = (token, plugin.to_vec(), salt);
         loop {
             let account = accounts::find(shared, user, ip);
+            // An account made a moment ago: asking by the wrong plugin first, and then by the right
+            // one, is more than some clients put up with.
+            if account.is_none() && !refreshed {
+                shared.cluster.refresh_accounts().await;
+                refreshed = true;
+                continue;
+            }
             // An unknown user is asked for a password too, as servers do.
             let wanted = match account.as_ref().map(|a| &a.proof) {
                 Some(
@@ -276,7 +291,8 @@ impl Proving<'_> {
                     );
                     return Err(self.denied(1045, "28000", message));
                 }
-                _ => auth::NATIVE,
+                None => default_plugin(self.worker.snapshot(|s| s.greeting.mariadb)),
+                Some(_) => auth::NATIVE,
             };
             if plugin != wanted.as_bytes() {
                 salt = self::salt();
@@ -304,8 +320,8 @@ impl Proving<'_> {
                 let message = format!("Access denied, this account is locked ('{name}'@'{ip}')");
                 return Err(self.denied(4151, "HY000", message));
             }
-            // The account may be newer than what was read of them.
-            if refreshed {
+            // The account may be newer than what was read of them; not if a server has judged.
+            if refreshed || self.judged {
                 let message = format!(
                     "Access denied for user '{}'@'{ip}' (using password: {})",
                     String::from_utf8_lossy(user),
@@ -384,12 +400,20 @@ impl Proving<'_> {
         &mut self,
         salt: &[u8; auth::SALT],
     ) -> Result<Option<Zeroizing<Vec<u8>>>, Denied> {
+        self.judged = true;
         let mut answer = self.ask(&[1, auth::SHA2_FULL]).await?;
         let Some(rsa) = self.worker.shared.rsa() else { return Ok(None) };
         if answer == [auth::SHA2_REQUEST_KEY] {
             let mut key = vec![1];
             key.extend_from_slice(rsa.pem());
             answer = self.ask(&key).await?;
+        } else if answer.len() != rsa.ciphertext_size() {
+            // MariaDB's client does so if it wanted TLS, whether or not it got it. Servers turn that
+            // away, and so do we: accepted, nobody would notice that passwords can be overheard.
+            let message = "[PM3003] the client sent its password unencrypted over a connection \
+                           without TLS; the mariadb client must be told --skip-ssl"
+                .to_owned();
+            return Err(self.denied(1045, "28000", message));
         }
         Ok(rsa.password(&answer, salt))
     }
