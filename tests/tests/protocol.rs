@@ -535,3 +535,25 @@ fn the_mariadb_client_works_as_in_a_terminal() {
     }
     oracle.check();
 }
+
+#[test]
+fn idle_clients_cost_little_memory() {
+    const CLIENTS: u64 = 500;
+    let site = Site::start();
+    let grow = |clients: &mut Vec<Raw>| {
+        for _ in 0..CLIENTS {
+            let mut db = Raw::connect(site.port()).unwrap();
+            assert_eq!(db.one("SELECT 1").unwrap(), "1");
+            clients.push(db);
+        }
+        site.proxy.rss().unwrap()
+    };
+    let mut clients = Vec::new();
+    let before = grow(&mut clients);
+    let each = grow(&mut clients).saturating_sub(before) / CLIENTS;
+    println!("{each} bytes for each idle client and its connection to a server");
+    assert!(each < 16 << 10, "{each} bytes for each idle client");
+    for db in &mut clients {
+        assert_eq!(db.one("SELECT 1").unwrap(), "1");
+    }
+}
