@@ -1,0 +1,430 @@
+//! MySQL 9.7 behind the proxy, and caching_sha2_password on both its sides.
+//!
+//! `cargo xtask setup` gets the server; without one these tests say so and pass.
+
+#![allow(clippy::unwrap_used)]
+
+use std::io::{Read as _, Write as _};
+use std::process::{Command, Stdio};
+
+use anyhow::Result;
+use mysql_async::prelude::Queryable as _;
+use pointsman_sandbox::{Flavour, Options, Sandbox};
+use pointsman_tests::{
+    APP_PASSWORD, APP_USER, LONG, Node, Output, Proxy, Setup, Site, free_port, http_get,
+    php_script, pointsman, wait_until,
+};
+use serde_json::Value;
+
+/// MySQL servers with the proxy before them.
+struct MySql {
+    // Before the servers: the proxy goes first.
+    proxy: Proxy,
+    sandbox: Sandbox,
+    port: u16,
+    admin: u16,
+}
+
+impl MySql {
+    /// `None` if there is no MySQL here.
+    fn start(replicas: usize) -> Option<Self> {
+        if let Err(error) = Flavour::MySql.check() {
+            println!("skipped: no MySQL server ({error:#})");
+            return None;
+        }
+        Some(Self::try_start(replicas).unwrap_or_else(|error| panic!("no site: {error:#}")))
+    }
+
+    fn try_start(replicas: usize) -> Result<Self> {
+        pointsman();
+        let flavour = Flavour::MySql;
+        let sandbox = Sandbox::start(Options { flavour, replicas, ..Options::default() })?;
+        // A port found free may be taken a moment later by another test.
+        let mut attempts = 5;
+        loop {
+            attempts -= 1;
+            let (port, admin) = (free_port()?, free_port()?);
+            let config = sandbox.dir().join("proxy.toml");
+            sandbox.write_proxy_config(&config, port, admin, "workers = 2\n")?;
+            let mut proxy = Proxy::spawn(&config, admin, &sandbox.dir().join("proxy.log"))?;
+            match proxy.wait_ready() {
+                Ok(()) => {
+                    let site = Self { proxy, sandbox, port, admin };
+                    for replica in site.sandbox.replicas() {
+                        site.wait_server("takes reads", replica.name(), |r| r["reads"] == true);
+                    }
+                    return Ok(site);
+                }
+                Err(_) if attempts > 0 && proxy.log().contains("in use") => {}
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    fn primary(&self) -> &Node {
+        self.sandbox.primary()
+    }
+
+    fn replica(&self) -> &Node {
+        &self.sandbox.replicas()[0]
+    }
+
+    fn server(&self, name: &str) -> Value {
+        let (_, body) = http_get(self.admin, "/api/v1/servers").unwrap();
+        let rows: Value = serde_json::from_str(&body).unwrap();
+        let found = rows.as_array().into_iter().flatten().find(|row| row["name"] == name);
+        found.unwrap_or_else(|| panic!("no {name} in {rows}")).clone()
+    }
+
+    #[track_caller]
+    fn wait_server(&self, what: &str, name: &str, wanted: impl Fn(&Value) -> bool) {
+        if let Err(error) = wait_until(what, LONG, || Ok(wanted(&self.server(name)))) {
+            panic!("{error:#}; {name} is {}", self.server(name));
+        }
+    }
+
+    /// Reads answered by `server` so far, from `/metrics`.
+    fn reads(&self, server: &str) -> f64 {
+        let (_, text) = http_get(self.admin, "/metrics").unwrap();
+        let ours = |line: &&str| {
+            line.starts_with("pointsman_statements_total{")
+                && line.contains(&format!("server=\"{server}\""))
+                && line.contains("class=\"read\"")
+        };
+        let values = text.lines().filter(ours).filter_map(|line| line.rsplit(' ').next());
+        values.map(|value| value.parse::<f64>().unwrap()).sum()
+    }
+
+    fn php(&self, script: &str, args: &[&str]) -> Output {
+        let mut command = Command::new("php");
+        command.arg(php_script(script)).arg(self.port.to_string()).args(args);
+        Output::of(&mut command)
+    }
+
+    /// An account that nobody has logged in to yet, so that the proxy does not know its password.
+    fn new_account(&self, user: &str, password: &str) {
+        self.primary()
+            .client_sql(&format!(
+                "CREATE USER '{user}'@'%' IDENTIFIED BY '{password}'; \
+                 GRANT ALL ON app.* TO '{user}'@'%'"
+            ))
+            .unwrap();
+        self.sandbox.wait_caught_up().unwrap();
+    }
+
+    /// Replicas accept writes from now on, so that a misrouted one would succeed and be seen.
+    fn let_replicas_write(&self) {
+        for replica in self.sandbox.replicas() {
+            // Takes super_read_only with it.
+            replica.client_sql("SET GLOBAL read_only = 0").unwrap();
+        }
+    }
+
+    /// Panics if a replica has a transaction that did not come from the primary.
+    #[track_caller]
+    fn check_replicas_wrote_nothing(&self) {
+        self.sandbox.wait_caught_up().unwrap();
+        let primary = self.primary().client_sql("SELECT @@server_uuid").unwrap();
+        for replica in self.sandbox.replicas() {
+            let executed = replica.position().unwrap();
+            for set in executed.split(',') {
+                assert!(
+                    set.trim().starts_with(primary.trim()),
+                    "{} wrote: {executed}",
+                    replica.name()
+                );
+            }
+            assert_eq!(executed, self.primary().position().unwrap());
+        }
+    }
+}
+
+/// A client program's login: what it is called, and how to run one query.
+type Client = (&'static str, fn(&MySql, &str, &str, &str) -> Output);
+
+/// Every client here that can log in over plain TCP.
+const CLIENTS: &[Client] = &[
+    ("mysqli", |site, user, password, sql| {
+        php_inline(
+            "mysqli_report(MYSQLI_REPORT_ERROR | MYSQLI_REPORT_STRICT);
+             $db = new mysqli('127.0.0.1', $argv[2], $argv[3], 'app', (int) $argv[1]);
+             echo $db->query($argv[4])->fetch_row()[0], \"\\n\";",
+            site.port,
+            &[user, password, sql],
+        )
+    }),
+    ("pdo", |site, user, password, sql| {
+        php_inline(
+            "$db = new PDO(\"mysql:host=127.0.0.1;port=$argv[1];dbname=app\", $argv[2], $argv[3]);
+             echo $db->query($argv[4])->fetchColumn(), \"\\n\";",
+            site.port,
+            &[user, password, sql],
+        )
+    }),
+    ("mariadb", |site, user, password, sql| {
+        mariadb(site.port, &["--skip-ssl"], user, password, sql)
+    }),
+    ("mysql", |site, user, password, sql| {
+        let mut command = site.primary().client();
+        command
+            .args(["--host=127.0.0.1", "--get-server-public-key", "--batch"])
+            .arg("--skip-column-names")
+            .args([format!("--port={}", site.port), format!("--user={user}")])
+            .args([format!("--password={password}"), format!("--execute={sql}")])
+            .arg("app");
+        Output::of(&mut command)
+    }),
+];
+
+fn php_inline(code: &str, port: u16, args: &[&str]) -> Output {
+    let mut command = Command::new("php");
+    let code = format!(
+        "try {{ {code} }} catch (Exception $e) {{
+            fwrite(STDERR, $e->getCode() . ' ' . $e->getMessage()); exit(1);
+        }}"
+    );
+    command.args(["-r", &code, "--"]).arg(port.to_string()).args(args);
+    Output::of(&mut command)
+}
+
+fn mariadb(port: u16, more: &[&str], user: &str, password: &str, sql: &str) -> Output {
+    let mut command = Command::new("mariadb");
+    command
+        .args(["--no-defaults", "--host=127.0.0.1", "--batch", "--skip-column-names"])
+        .args(more)
+        .args([format!("--port={port}"), format!("--user={user}")])
+        .args([format!("--password={password}"), format!("--execute={sql}")])
+        .arg("app");
+    Output::of(&mut command)
+}
+
+#[track_caller]
+fn assert_denied(output: &Output, what: &str) {
+    assert!(!output.status.success(), "{what}: {output:?}");
+    assert!(output.stderr.contains("1045"), "{what}: {output:?}");
+}
+
+#[test]
+fn a_php_page_works_and_its_reads_are_the_replicas() {
+    let Some(site) = MySql::start(2) else { return };
+    site.let_replicas_write();
+    assert_eq!(site.server("db1")["role"], "primary");
+    for name in ["db2", "db3"] {
+        assert_eq!(site.server(name)["role"], "replica");
+    }
+    let said = site.php("page.php", &[]).ok();
+    assert!(said.contains("the page is done, nothing failed"), "{said}");
+    assert!(said.contains("inside one db1"), "{said}");
+    for name in ["db2", "db3"] {
+        assert!(site.reads(name) > 0.0, "{name} took no reads");
+    }
+    site.check_replicas_wrote_nothing();
+}
+
+#[test]
+fn what_was_written_is_read_back_from_the_replica() {
+    const ROUNDS: u32 = 500;
+    let Some(site) = MySql::start(1) else { return };
+    site.let_replicas_write();
+    for mode in ["same", "next"] {
+        let before = [site.reads("db1"), site.reads("db2")];
+        let said = site.php("read_your_writes.php", &[&ROUNDS.to_string(), mode]).json();
+        assert_eq!(said["rounds"], ROUNDS);
+        assert_eq!(said["stale"], 0, "{mode} connection: {said}");
+        let (primary, replica) = (site.reads("db1") - before[0], site.reads("db2") - before[1]);
+        println!("{mode} connection: {replica} reads by the replica, {primary} by the primary");
+        assert!(replica + primary >= f64::from(ROUNDS), "every read is counted");
+        assert!(replica > f64::from(ROUNDS) * 0.8, "most are the replica's: {replica}");
+    }
+    site.check_replicas_wrote_nothing();
+}
+
+#[test]
+fn lag_is_known_and_a_replica_behind_gets_no_reads_it_would_answer_stale() {
+    let Some(site) = MySql::start(1) else { return };
+    let query = |sql: &str| CLIENTS[0].1(&site, APP_USER, APP_PASSWORD, sql).ok().trim().to_owned();
+    assert_eq!(query("SELECT @@server_id"), "2");
+    site.wait_server("lag is known", "db2", |row| {
+        !row["lag_ms"].is_null() || !row["lag"].is_null()
+    });
+
+    site.replica().client_sql("STOP REPLICA SQL_THREAD").unwrap();
+    site.primary().client_sql("CREATE TABLE app.t (id INT PRIMARY KEY)").unwrap();
+    site.wait_server("stopped replication is seen", "db2", |row| row["reads"] == false);
+    assert_eq!(query("SELECT @@server_id"), "1");
+    assert_eq!(query("SELECT COUNT(*) FROM t"), "0");
+    site.replica().client_sql("START REPLICA SQL_THREAD").unwrap();
+    site.wait_server("it comes back", "db2", |row| row["reads"] == true);
+    assert_eq!(query("SELECT @@server_id"), "2");
+}
+
+#[test]
+fn every_client_logs_in_by_the_full_path_first_and_then_the_fast_one() {
+    let Some(site) = MySql::start(1) else { return };
+    for (name, run) in CLIENTS {
+        // Longer than the salt, which masks it in turns.
+        let password = format!("a long password of {name}, with ünicode");
+        site.new_account(name, &password);
+        let denied = run(&site, name, "wrong", "SELECT 1");
+        assert_denied(&denied, &format!("{name} with a wrong password, full path"));
+        for round in 0..3 {
+            let got = run(&site, name, &password, "SELECT CURRENT_USER()").ok();
+            assert_eq!(got.trim(), format!("{name}@%"), "round {round}");
+        }
+        let denied = run(&site, name, "wrong", "SELECT 1");
+        assert_denied(&denied, &format!("{name} with a wrong password, fast path"));
+        assert_denied(&run(&site, "nobody", "wrong", "SELECT 1"), &format!("{name} as nobody"));
+
+        // The servers' caches are empty after this: they ask the proxy for the full proof again.
+        for node in site.sandbox.nodes() {
+            node.client_sql("FLUSH LOCAL PRIVILEGES").unwrap();
+        }
+        run(&site, name, &password, "SELECT 1").ok();
+        let other = "another password";
+        site.primary()
+            .client_sql(&format!("ALTER USER '{name}'@'%' IDENTIFIED BY '{other}'"))
+            .unwrap();
+        site.sandbox.wait_caught_up().unwrap();
+        run(&site, name, other, "SELECT 1").ok();
+        assert_denied(&run(&site, name, &password, "SELECT 1"), &format!("{name}, old password"));
+    }
+    let none = mariadb(site.port, &["--skip-ssl", "--skip-password"], APP_USER, "", "SELECT 1");
+    assert_denied(&none, "no password");
+    assert!(none.stderr.contains("using password: NO"), "{none:?}");
+}
+
+#[test]
+fn a_password_in_the_clear_is_turned_away_and_said_so() {
+    let Some(site) = MySql::start(0) else { return };
+    let password = "overheard-0815";
+    site.new_account("clear", password);
+    let denied = mariadb(site.port, &["--ssl"], "clear", password, "SELECT 1");
+    println!("{}", denied.stderr);
+    // A client that insists on TLS does not get as far.
+    assert!(!denied.status.success(), "{denied:?}");
+    assert!(denied.stderr.contains("PM3003") || denied.stderr.contains("2026"), "{denied:?}");
+    assert!(!site.proxy.log().contains(password), "{}", site.proxy.log());
+}
+
+#[tokio::test]
+async fn transactions_prepared_statements_and_variables() {
+    let Some(site) = MySql::start(1) else { return };
+    site.let_replicas_write();
+    let opts = mysql_async::OptsBuilder::default()
+        .ip_or_hostname("127.0.0.1")
+        .tcp_port(site.port)
+        .user(Some(APP_USER))
+        .pass(Some(APP_PASSWORD))
+        .db_name(Some("app"))
+        // It would leave the proxy for the unix socket that the primary names.
+        .prefer_socket(false);
+    let mut db = mysql_async::Conn::new(opts).await.unwrap();
+    db.query_drop("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v JSON)").await.unwrap();
+    for i in 0..50 {
+        db.exec_drop("INSERT INTO t (v) VALUES (?)", (format!("{{\"n\": {i}}}"),)).await.unwrap();
+        let id = db.last_insert_id().unwrap();
+        let n: Option<i64> = db
+            .exec_first("SELECT CAST(v->'$.n' AS SIGNED) FROM t WHERE id = ?", (id,))
+            .await
+            .unwrap();
+        assert_eq!(n, Some(i));
+    }
+    site.sandbox.wait_caught_up().unwrap();
+    let server = "SELECT @@server_id";
+    for (begin, runs_on) in [("START TRANSACTION", 1), ("START TRANSACTION READ ONLY", 2)] {
+        db.query_drop(begin).await.unwrap();
+        let got: Option<u32> = db.query_first(server).await.unwrap();
+        assert_eq!(got, Some(runs_on), "{begin}");
+        db.query_drop("ROLLBACK").await.unwrap();
+    }
+    db.query_drop("BEGIN").await.unwrap();
+    db.query_drop("DELETE FROM t").await.unwrap();
+    let count: Option<u32> = db.query_first("SELECT COUNT(*) FROM t").await.unwrap();
+    assert_eq!(count, Some(0));
+    db.query_drop("ROLLBACK").await.unwrap();
+    let count: Option<u32> = db.query_first("SELECT COUNT(*) FROM t").await.unwrap();
+    assert_eq!(count, Some(50));
+
+    // Set on the primary, seen on the replica.
+    for (set, get, value) in [
+        ("SET time_zone = '+05:30'", "@@time_zone", "+05:30"),
+        (
+            "SET NAMES utf8mb4 COLLATE utf8mb4_0900_bin",
+            "@@collation_connection",
+            "utf8mb4_0900_bin",
+        ),
+        ("SET group_concat_max_len = 77777", "CAST(@@group_concat_max_len AS CHAR)", "77777"),
+        ("SET sql_mode = 'ANSI_QUOTES'", "@@sql_mode", "ANSI_QUOTES"),
+        ("USE app", "DATABASE()", "app"),
+    ] {
+        db.query_drop(set).await.unwrap();
+        let got: Option<(String, u32)> =
+            db.query_first(format!("SELECT {get}, @@server_id")).await.unwrap();
+        assert_eq!(got, Some((value.to_owned(), 2)), "{set}");
+    }
+    // The client's business, not ours: what was written is known all the same.
+    db.query_drop("SET session_track_gtids = OFF").await.unwrap();
+    for i in 0..100_u64 {
+        db.query_drop("INSERT INTO t (v) VALUES ('[]')").await.unwrap();
+        let count: Option<u64> = db.query_first("SELECT COUNT(*) FROM t").await.unwrap();
+        assert_eq!(count, Some(51 + i));
+    }
+    db.disconnect().await.unwrap();
+    site.check_replicas_wrote_nothing();
+}
+
+#[test]
+fn a_replica_killed_under_load_costs_no_request() {
+    let Some(site) = MySql::start(1) else { return };
+    let mut load = Command::new("php")
+        .arg(php_script("load.php"))
+        .args([site.port.to_string(), "120".to_owned()])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let loaded = |site: &MySql, name: &str| {
+        let before = site.reads(name);
+        wait_until("the load runs", LONG, || Ok(site.reads(name) > before + 50.0)).unwrap();
+    };
+    for _ in 0..2 {
+        loaded(&site, "db2");
+        site.replica().kill9().unwrap();
+        site.wait_server("db2 is down", "db2", |row| row["role"] == "down");
+        loaded(&site, "db1");
+        site.replica().start().unwrap();
+        site.wait_server("db2 takes reads again", "db2", |row| row["reads"] == true);
+    }
+    loaded(&site, "db2");
+    load.stdin.take().unwrap().write_all(b"stop\n").unwrap();
+    let mut said = String::new();
+    load.stdout.take().unwrap().read_to_string(&mut said).unwrap();
+    assert!(load.wait().unwrap().success(), "{said}");
+    let said: Value = serde_json::from_str(said.trim_start_matches("ready\n")).unwrap();
+    println!("{said}");
+    assert_eq!((&said["failed"], &said["stale"]), (&0.into(), &0.into()), "{said}");
+}
+
+/// The plugin is between client and proxy alone: MariaDB knows the account by its own.
+#[test]
+fn caching_sha2_password_from_the_config_before_mariadb() {
+    let site = Site::with(Setup {
+        config: format!(
+            "workers = 2\n[[user]]\nname = \"{APP_USER}\"\npassword = \"{APP_PASSWORD}\"\n\
+             plugin = \"caching_sha2_password\"\n"
+        ),
+        ..Setup::default()
+    });
+    let said = site.php("page.php", &[]).ok();
+    assert!(said.contains("the page is done, nothing failed"), "{said}");
+    // With TLS wanted or not: the fast path needs no password.
+    for more in [&[][..], &["--skip-ssl"]] {
+        let got = mariadb(site.port(), more, APP_USER, APP_PASSWORD, "SELECT 42").ok();
+        assert_eq!(got.trim(), "42");
+        assert_denied(&mariadb(site.port(), more, APP_USER, "wrong", "SELECT 1"), "mariadb");
+    }
+    let mysqli = "mysqli_report(MYSQLI_REPORT_ERROR | MYSQLI_REPORT_STRICT);
+        new mysqli('127.0.0.1', $argv[2], $argv[3], 'app', (int) $argv[1]);";
+    php_inline(mysqli, site.port(), &[APP_USER, APP_PASSWORD]).ok();
+    assert_denied(&php_inline(mysqli, site.port(), &[APP_USER, "wrong"]), "mysqli");
+}
