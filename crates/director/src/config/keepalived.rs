@@ -56,6 +56,8 @@ pub(crate) fn read(
         "global_defs" => global(found, &item, &mut config, &mut defaults),
         _ => later.push(item),
     });
+    found.scripts.user.clone_from(&config.global.script_user);
+    found.scripts.secure = config.global.enable_script_security;
     let mut places = Vec::new();
     for item in &later {
         match item.keyword {
@@ -106,11 +108,6 @@ fn global(found: &mut Findings, item: &Item<'_>, config: &mut DirectorConfig, d:
         }
         "script_user" => global.script_user = user(item.args),
         "enable_script_security" => global.enable_script_security = flag(&item),
-        "vrrp_rt_priority" => {
-            found.set(&mut global.vrrp_rt_priority, &item, "1 to 99", |t| {
-                as_number(t).filter(|n| (1..=99).contains(n)).map(Some)
-            });
-        }
         "vrrp_strict" => d.strict = flag(&item),
         "v3_checksum_as_v2" => d.checksum_without_pseudo_header = Some(flag(&item)),
         _ => {}
@@ -324,7 +321,10 @@ fn addresses(found: &mut Findings, item: &Item<'_>, out: &mut Vec<VirtualAddress
                         );
                     }
                     "home" | "-nodad" | "nodad" | "mngtmpaddr" | "noprefixroute" | "autojoin"
-                    | "no_track" | "use_vmac" | "track_group" => {}
+                    | "no_track" | "use_vmac" | "track_group" => {
+                        let message = format!("`{}` is not supported: ignored", option.text);
+                        found.warn(&option.place, message, "");
+                    }
                     other => {
                         let message = format!("unknown option `{other}` of an address: ignored");
                         found.warn(&option.place, message, "");
@@ -443,8 +443,8 @@ fn track_script(found: &mut Findings, item: &Item<'_>) -> Option<TrackScript> {
         found.warn(&item.args[0].place, format!("{title} has no script: ignored"), "");
         return None;
     };
-    out.script = script;
-    out.script.user = runner;
+    out.script =
+        found.settle(super::model::Script { user: runner, ..script }, &item.args[0].place)?;
     if out.interval.is_zero() {
         found.warn(&item.args[0].place, format!("{title}: an interval of 0 is taken as 1 s"), "");
         out.interval = Duration::from_secs(1);

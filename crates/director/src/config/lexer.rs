@@ -55,6 +55,10 @@ pub(crate) trait World {
     fn env(&self, name: &str) -> Option<String>;
     /// What `@id` is compared with: the first part of the host's name.
     fn config_id(&self) -> String;
+    /// What it knows about users and programs.
+    fn machine(&self) -> super::scripts::Machine {
+        super::scripts::Machine::NONE
+    }
 }
 
 pub(crate) struct Lexed {

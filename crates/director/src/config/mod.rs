@@ -6,6 +6,7 @@ mod keywords;
 mod lexer;
 mod model;
 mod reader;
+mod scripts;
 mod services;
 mod system;
 mod toml;
@@ -120,6 +121,7 @@ fn parse_keepalived(
     let (statements, strays) = tree::parse(lexed.tokens);
     let mut found = reader::Findings::default();
     found.warnings.extend(lexed.warnings);
+    found.scripts.machine = world.machine();
     let config = keepalived::read(&statements, strays, &mut found);
 
     let files: Vec<(String, String)> =

@@ -19,6 +19,30 @@ pub struct DirectorConfig {
     pub virtual_servers: Vec<VirtualServer>,
 }
 
+impl DirectorConfig {
+    /// Every command that may be run.
+    pub(crate) fn scripts_mut(&mut self) -> Vec<&mut Script> {
+        let mut all: Vec<&mut Script> =
+            self.track_scripts.iter_mut().map(|s| &mut s.script).collect();
+        let groups = self.sync_groups.iter_mut().map(|g| &mut g.notify);
+        for notify in groups.chain(self.vrrp.iter_mut().map(|v| &mut v.notify)) {
+            let Notify { master, backup, fault, stop, any } = notify;
+            all.extend([master, backup, fault, stop, any].into_iter().flatten());
+        }
+        for vs in &mut self.virtual_servers {
+            all.extend([&mut vs.quorum_up, &mut vs.quorum_down].into_iter().flatten());
+            for server in &mut vs.real_servers {
+                all.extend([&mut server.notify_up, &mut server.notify_down].into_iter().flatten());
+                all.extend(server.checks.iter_mut().filter_map(|c| match &mut c.kind {
+                    CheckKind::Misc { script, .. } => Some(script),
+                    _ => None,
+                }));
+            }
+        }
+        all
+    }
+}
+
 /// What applies to the daemon as a whole.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Global {
@@ -28,8 +52,6 @@ pub struct Global {
     pub script_user: Option<User>,
     /// Refuse scripts that others than root may write.
     pub enable_script_security: bool,
-    /// Real-time priority of the VRRP thread, 1 to 99; `None`: ordinary scheduling.
-    pub vrrp_rt_priority: Option<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -271,8 +293,6 @@ pub struct VirtualServer {
     pub lb_algo: Scheduler,
     pub lb_kind: Forwarding,
     pub persistence_timeout: Option<Duration>,
-    /// Prefix length of the part of a client's address that sticks to one server: 32 or 128.
-    pub persistence_granularity: Option<u8>,
     /// One-packet scheduling (UDP).
     pub ops: bool,
     /// Real servers start as down and come up with their first good check.
@@ -299,8 +319,6 @@ pub struct RealServer {
     pub lb_kind: Option<Forwarding>,
     /// A failed server gets weight 0 instead of being removed.
     pub inhibit_on_failure: bool,
-    pub uthreshold: u32,
-    pub lthreshold: u32,
     pub notify_up: Option<Script>,
     pub notify_down: Option<Script>,
     /// All must be good for the server to be up. None: always up.

@@ -15,6 +15,7 @@ use super::tree::{Statement, Word};
 pub(crate) struct Findings {
     pub warnings: Vec<(usize, Problem)>,
     pub errors: Vec<(usize, Problem)>,
+    pub scripts: super::scripts::Rules,
 }
 
 /// One keyword with what belongs to it.
@@ -188,10 +189,11 @@ impl Findings {
         let user = rest
             .first()
             .map(|u| User { name: u.text.clone(), group: rest.get(1).map(|g| g.text.clone()) });
-        Some(Script { command, user })
+        self.settle(Script { command, user }, &first.place)
     }
 
-    /// `script /path arg arg`: all of the line is the command.
+    /// `script /path arg arg`: all of the line is the command. Its user stands elsewhere: see
+    /// [`Findings::settle`].
     pub fn whole_line_script(&mut self, item: &Item<'_>) -> Option<Script> {
         let command: Vec<String> = match item.args {
             [one] => split_command(&one.text).unwrap_or_default(),

@@ -193,14 +193,6 @@ pub(crate) fn virtual_server(found: &mut Findings, item: &Item<'_>) -> Option<Vi
             vs.persistence_timeout =
                 found.value(&item, "a time in seconds", as_seconds).filter(|d| !d.is_zero());
         }
-        "persistence_granularity" => {
-            vs.persistence_granularity = found.value(&item, "a netmask", |t| {
-                t.parse::<std::net::Ipv4Addr>()
-                    .ok()
-                    .map(|m| u32::from(m).count_ones() as u8)
-                    .or_else(|| t.parse().ok().filter(|n| *n <= 128))
-            });
-        }
         "ops" => vs.ops = flag(&item),
         "omega" => vs.omega = flag(&item),
         "quorum" => found.set(&mut vs.quorum, &item, "a number from 1", as_count),
@@ -265,8 +257,6 @@ fn real_server(
         }
         "lb_kind" | "lvs_method" => server.lb_kind = forwarding(found, &item),
         "inhibit_on_failure" => server.inhibit_on_failure = flag(&item),
-        "uthreshold" => found.set(&mut server.uthreshold, &item, "a number", as_number),
-        "lthreshold" => found.set(&mut server.lthreshold, &item, "a number", as_number),
         "notify_up" => server.notify_up = found.script(&item),
         "notify_down" => server.notify_down = found.script(&item),
         "virtualhost" => virtualhost = item.args.first().map(|w| w.text.clone()),
@@ -402,6 +392,7 @@ fn check(
                 return None;
             };
             script.user = misc_user;
+            let script = found.settle(script, place_of(item))?;
             CheckKind::Misc { script, timeout: misc_timeout, dynamic }
         }
         "FILE_CHECK" => {
@@ -413,6 +404,13 @@ fn check(
         }
         "MYSQL_CHECK" => {
             port = Some(3306);
+            if user.is_none() && (role != MysqlRole::Any || max_lag.is_some()) {
+                found.warn(
+                    &item.word.place,
+                    "role and max_lag need a `user` to ask with: only the greeting is read",
+                    "add `user NAME` and `password WORD`",
+                );
+            }
             CheckKind::Mysql { user, password, role, max_lag }
         }
         _ => return None,
@@ -490,7 +488,6 @@ impl VirtualServer {
             lb_algo: Scheduler::Wlc,
             lb_kind: Forwarding::Nat,
             persistence_timeout: None,
-            persistence_granularity: None,
             ops: false,
             alpha: false,
             omega: false,
@@ -515,8 +512,6 @@ impl RealServer {
             weight: 1,
             lb_kind: None,
             inhibit_on_failure: false,
-            uthreshold: 0,
-            lthreshold: 0,
             notify_up: None,
             notify_down: None,
             checks: Vec::new(),

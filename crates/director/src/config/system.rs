@@ -23,6 +23,10 @@ impl World for System {
         std::env::var(name).ok()
     }
 
+    fn machine(&self) -> super::scripts::Machine {
+        super::scripts::Machine::REAL
+    }
+
     fn config_id(&self) -> String {
         let name = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
         name.trim().split('.').next().unwrap_or_default().to_owned()

@@ -88,7 +88,11 @@ fn what_an_instance_can_say() {
     let script = &config.track_scripts[0];
     assert_eq!(script.script.command, ["/bin/check", "a b"]);
     assert_eq!((script.interval, script.weight.value), (Duration::from_millis(500), -20));
-    assert_eq!(warnings.len(), 2, "{warnings:?}: preempt_delay with nopreempt, `gone`");
+    assert_eq!(
+        warnings.len(),
+        3,
+        "{warnings:?}: a script of root, preempt_delay with nopreempt, `gone`"
+    );
 }
 
 #[test]
@@ -159,6 +163,87 @@ fn passwords_are_not_shown() {
     for warning in warnings {
         assert!(!warning.render(Style::default()).contains("topsecret"));
     }
+}
+
+#[test]
+fn scripts_run_as_whom_the_file_says() {
+    let users = |global: &str| {
+        let (config, warnings) = good(&format!(
+            "global_defs {{\n{global}\n}}\nvrrp_script a {{\n script /bin/a\n}}\n\
+             vrrp_script b {{\n script /bin/b\n user joe staff\n}}\n\
+             vrrp_instance A {{\n{REST} notify /bin/n\n}}\n\
+             virtual_server 10.0.0.1 80 {{\n real_server 10.0.0.2 80 {{\n MISC_CHECK {{\n misc_path /bin/c\n }}\n }}\n}}\n"
+        ));
+        let mut config = config;
+        let names: Vec<_> = config
+            .scripts_mut()
+            .into_iter()
+            .map(|s| s.user.as_ref().map_or("root".to_owned(), |u| u.name.clone()))
+            .collect();
+        (names, warnings)
+    };
+    let (names, warnings) = users("script_user www");
+    assert_eq!(names, ["www", "joe", "www", "www"]);
+    assert_eq!(warnings, [] as [&str; 0]);
+    let (names, warnings) = users("");
+    assert_eq!(names, ["root", "joe", "root", "root"]);
+    assert_eq!(warnings.len(), 1, "told once: {warnings:?}");
+    assert!(warnings[0].starts_with("keepalived.conf:4:13: scripts run as root"), "{warnings:?}");
+}
+
+#[test]
+fn root_does_not_run_what_others_may_change() {
+    struct Careful;
+    impl lexer::World for Careful {
+        fn glob(&self, _: &Path) -> Vec<(std::path::PathBuf, Result<String, String>)> {
+            Vec::new()
+        }
+        fn env(&self, _: &str) -> Option<String> {
+            None
+        }
+        fn config_id(&self) -> String {
+            String::new()
+        }
+        fn machine(&self) -> scripts::Machine {
+            scripts::Machine {
+                uid: |user| match user.name.as_str() {
+                    "root" => Some(0),
+                    "joe" => Some(1000),
+                    _ => None,
+                },
+                changeable: |path| path.starts_with("/tmp").then(|| "/tmp".to_owned()),
+            }
+        }
+    }
+    let text = |security: &str, user: &str| {
+        format!(
+            "global_defs {{\n script_user root\n{security}\n}}\n\
+             vrrp_script a {{\n script /tmp/a\n user {user}\n}}\n"
+        )
+    };
+    let run = |security: &str, user: &str| {
+        let (config, warnings) = parse_keepalived("k", &text(security, user), &Careful).unwrap();
+        (config.track_scripts.len(), warnings.iter().map(Warning::line).collect::<Vec<_>>())
+    };
+    assert_eq!(run("", "root"), (1, vec![]));
+    assert_eq!(run("enable_script_security", "joe"), (1, vec![]));
+    let (scripts, warnings) = run("enable_script_security", "root");
+    assert_eq!(scripts, 0);
+    assert_eq!(warnings, ["k:5:13: others than root may change /tmp: script not run"]);
+    let (scripts, warnings) = run("", "nobody-of-this-name");
+    assert_eq!((scripts, warnings.len()), (0, 1));
+}
+
+#[test]
+fn what_is_read_but_not_done_is_told() {
+    let (_, warnings) = good(
+        "global_defs {\n vrrp_rt_priority 50\n}\n\
+         virtual_server 10.0.0.1 80 {\n persistence_granularity 255.255.255.0\n\
+         real_server 10.0.0.2 80 {\n uthreshold 9\n lthreshold 3\n\
+         MYSQL_CHECK {\n role primary\n }\n }\n}\n",
+    );
+    let lines: Vec<_> = warnings.iter().map(|w| w.split(':').nth(1).unwrap()).collect();
+    assert_eq!(lines, ["2", "5", "7", "8", "9"], "{warnings:?}");
 }
 
 proptest::proptest! {

@@ -11,9 +11,9 @@ use toml::de::{DeTable, DeValue};
 
 use super::keepalived::as_address;
 use super::model::{
-    Check, CheckKind, CheckUrl, DirectorConfig, Forwarding, MysqlRole, Protocol, RealServer,
-    Scheduler, Script, ServiceId, SyncGroup, Track, TrackScript, Tracking, VirtualAddress,
-    VirtualServer, VrrpInstance, Weight,
+    Check, CheckKind, CheckUrl, DirectorConfig, Forwarding, Global, MysqlRole, Protocol,
+    RealServer, Scheduler, Script, ServiceId, SyncGroup, Track, TrackScript, Tracking, User,
+    VirtualAddress, VirtualServer, VrrpInstance, Weight,
 };
 use super::reader::split_command;
 use super::{Errors, Warning};
@@ -48,6 +48,14 @@ fn root(found: &mut Findings, table: &Spanned<DeTable<'_>>) -> DirectorConfig {
     let mut root = Section::root(table);
     let mut config = DirectorConfig::default();
     config.global.router_id = root.or(found, "router_id", String::new());
+    if let Some(text) = root.at::<String>(found, "script_user") {
+        let (name, group) = match text.value.split_once(':') {
+            Some((name, group)) => (name, Some(group.to_owned())),
+            None => (text.value.as_str(), None),
+        };
+        config.global.script_user = Some(User { name: name.to_owned(), group });
+    }
+    config.global.enable_script_security = root.or(found, "enable_script_security", false);
     // The binary's own part.
     root.section(found, "admin");
     for section in root.sections(found, "vrrp_script") {
@@ -96,7 +104,33 @@ fn root(found: &mut Findings, table: &Spanned<DeTable<'_>>) -> DirectorConfig {
         config.virtual_servers.extend(virtual_server(found, section));
     }
     root.finish(found);
+    let config_rules = config.global.clone();
+    for script in config.scripts_mut() {
+        if let Err(problem) = settle(script, &config_rules) {
+            found.error(Problem::new(problem));
+        }
+    }
     config
+}
+
+/// Gives a script its user; an error if it must not be run.
+fn settle(script: &mut Script, rules: &Global) -> Result<(), String> {
+    if script.user.is_none() {
+        script.user.clone_from(&rules.script_user);
+    }
+    let machine = super::scripts::Machine::REAL;
+    let uid = match &script.user {
+        None => 0,
+        Some(user) => {
+            (machine.uid)(user).ok_or_else(|| format!("script_user: no user {} here", user.name))?
+        }
+    };
+    match (machine.changeable)(&script.command[0]) {
+        Some(part) if uid == 0 && rules.enable_script_security => Err(format!(
+            "others than root may change {part}, which root would run: enable_script_security"
+        )),
+        _ => Ok(()),
+    }
 }
 
 fn instance(

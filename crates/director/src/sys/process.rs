@@ -119,7 +119,7 @@ pub(crate) fn kill_group(child: &Child) {
 }
 
 /// Numbers of a user and its group, from /etc/passwd and /etc/group or plain numbers.
-fn lookup(user: &str, group: Option<&str>) -> io::Result<(u32, u32)> {
+pub(crate) fn lookup(user: &str, group: Option<&str>) -> io::Result<(u32, u32)> {
     let missing = |what: &str| io::Error::new(io::ErrorKind::NotFound, format!("no {what}"));
     let field = |file: &str, name: &str| -> Option<Vec<String>> {
         std::fs::read_to_string(file).ok()?.lines().find_map(|line| {
