@@ -529,8 +529,9 @@ impl Client {
     }
 }
 
-/// Whether a server accepts these credentials.
-pub async fn can_log_in(worker: &Worker, credentials: &Credentials) -> bool {
+/// Whether a server accepts these credentials; if not, its ERR payload, or `None` if no server can be
+/// asked.
+pub async fn try_log_in(worker: &Worker, credentials: &Credentials) -> Result<(), Option<Vec<u8>>> {
     let servers = worker.snapshot(|s| {
         let primary = s.primary().cloned();
         primary
@@ -548,12 +549,12 @@ pub async fn can_log_in(worker: &Worker, credentials: &Credentials) -> bool {
     let within = worker.shared.config.limits.connect_timeout;
     for server in servers {
         match Backend::connect(&server, &login, within).await {
-            Ok(_) => return true,
-            Err(crate::backend::ConnectError::Refused(_)) => return false,
+            Ok(_) => return Ok(()),
+            Err(crate::backend::ConnectError::Refused(payload)) => return Err(Some(payload)),
             Err(_) => {}
         }
     }
-    false
+    Err(None)
 }
 
 /// The execute packet a server needs: its own statement id, and the types if it has not had them.

@@ -14,7 +14,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::accounts::{self, Proof};
-use crate::backend::{Login, read_packet};
+use crate::backend::{Login, error_code, read_packet};
 use crate::buffers::Buffer;
 use crate::client::Client;
 use crate::credentials::Credentials;
@@ -31,6 +31,11 @@ enum Denied {
         state: &'static str,
         message: String,
     },
+    /// Tell the client what a server said: an ERR payload.
+    Server {
+        seq: u8,
+        payload: Vec<u8>,
+    },
     Gone,
 }
 
@@ -43,6 +48,21 @@ impl From<std::io::Error> for Denied {
 impl Denied {
     fn malformed(seq: u8, _: Malformed) -> Self {
         Self::Error { seq, code: 1043, state: "08S01", message: "Bad handshake".to_owned() }
+    }
+
+    /// What to send the client, if it is still there.
+    fn packet(&self) -> Option<Vec<u8>> {
+        let mut out = Vec::new();
+        match self {
+            Self::Error { seq, code, state, message } => {
+                err_packet(&mut out, *seq, *code, state, message);
+            }
+            Self::Server { seq, payload } => {
+                write_packet(&mut out, *seq, payload);
+            }
+            Self::Gone => return None,
+        }
+        Some(out)
     }
 }
 
@@ -75,9 +95,9 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, leve
     let client = match timeout(limits.login_timeout, log_in(&worker, &mut socket, &info)).await {
         Ok(Ok((login, seq))) => Some((login, seq)),
         Ok(Err(denied)) => {
-            if let Denied::Error { seq, code, state, message } = denied {
+            if let Some(packet) = denied.packet() {
                 worker.stats.logins_failed.add(1);
-                let _ = refuse(&mut socket, seq, code, state, &message).await;
+                let _ = socket.write_all(&packet).await;
             }
             None
         }
@@ -227,12 +247,10 @@ pub async fn change_user(
     };
     match result {
         Ok(login) => Ok(Ok((login, proving.seq.wrapping_add(1)))),
-        Err(Denied::Gone) => Err(std::io::ErrorKind::UnexpectedEof.into()),
-        Err(Denied::Error { seq, code, state, message }) => {
-            let mut out = Vec::new();
-            err_packet(&mut out, seq, code, state, &message);
-            Ok(Err(out))
-        }
+        Err(denied) => match denied.packet() {
+            Some(packet) => Ok(Err(packet)),
+            None => Err(std::io::ErrorKind::UnexpectedEof.into()),
+        },
     }
 }
 
@@ -270,9 +288,13 @@ impl Proving<'_> {
         let (mut token, mut plugin, mut salt) = (token, plugin.to_vec(), salt);
         loop {
             let account = accounts::find(shared, user, ip);
-            // An account made a moment ago: asking by the wrong plugin first, and then by the right
-            // one, is more than some clients put up with.
-            if account.is_none() && !refreshed {
+            // It may have been made, unlocked or given another plugin a moment ago. Looked up before
+            // asking: by the wrong plugin first and then by the right one is more than some clients
+            // put up with.
+            let usable = account.as_ref().is_some_and(|a| {
+                !a.locked && !a.needs_tls && !matches!(a.proof, Proof::Unsupported(_))
+            });
+            if !usable && !refreshed {
                 shared.cluster.refresh_accounts().await;
                 refreshed = true;
                 continue;
@@ -317,8 +339,15 @@ impl Proving<'_> {
             }
             if account.as_ref().is_some_and(|a| a.locked) {
                 let name = String::from_utf8_lossy(user).into_owned();
-                let message = format!("Access denied, this account is locked ('{name}'@'{ip}')");
-                return Err(self.denied(4151, "HY000", message));
+                return Err(if self.worker.snapshot(|s| s.greeting.mariadb) {
+                    let message =
+                        format!("Access denied, this account is locked ('{name}'@'{ip}')");
+                    self.denied(4151, "HY000", message)
+                } else {
+                    let message =
+                        format!("Access denied for user '{name}'@'{ip}'. Account is locked.");
+                    self.denied(3118, "HY000", message)
+                });
             }
             // The account may be newer than what was read of them; not if a server has judged.
             if refreshed || self.judged {
@@ -365,11 +394,23 @@ impl Proving<'_> {
                     // Only the servers can check this one: take the password and try it on them.
                     let Some(password) = self.full_password(salt).await? else { return Ok(None) };
                     let credentials = Credentials::from_password(user, &password);
-                    if crate::client::can_log_in(self.worker, &credentials).await {
-                        shared.known.remember(user, stored, &password);
-                        return Ok(Some(credentials));
+                    match crate::client::try_log_in(self.worker, &credentials).await {
+                        Ok(()) => {
+                            shared.known.remember(user, stored, &password);
+                            Ok(Some(credentials))
+                        }
+                        // Named in our words: the server speaks of the proxy's address.
+                        Err(Some(payload)) if error_code(&payload) == 1045 => Ok(None),
+                        // An expired password, too many connections: not the password's fault.
+                        Err(Some(payload)) => {
+                            Err(Denied::Server { seq: self.seq.wrapping_add(1), payload })
+                        }
+                        Err(None) => {
+                            let message =
+                                "[PM2002] can't reach any server to check the password".to_owned();
+                            Err(self.denied(2003, "HY000", message))
+                        }
                     }
-                    Ok(None)
                 }
             },
             Proof::Unsupported(_) => Ok(None),
