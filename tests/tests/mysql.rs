@@ -294,6 +294,37 @@ fn every_client_logs_in_by_the_full_path_first_and_then_the_fast_one() {
 }
 
 #[test]
+fn accounts_that_may_not_log_in_are_told_why() {
+    let Some(site) = MySql::start(1) else { return };
+    let log_in = || mariadb(site.port, &["--skip-ssl"], "other", "secret", "SELECT 1");
+    let alter = |what: &str| {
+        site.primary().client_sql(&format!("ALTER USER 'other'@'%' {what}")).unwrap();
+        site.sandbox.wait_caught_up().unwrap();
+    };
+    site.new_account("other", "secret");
+    for (what, code, undo) in [
+        ("PASSWORD EXPIRE", "ERROR 1820", "IDENTIFIED BY 'secret'"),
+        ("ACCOUNT LOCK", "ERROR 3118", "ACCOUNT UNLOCK"),
+        ("REQUIRE SSL", "PM3002", "REQUIRE NONE"),
+    ] {
+        alter(what);
+        wait_until(what, LONG, || {
+            let said = log_in();
+            anyhow::ensure!(said.stderr.contains(code), "{said:?}");
+            Ok(true)
+        })
+        .unwrap();
+        alter(undo);
+        wait_until(undo, LONG, || {
+            let said = log_in();
+            anyhow::ensure!(said.status.success(), "{said:?}");
+            Ok(true)
+        })
+        .unwrap();
+    }
+}
+
+#[test]
 fn a_password_in_the_clear_is_turned_away_and_said_so() {
     let Some(site) = MySql::start(0) else { return };
     let password = "overheard-0815";
