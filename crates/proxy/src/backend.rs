@@ -38,6 +38,9 @@ pub struct Backend {
     pub status: Status,
     pub live: Arc<Live>,
     pub counted: Rc<Counted>,
+    pub mariadb: bool,
+    /// No reply is owed: it may be told goodbye.
+    pub in_step: bool,
 }
 
 /// One open connection in the server's count.
@@ -76,6 +79,10 @@ pub struct Here {
 impl Drop for Backend {
     fn drop(&mut self) {
         self.counted.give_up();
+        if self.in_step {
+            // COM_QUIT: without it servers count and log an aborted connection.
+            self.socket.try_write(&[1, 0, 0, 0, 1]);
+        }
     }
 }
 
@@ -266,19 +273,26 @@ impl Backend {
             status,
             live: Arc::clone(&server.live),
             counted: Counted::new(&server.live),
+            mariadb: greeting.server_version.windows(7).any(|w| w == b"MariaDB"),
+            in_step: true,
         };
-        // Every change of a session variable is to be reported: that is how state is carried.
-        let track: &[u8] = if greeting.server_version.windows(7).any(|w| w == b"MariaDB") {
-            b"\x03SET session_track_system_variables='*', session_track_schema=1"
-        } else {
-            b"\x03SET session_track_system_variables='*', session_track_schema=1, session_track_gtids=OWN_GTID"
-        };
-        match backend.command(track).await {
+        match backend.track().await {
             Ok(Ok(_)) => Ok(backend),
             Ok(Err(payload)) => Err(ConnectError::Refused(payload)),
             Err(Broken::Io(e)) => Err(e.into()),
             Err(Broken::Malformed(e)) => Err(e.into()),
         }
+    }
+
+    /// Has every change of a session variable reported: that is how state is carried, and how the
+    /// positions of writes are learnt.
+    pub async fn track(&mut self) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
+        let track: &[u8] = if self.mariadb {
+            b"\x03SET session_track_system_variables='*', session_track_schema=1"
+        } else {
+            b"\x03SET session_track_system_variables='*', session_track_schema=1, session_track_gtids=OWN_GTID"
+        };
+        self.command(track).await
     }
 
     /// Sends a client's command, after what was put off for it.
@@ -299,6 +313,7 @@ impl Backend {
     ) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
         let mut out = std::mem::take(&mut self.pending);
         write_packet(&mut out, 0, payload);
+        self.in_step = false;
         self.socket.write_all(&out).await?;
         let command = Command::from_byte(payload[0]);
         let mut tracker = Tracker::new(command.expect(), self.caps);
@@ -332,6 +347,7 @@ impl Backend {
                 }
             }
         }
+        self.in_step = true;
         Ok(answer)
     }
 }

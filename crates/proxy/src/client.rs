@@ -20,12 +20,14 @@ use crate::backend::{Backend, Login};
 use crate::buffers::Buffer;
 use crate::credentials::Credentials;
 use crate::login;
-use crate::prepared::{Prepared, PreparedStatement};
+use crate::prepared::{LongData, Prepared, PreparedStatement};
 use crate::route::{Job, Kind};
 use crate::socket::Socket;
-use crate::worker::{SessionInfo, Statement, Worker};
+use crate::worker::{Registered, SessionInfo, Statement, Worker};
 
 pub struct Client {
+    // First, so that it goes before the socket it names.
+    pub _registered: Registered,
     pub worker: Rc<Worker>,
     pub socket: Socket,
     pub info: Rc<SessionInfo>,
@@ -180,6 +182,7 @@ impl Client {
                 self.run(job, request, end).await
             }
             Command::StmtPrepare if !streamed => {
+                self.prepared.begin();
                 let statement = self.classify(&request.filled()[HEADER + 1..end], false);
                 if statement.verdict.effects.contains(Effects::KILL) {
                     let message =
@@ -194,7 +197,8 @@ impl Client {
                 self.run(job, request, end).await
             }
             Command::StmtExecute | Command::StmtBulkExecute => {
-                let Some((id, statement)) = self.statement_of(request) else {
+                let least = if command == Command::StmtExecute { 10 } else { 7 };
+                let Some((id, statement)) = self.statement_of(request, end, least) else {
                     return self.unknown_statement(request, end, "mysqld_stmt_execute").await;
                 };
                 if command == Command::StmtExecute && !streamed {
@@ -207,24 +211,26 @@ impl Client {
                     }
                 }
                 let Some(statement) = self.prepared.get(id) else { return Ok(()) };
+                if statement.long_data.too_long {
+                    let most = crate::prepared::MOST_LONG_DATA;
+                    self.skip(request, end).await?;
+                    if let Some(statement) = self.prepared.get_mut(id) {
+                        statement.long_data = LongData::default();
+                    }
+                    let message =
+                        format!("[PM2008] more than {most} bytes of long data for one execution");
+                    return self.error(1, 1153, "08S01", &message).await;
+                }
                 let mut job = Job::new(Kind::Execute(id), Arc::clone(&statement.statement));
-                job.only = statement.held_by;
                 job.bulk = command == Command::StmtBulkExecute;
                 self.run(job, request, end).await
             }
-            Command::StmtSendLongData => {
-                let Some((id, statement)) = self.statement_of(request) else {
-                    return self.skip(request, end).await;
-                };
-                let mut job = Job::new(Kind::LongData(id), Arc::clone(&statement.statement));
-                job.only = statement.held_by;
-                self.run(job, request, end).await
-            }
+            Command::StmtSendLongData => self.keep_long_data(request, end).await,
             Command::StmtFetch if !streamed => {
-                let Some((id, statement)) = self.statement_of(request) else {
+                let Some((id, statement)) = self.statement_of(request, end, 9) else {
                     return self.unknown_statement(request, end, "mysqld_stmt_fetch").await;
                 };
-                let Some(server) = statement.held_by else {
+                let Some(server) = statement.cursor_at else {
                     let message = format!("The statement ({id}) has no open cursor.");
                     return self.error(1, 1421, "HY000", &message).await;
                 };
@@ -233,24 +239,25 @@ impl Client {
                 self.run(job, request, end).await
             }
             Command::StmtReset if !streamed => {
-                let Some((id, statement)) = self.statement_of(request) else {
+                let Some((id, statement)) = self.statement_of(request, end, 5) else {
                     return self.unknown_statement(request, end, "mysqld_stmt_reset").await;
                 };
-                match statement.held_by {
+                let (cursor_at, text) = (statement.cursor_at, Arc::clone(&statement.statement));
+                if let Some(statement) = self.prepared.get_mut(id) {
+                    statement.cursor_at = None;
+                    statement.long_data = LongData::default();
+                }
+                match cursor_at {
                     Some(server) => {
-                        let mut job = Job::new(Kind::Reset(id), Arc::clone(&statement.statement));
+                        let mut job = Job::new(Kind::Reset(id), text);
                         job.only = Some(server);
-                        self.run(job, request, end).await?;
-                        if let Some(statement) = self.prepared.get_mut(id) {
-                            statement.held_by = None;
-                        }
-                        Ok(())
+                        self.run(job, request, end).await
                     }
                     None => self.ok(1).await,
                 }
             }
             Command::StmtClose if !streamed => {
-                if let Some((id, _)) = self.statement_of(request) {
+                if let Some((id, _)) = self.statement_of(request, end, 5) {
                     self.close_statement(id);
                 }
                 Ok(())
@@ -300,6 +307,7 @@ impl Client {
                 self.change_user(&payload).await
             }
             Command::StmtPrepare => {
+                self.prepared.begin();
                 self.skip(request, end).await?;
                 let most = self.config().limits.max_statement;
                 let message = format!(
@@ -383,10 +391,62 @@ impl Client {
         Some(packet)
     }
 
-    fn statement_of(&self, request: &Buffer) -> Option<(u32, &PreparedStatement)> {
-        let id = request.filled().get(HEADER + 1..HEADER + 5)?;
+    /// The statement a command is about; `least`: bytes of the command's fixed part.
+    fn statement_of(
+        &self,
+        request: &Buffer,
+        end: usize,
+        least: usize,
+    ) -> Option<(u32, &PreparedStatement)> {
+        let payload =
+            &request.filled()[HEADER..if end == 0 { request.filled().len() } else { end }];
+        let id = payload.get(1..5).filter(|_| payload.len() >= least)?;
         let id = self.prepared.resolve(u32::from_le_bytes(id.try_into().ok()?));
         Some((id, self.prepared.get(id)?))
+    }
+
+    /// COM_STMT_SEND_LONG_DATA: kept until the statement is executed, on whichever server that will
+    /// be. There is no reply, not even to a wrong one.
+    async fn keep_long_data(&mut self, request: &mut Buffer, end: usize) -> Result<(), End> {
+        let id = self.statement_of(request, end, 7).map(|(id, _)| id);
+        let mut kept =
+            id.and_then(|id| self.prepared.get_mut(id)).map(|s| std::mem::take(&mut s.long_data));
+        if let Some(kept) = &mut kept {
+            kept.begin();
+        }
+        if end != 0 {
+            if let Some(kept) = &mut kept {
+                kept.push(&request.filled()[..end]);
+            }
+        } else {
+            loop {
+                while Header::parse(request.filled()).is_none() {
+                    self.fill(request).await?;
+                }
+                let len = Header::parse(request.filled()).map_or(0, |h| h.len);
+                let mut left = HEADER + len;
+                while left > 0 {
+                    if request.is_empty() {
+                        self.fill(request).await?;
+                    }
+                    let n = left.min(request.filled().len());
+                    if let Some(kept) = &mut kept {
+                        kept.push(&request.filled()[..n]);
+                    }
+                    request.consume(n);
+                    left -= n;
+                }
+                if len < MAX_PAYLOAD {
+                    break;
+                }
+            }
+        }
+        if let (Some(id), Some(kept)) = (id, kept)
+            && let Some(statement) = self.prepared.get_mut(id)
+        {
+            statement.long_data = kept;
+        }
+        Ok(())
     }
 
     async fn unknown_statement(
@@ -558,12 +618,13 @@ pub async fn try_log_in(worker: &Worker, credentials: &Credentials) -> Result<()
 }
 
 /// The execute packet a server needs: its own statement id, and the types if it has not had them.
+/// `None`: `packet` itself, which has the id now.
 pub fn execute_packet(
     packet: &mut [u8],
     id: u32,
     types: Option<(&BoundTypes, u16)>,
 ) -> Option<Vec<u8>> {
-    packet[HEADER + 1..HEADER + 5].copy_from_slice(&id.to_le_bytes());
+    packet.get_mut(HEADER + 1..HEADER + 5)?.copy_from_slice(&id.to_le_bytes());
     let (types, params) = types?;
     let payload = with_types(&packet[HEADER..], params, types)?;
     let mut out = Vec::with_capacity(HEADER + payload.len());

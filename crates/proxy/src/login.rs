@@ -85,13 +85,14 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, leve
         statements: Cell::new(0),
         changed: Cell::new(Instant::now()),
         busy: Cell::new(None),
+        killed: Cell::new(false),
         held: Cell::new(None),
         transaction: Cell::new(None),
         backends: RefCell::default(),
         last_statement: RefCell::default(),
     });
-    worker.enter(&info);
-    // In a block of its own: the socket must outlive its place in the register.
+    // Declared after the socket, so that it goes first.
+    let registered = worker.enter(&info);
     let client = match timeout(limits.login_timeout, log_in(&worker, &mut socket, &info)).await {
         Ok(Ok((login, seq))) => Some((login, seq)),
         Ok(Err(denied)) => {
@@ -112,6 +113,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, leve
         }
         *info.user.borrow_mut() = String::from_utf8_lossy(&login.credentials.user).into_owned();
         let mut client = Client {
+            _registered: registered,
             worker: Rc::clone(&worker),
             socket,
             info: Rc::clone(&info),
@@ -124,10 +126,6 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, leve
             level,
         };
         client.welcome_and_serve(seq).await;
-        worker.leave(id);
-        drop(client);
-    } else {
-        worker.leave(id);
     }
 }
 

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::sync::Arc;
 
 use pointsman_cluster::ServerId;
-use pointsman_wire::BoundTypes;
+use pointsman_wire::{BoundTypes, HEADER};
 
 use crate::worker::Statement;
 
@@ -16,14 +16,79 @@ pub struct PreparedStatement {
     pub params: u16,
     /// Types of its parameters as last sent.
     pub types: Option<BoundTypes>,
-    /// Where its cursor or its long data is.
-    pub held_by: Option<ServerId>,
+    /// Where its cursor is open, for COM_STMT_FETCH.
+    pub cursor_at: Option<ServerId>,
+    /// COM_STMT_SEND_LONG_DATA packets since the last execution, to go before the next.
+    pub long_data: LongData,
+    /// Default schema and `sql_mode` under which its text was read.
+    pub context: Context,
 }
+
+/// Packets kept for the next execution, which may happen on any server.
+#[derive(Default)]
+pub struct LongData {
+    pub packets: Vec<u8>,
+    /// Where in `packets` each command begins.
+    commands: Vec<usize>,
+    /// More came than is kept: the execution must be refused.
+    pub too_long: bool,
+}
+
+impl LongData {
+    /// A new command begins with what comes next.
+    pub fn begin(&mut self) {
+        self.commands.push(self.packets.len());
+    }
+
+    pub fn push(&mut self, bytes: &[u8]) {
+        if self.packets.len() + bytes.len() > MOST_LONG_DATA {
+            self.too_long = true;
+            self.packets = Vec::new();
+            self.commands = Vec::new();
+        }
+        if !self.too_long {
+            self.packets.extend_from_slice(bytes);
+        }
+    }
+
+    /// The packets for a server that knows the statement as `id`.
+    pub fn for_server(&self, id: u32) -> Vec<u8> {
+        let mut packets = self.packets.clone();
+        for at in &self.commands {
+            if let Some(place) = packets.get_mut(at + HEADER + 1..at + HEADER + 5) {
+                place.copy_from_slice(&id.to_le_bytes());
+            }
+        }
+        packets
+    }
+}
+
+/// What decides how a statement's text is read.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Context {
+    pub schema: Option<Box<[u8]>>,
+    /// `None`: the server's default.
+    pub sql_mode: Option<Box<[u8]>>,
+}
+
+impl Context {
+    pub fn of(variables: &pointsman_session::Variables) -> Self {
+        Self {
+            schema: variables.schema().map(Into::into),
+            sql_mode: variables.get(b"sql_mode").map(Into::into),
+        }
+    }
+}
+
+/// Most long data kept for one execution, in bytes.
+pub const MOST_LONG_DATA: usize = 64 << 20;
 
 /// The client's prepared statements.
 #[derive(Default)]
 pub struct Prepared {
     newest: u32,
+    /// The one that id -1 means: the last prepared, if that succeeded and it is still there.
+    last: Option<u32>,
     statements: HashMap<u32, PreparedStatement>,
 }
 
@@ -31,6 +96,11 @@ pub struct Prepared {
 const NEWEST: u32 = u32::MAX;
 
 impl Prepared {
+    /// A statement is about to be prepared: until that has succeeded, id -1 means none.
+    pub fn begin(&mut self) {
+        self.last = None;
+    }
+
     /// Adds a statement; gives the id to tell the client.
     pub fn insert(&mut self, statement: PreparedStatement) -> u32 {
         loop {
@@ -43,13 +113,14 @@ impl Prepared {
             }
         }
         self.statements.insert(self.newest, statement);
+        self.last = Some(self.newest);
         self.newest
     }
 
     /// The id the client means.
     #[must_use]
     pub fn resolve(&self, id: u32) -> u32 {
-        if id == NEWEST { self.newest } else { id }
+        if id == NEWEST { self.last.unwrap_or(NEWEST) } else { id }
     }
 
     pub fn get(&self, id: u32) -> Option<&PreparedStatement> {
@@ -62,5 +133,6 @@ impl Prepared {
 
     pub fn remove(&mut self, id: u32) {
         self.statements.remove(&id);
+        self.last = self.last.filter(|last| *last != id);
     }
 }

@@ -50,7 +50,7 @@ pub trait Watcher {
     /// Something may have been committed, and the reply can't say where.
     async fn wrote_somewhere(&mut self);
     /// Whether a statement of this kind, ending in an error here, may have committed something.
-    fn may_have_written(&self) -> bool;
+    fn may_have_written(&self, in_transaction: bool) -> bool;
 }
 
 /// Relays one reply.
@@ -65,6 +65,8 @@ pub async fn relay(
     let server = backend.server;
     let mut outcome = Outcome::default();
     let mut passed = 0;
+    // A result set ended with news of the session that its EOF could not carry.
+    let mut owed = false;
     // Long waits hold no buffer.
     if let Err(e) = backend.socket.readable().await {
         return Err(Failure::Server { broken: e.into(), passed, next_seq: Some(1) });
@@ -94,8 +96,9 @@ pub async fn relay(
                     let (start, mut end) = (ready + pass, ready + end);
                     match control {
                         Control::Ok(ok) => {
-                            outcome.cursor = ok.status.contains(Status::CURSOR_EXISTS);
-                            session.replied(server.0, ok.status);
+                            let status = ok.status;
+                            outcome.cursor = status.contains(Status::CURSOR_EXISTS);
+                            session.replied(server.0, status);
                             if !ok.state.is_empty() {
                                 note_changes(session, &ok, watcher);
                                 let tracks = client_caps.contains(Capabilities::SESSION_TRACK);
@@ -106,15 +109,16 @@ pub async fn relay(
                                     buf.close_gap(end, gone);
                                     end -= gone;
                                 }
-                            } else if ok.status.contains(Status::SESSION_STATE_CHANGED)
-                                && !ok.status.contains(Status::MORE_RESULTS)
-                            {
+                            } else {
+                                owed |= status.contains(Status::SESSION_STATE_CHANGED);
+                            }
+                            if owed && !status.contains(Status::MORE_RESULTS) {
                                 watcher.wrote_somewhere().await;
                             }
                         }
                         Control::Err(e) => {
                             outcome.error = Some(e.code);
-                            if session.transaction().is_none() && watcher.may_have_written() {
+                            if owed || watcher.may_have_written(session.transaction().is_some()) {
                                 watcher.wrote_somewhere().await;
                             }
                         }

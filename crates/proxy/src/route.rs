@@ -1,14 +1,14 @@
 //! One command's way: to which server, over which connection, and what if that fails.
 
+use std::collections::VecDeque;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
 use pointsman_cluster::ServerId;
 use pointsman_cluster::gtid::Position;
 use pointsman_session::{Decision, Level, Lost, Refusal, Restore, Target, Why};
-use pointsman_sql::{Class, Effects, Reason, Route};
+use pointsman_sql::{Class, Effects, Reason, Route, Tables};
 use pointsman_wire::{
     BoundTypes, Capabilities, Expect, HEADER, Header, MAX_PAYLOAD, Status, Tracker, err_packet,
     write_packet,
@@ -19,10 +19,10 @@ use crate::backend::{Backend, Broken, ConnectError, Here, error_code};
 use crate::buffers::Buffer;
 use crate::client::{Client, End, execute_packet};
 use crate::pick::{self, Wanted};
-use crate::prepared::{Prepared, PreparedStatement};
+use crate::prepared::{Context, LongData, Prepared, PreparedStatement};
 use crate::relay::{Failure, Outcome, Watcher, relay};
 use crate::stats::ToPrimary;
-use crate::worker::{Place, Statement, Worker};
+use crate::worker::{Place, Statement, Waiting, Worker};
 
 /// What a command is, as far as its way is concerned.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,7 +31,6 @@ pub enum Kind {
     Prepare,
     /// With the client's statement id, as in the next four.
     Execute(u32),
-    LongData(u32),
     Fetch(u32),
     Reset(u32),
     InitDb,
@@ -62,7 +61,6 @@ impl Job {
             Kind::Query | Kind::Execute(_) => Expect::Results,
             Kind::Prepare => Expect::Prepare,
             Kind::Fetch(_) => Expect::Rows,
-            Kind::LongData(_) => Expect::Nothing,
             _ => pointsman_wire::Command::from_byte(first).expect(),
         }
     }
@@ -137,9 +135,8 @@ impl Client {
             self.drain_streamed(request, end).await?;
             return self.report(problem, 1).await;
         }
-        let retryable = end != 0
-            && matches!(decision.target, Target::Replica | Target::AnySession)
-            && !matches!(job.kind, Kind::LongData(_));
+        let retryable = end != 0 && matches!(decision.target, Target::Replica | Target::AnySession);
+        let mut sent_again = 0;
         let mut excluded: SmallVec<[ServerId; 4]> = SmallVec::new();
         loop {
             let choice = match self.choose(&decision, &job, &excluded).await {
@@ -183,16 +180,28 @@ impl Client {
             if let Some(why) = choice.to_primary {
                 self.worker.stats.read_to_primary(why);
             }
-            self.info.busy.set(Some((server, backend.socket.raw_fd())));
             self.info.changed.set(began);
-            let live = Arc::clone(&backend.live);
-            live.running.fetch_add(1, Relaxed);
+            self.info.killed.set(false);
+            let waiting =
+                Waiting::begin(&self.info, server, backend.socket.raw_fd(), Some(&backend.live));
             let result = self.exchange(&mut backend, &job, request, end).await;
-            live.running.fetch_sub(1, Relaxed);
-            self.info.busy.set(None);
+            drop(waiting);
             match result {
                 Ok(outcome) => {
                     backend.version = self.session.variables().version();
+                    if job.executes() && may_stop_tracking(&statement) {
+                        // What it set for the client must not keep the session's truth from us.
+                        let waiting =
+                            Waiting::begin(&self.info, server, backend.socket.raw_fd(), None);
+                        let tracked = backend.track().await;
+                        drop(waiting);
+                        if !matches!(tracked, Ok(Ok(_))) {
+                            drop(backend);
+                            self.forget_backend(server);
+                            self.session.lost(server.0);
+                            return Err(End::Broken);
+                        }
+                    }
                     self.backends.push(backend);
                     self.finish(&job, server, &outcome);
                     if outcome.error.is_none() && end != 0 && sets_names(&job) {
@@ -211,7 +220,11 @@ impl Client {
                     self.forget_backend(server);
                     self.worker.shared.cluster.report_failure(server);
                     let lost = self.session.lost(server.0);
-                    if retryable && passed == 0 && lost == Lost::Nothing {
+                    // A statement that brings servers down must not bring all of them down.
+                    let again =
+                        !choice.primary && sent_again < MOST_RESENDS && !self.info.killed.get();
+                    if retryable && passed == 0 && lost == Lost::Nothing && again {
+                        sent_again += 1;
                         self.worker.stats.retried_reads.add(1);
                         excluded.push(server);
                         continue;
@@ -232,15 +245,8 @@ impl Client {
             return to(Target::Server(server.0));
         }
         match job.kind {
-            Kind::LongData(_) => match self.session.transaction() {
-                Some(server) => to(Target::Server(server)),
-                None => to(Target::Primary),
-            },
-            Kind::Other => match self.session.transaction() {
-                Some(server) => to(Target::Server(server)),
-                None => to(Target::Primary),
-            },
-            Kind::LastUsed => match self.session.last_used() {
+            Kind::Other => to(Target::Primary),
+            Kind::LastUsed => match self.session.transaction() {
                 Some(server) => to(Target::Server(server)),
                 None => to(Target::AnySession),
             },
@@ -260,6 +266,18 @@ impl Client {
                 let server = ServerId(server);
                 let primary = self.worker.snapshot(|s| s.primary) == Some(server);
                 let read = job.statement.verdict.class == Class::Read && job.executes() && primary;
+                // `SELECT FOUND_ROWS(), ... FROM t`: an answer of that server, and a read as well.
+                let verdict = &job.statement.verdict;
+                if !primary
+                    && job.executes()
+                    && verdict.route == Route::LastUsed
+                    && verdict.class == Class::Read
+                    && verdict.tables != Tables::Known(Box::default())
+                    && self.session.transaction().is_none()
+                    && !self.is_fresh(server).await
+                {
+                    return self.primary(Some(ToPrimary::ReplicaBehind));
+                }
                 Ok(Choice {
                     server,
                     primary,
@@ -289,6 +307,19 @@ impl Client {
                     Err(why) => self.primary(counted.then_some(why)),
                 }
             }
+        }
+    }
+
+    /// Whether `server` has, within `causal_timeout`, what this session's reads must see.
+    async fn is_fresh(&self, server: ServerId) -> bool {
+        match self.wanted().await {
+            Ok(None) => true,
+            Ok(Some(position)) => {
+                let within = self.config().routing.causal_timeout;
+                let cluster = &self.worker.shared.cluster;
+                cluster.wait_applied(&[server], &position, within).await.is_some()
+            }
+            Err(_) => false,
         }
     }
 
@@ -399,14 +430,13 @@ impl Client {
             }
             None => self.connect(server).await?,
         };
-        if backend.version != self.session.variables().version() {
-            self.bring_up_to_date(&mut backend).await?;
-        }
-        if let Kind::Execute(id) | Kind::LongData(id) | Kind::Fetch(id) | Kind::Reset(id) = job.kind
+        if let Kind::Execute(id) | Kind::Fetch(id) | Kind::Reset(id) = job.kind
             && !backend.statements.contains_key(&id)
             && let Some(statement) = self.prepared.get(id)
         {
-            match backend.command(&statement.command).await {
+            let (command, context) = (statement.command.clone(), statement.context.clone());
+            backend = self.in_context(backend, &context).await?;
+            match self.own_command(&mut backend, &command).await {
                 Ok(Ok((here, _, _))) => {
                     backend.statements.insert(id, Here { id: here, bound: false });
                 }
@@ -414,11 +444,65 @@ impl Client {
                     self.backends.push(backend);
                     return Err(Unusable::Refused(payload));
                 }
-                Err(broken) => {
-                    drop(backend);
-                    self.forget_backend(server);
-                    return Err(Unusable::Unreachable(broken.to_string()));
+                Err(broken) => return Err(self.gone(backend, &broken)),
+            }
+        }
+        if backend.version != self.session.variables().version() {
+            backend = self.bring_up_to_date(backend).await?;
+        }
+        Ok(backend)
+    }
+
+    /// A command of our own; the session counts as waiting for the server meanwhile, so that one
+    /// that hangs does not hold it for ever.
+    async fn own_command(
+        &self,
+        backend: &mut Backend,
+        payload: &[u8],
+    ) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
+        let _waiting = Waiting::begin(&self.info, backend.server, backend.socket.raw_fd(), None);
+        backend.command(payload).await
+    }
+
+    /// The connection broke under a command of our own: what went with it decides.
+    fn gone(&mut self, backend: Box<Backend>, broken: &Broken) -> Unusable {
+        let server = backend.server;
+        drop(backend);
+        self.forget_backend(server);
+        match self.session.lost(server.0) {
+            Lost::Nothing => Unusable::Unreachable(broken.to_string()),
+            Lost::Transaction => Unusable::Lost("an open transaction"),
+            Lost::State(what) => Unusable::Lost(what),
+        }
+    }
+
+    /// Gives the server the schema and `sql_mode` that a statement was prepared under, if the
+    /// session has others by now; it is brought up to date afterwards.
+    async fn in_context(
+        &mut self,
+        mut backend: Box<Backend>,
+        context: &Context,
+    ) -> Result<Box<Backend>, Unusable> {
+        if *context == Context::of(self.session.variables()) {
+            return Ok(backend);
+        }
+        let mut commands = Vec::new();
+        if let Some(schema) = &context.schema {
+            commands.push([b"\x02", &schema[..]].concat());
+        }
+        commands.push(match &context.sql_mode {
+            Some(mode) => [b"\x03SET sql_mode='", &mode[..], b"'"].concat(),
+            None => b"\x03SET sql_mode=DEFAULT".to_vec(),
+        });
+        backend.version = 0;
+        for command in commands {
+            match self.own_command(&mut backend, &command).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(payload)) => {
+                    self.backends.push(backend);
+                    return Err(Unusable::Refused(payload));
                 }
+                Err(broken) => return Err(self.gone(backend, &broken)),
             }
         }
         Ok(backend)
@@ -462,10 +546,16 @@ impl Client {
         self.info.backends.borrow_mut().retain(|p| p.server != server);
     }
 
-    async fn bring_up_to_date(&mut self, backend: &mut Backend) -> Result<(), Unusable> {
-        let steps = self.session.variables().restore(backend.version);
-        for step in steps {
+    async fn bring_up_to_date(
+        &mut self,
+        mut backend: Box<Backend>,
+    ) -> Result<Box<Backend>, Unusable> {
+        let from = backend.version;
+        let mut steps: VecDeque<_> = self.session.variables().restore(from).into();
+        let mut one_by_one = false;
+        while let Some(step) = steps.pop_front() {
             let mut payload;
+            let is_set = matches!(step, Restore::Set(_));
             match step {
                 Restore::Schema(name) => {
                     payload = vec![0x02];
@@ -477,14 +567,28 @@ impl Client {
                 }
                 Restore::MultiStatements(on) => payload = vec![0x1b, u8::from(!on), 0],
             }
-            match backend.command(&payload).await {
+            match self.own_command(&mut backend, &payload).await {
                 Ok(Ok(_)) => {}
-                Ok(Err(payload)) => return Err(Unusable::Refused(payload)),
-                Err(broken) => return Err(Unusable::Unreachable(broken.to_string())),
+                // A server of another version may lack a variable or a value. The others count.
+                Ok(Err(_)) if is_set && !one_by_one => {
+                    one_by_one = true;
+                    steps = self.session.variables().restore_each(from).into();
+                }
+                Ok(Err(payload)) if is_set && is_unknown_to_server(error_code(&payload)) => {
+                    tracing::debug!(
+                        server = backend.server.0,
+                        "a session variable can't be carried"
+                    );
+                }
+                Ok(Err(payload)) => {
+                    self.backends.push(backend);
+                    return Err(Unusable::Refused(payload));
+                }
+                Err(broken) => return Err(self.gone(backend, &broken)),
             }
         }
         backend.version = self.session.variables().version();
-        Ok(())
+        Ok(backend)
     }
 
     /// Sends the command over `backend` and relays the reply.
@@ -502,7 +606,8 @@ impl Client {
             next_seq: Some(1),
         };
         let mut own_packet = None;
-        if let Kind::Execute(id) | Kind::LongData(id) | Kind::Fetch(id) | Kind::Reset(id) = job.kind
+        backend.in_step = false;
+        if let Kind::Execute(id) | Kind::Fetch(id) | Kind::Reset(id) = job.kind
             && let Some(here) = backend.statements.get_mut(&id)
         {
             let types = match (&job.kind, self.prepared.get(id)) {
@@ -516,6 +621,12 @@ impl Client {
             here.bound |= matches!(job.kind, Kind::Execute(_));
             let len = if end == 0 { request.filled().len() } else { end };
             own_packet = execute_packet(&mut request.filled_mut()[..len], here.id, types);
+            if let (Kind::Execute(_), Some(statement)) = (job.kind, self.prepared.get(id))
+                && !statement.long_data.packets.is_empty()
+            {
+                let packets = statement.long_data.for_server(here.id);
+                backend.send(&packets).await.map_err(server_failed)?;
+            }
         }
         let expect = job.expect(first);
         if end == 0 {
@@ -525,9 +636,6 @@ impl Client {
             let packet = packet.unwrap_or(&request.filled()[..end]);
             backend.send(packet).await.map_err(server_failed)?;
         }
-        if expect == Expect::Nothing {
-            return Ok(Outcome::default());
-        }
         // What shapes replies is what was agreed with this server.
         let mut tracker = Tracker::new(expect, backend.caps);
         let Self { socket, session, prepared, login, worker, wrote, unsure, .. } = self;
@@ -536,10 +644,24 @@ impl Client {
             None => &request.filled()[HEADER.min(end)..end],
         };
         let primary = worker.snapshot(|s| s.primary) == Some(backend.server);
-        let mut watcher =
-            Watching { job, command, prepared, worker, primary, wrote, unsure, client_id: None };
+        let context = match job.kind {
+            Kind::Prepare => Context::of(session.variables()),
+            _ => Context::default(),
+        };
+        let mut watcher = Watching {
+            job,
+            command,
+            prepared,
+            worker,
+            primary,
+            wrote,
+            unsure,
+            context,
+            client_id: None,
+        };
         let outcome =
             relay(backend, socket, session, &mut tracker, login.caps, &mut watcher).await?;
+        backend.in_step = true;
         if let (Some(own), Some((id, _))) = (watcher.client_id, outcome.prepared) {
             backend.statements.insert(own, Here { id, bound: false });
         }
@@ -607,20 +729,16 @@ impl Client {
 
     /// What a reply means beyond its bytes.
     fn finish(&mut self, job: &Job, server: ServerId, outcome: &Outcome) {
+        if let Kind::Execute(id) = job.kind
+            && let Some(statement) = self.prepared.get_mut(id)
+        {
+            statement.cursor_at = (outcome.error.is_none() && outcome.cursor).then_some(server);
+            statement.long_data = LongData::default();
+        }
         if outcome.error.is_some() {
             return;
         }
         match job.kind {
-            Kind::Execute(id) => {
-                if let Some(statement) = self.prepared.get_mut(id) {
-                    statement.held_by = outcome.cursor.then_some(server);
-                }
-            }
-            Kind::LongData(id) => {
-                if let Some(statement) = self.prepared.get_mut(id) {
-                    statement.held_by = Some(server);
-                }
-            }
             Kind::SetOption(on) => {
                 self.session.set_multi_statements(on);
                 self.login.caps.set(Capabilities::MULTI_STATEMENTS, on);
@@ -654,7 +772,7 @@ impl Client {
             return Ok(());
         };
         let mut backend = self.backends.swap_remove(at);
-        match backend.command(b"\x03COMMIT").await {
+        match self.own_command(&mut backend, b"\x03COMMIT").await {
             Ok(Ok(_)) => {
                 self.session.replied(replica.0, backend.status);
                 self.backends.push(backend);
@@ -757,6 +875,21 @@ impl Client {
     }
 }
 
+/// How often a read is sent once more after a server died under it.
+const MOST_RESENDS: u32 = 2;
+
+/// "I don't know that variable, that value, or that character set."
+fn is_unknown_to_server(code: u16) -> bool {
+    matches!(code, 1115 | 1193 | 1227 | 1228 | 1229 | 1231 | 1232 | 1238 | 1273)
+}
+
+/// Whether it may have changed what servers report to us.
+fn may_stop_tracking(statement: &Statement) -> bool {
+    let sets = Effects::SET_SYSVAR | Effects::SET_OTHER | Effects::MULTI | Effects::TEXT_PREPARE;
+    statement.verdict.effects.intersects(sets)
+        && statement.text.as_bytes().windows(14).any(|w| w.eq_ignore_ascii_case(b"session_track_"))
+}
+
 /// Whether it is a plain `SET NAMES` or `SET CHARACTER SET`.
 fn sets_names(job: &Job) -> bool {
     let verdict = &job.statement.verdict;
@@ -777,6 +910,7 @@ struct Watching<'a> {
     primary: bool,
     wrote: &'a mut Option<(u64, Position)>,
     unsure: &'a mut bool,
+    context: Context,
     client_id: Option<u32>,
 }
 
@@ -787,7 +921,9 @@ impl Watcher for Watching<'_> {
             statement: Arc::clone(&self.job.statement),
             params,
             types: None,
-            held_by: None,
+            cursor_at: None,
+            long_data: LongData::default(),
+            context: self.context.clone(),
         });
         self.client_id = Some(id);
         id
@@ -810,8 +946,20 @@ impl Watcher for Watching<'_> {
         }
     }
 
-    fn may_have_written(&self) -> bool {
-        self.primary && self.job.statement.verdict.class == Class::Write && self.job.executes()
+    fn may_have_written(&self, in_transaction: bool) -> bool {
+        let verdict = &self.job.statement.verdict;
+        // These commit what is open before they fail, or by themselves.
+        let ends = Effects::DDL
+            | Effects::HIDDEN_CODE
+            | Effects::MULTI
+            | Effects::BEGIN
+            | Effects::END
+            | Effects::LOCK
+            | Effects::TEXT_PREPARE;
+        self.primary
+            && self.job.executes()
+            && (verdict.class == Class::Write && !in_transaction
+                || verdict.effects.intersects(ends))
     }
 }
 

@@ -72,6 +72,11 @@ impl Socket {
         .await
     }
 
+    /// Sends if that is possible at once; nobody waits for it.
+    pub fn try_write(&self, bytes: &[u8]) {
+        let _ = self.stream.try_write(bytes);
+    }
+
     /// Whether the other side has closed, or said something unasked, while nobody was listening.
     /// Costs no system call unless something did arrive.
     pub fn is_stale(&self) -> bool {

@@ -56,6 +56,8 @@ pub struct SessionInfo {
     pub changed: Cell<Instant>,
     /// The server it is waiting for, if it is, and the connection's descriptor.
     pub busy: Cell<Option<(ServerId, RawFd)>>,
+    /// Someone killed what it is running: that is not to be repeated elsewhere.
+    pub killed: Cell<bool>,
     /// What holds its reads on the primary.
     pub held: Cell<Option<&'static str>>,
     /// An open transaction, and whether it is read-only.
@@ -197,13 +199,9 @@ impl Worker {
         });
     }
 
-    pub fn enter(&self, info: &Rc<SessionInfo>) {
+    pub fn enter(self: &Rc<Self>, info: &Rc<SessionInfo>) -> Registered {
         self.sessions.borrow_mut().insert(info.id, Rc::clone(info));
-    }
-
-    /// Before the session's socket closes, so that no one shuts down a stranger's.
-    pub fn leave(&self, id: u32) {
-        self.sessions.borrow_mut().remove(&id);
+        Registered { worker: Rc::clone(self), id: info.id }
     }
 
     /// A server that hangs keeps its connections open. Once the monitor has given it up, whoever
@@ -283,10 +281,57 @@ impl Worker {
             backends: session.backends.borrow().iter().map(|p| (p.server, p.thread)).collect(),
             busy: session.busy.get().map(|(server, _)| server),
         };
-        if request.connection && victim.user == request.by {
-            hang_up(session.fd);
+        if victim.user == request.by {
+            session.killed.set(true);
+            if request.connection {
+                hang_up(session.fd);
+            }
         }
         Some(victim)
+    }
+}
+
+/// A session's place in the register. Must go before the session's socket closes, so that no one
+/// shuts down a stranger's.
+pub struct Registered {
+    worker: Rc<Worker>,
+    id: u32,
+}
+
+impl Drop for Registered {
+    fn drop(&mut self) {
+        self.worker.sessions.borrow_mut().remove(&self.id);
+    }
+}
+
+/// A session waits for a server; ends with this value, however that comes about.
+pub struct Waiting {
+    info: Rc<SessionInfo>,
+    live: Option<Arc<pointsman_cluster::Live>>,
+}
+
+impl Waiting {
+    /// `live`: where the running statement is counted; `None` for commands of our own.
+    pub fn begin(
+        info: &Rc<SessionInfo>,
+        server: ServerId,
+        fd: RawFd,
+        live: Option<&Arc<pointsman_cluster::Live>>,
+    ) -> Self {
+        info.busy.set(Some((server, fd)));
+        if let Some(live) = live {
+            live.running.fetch_add(1, Relaxed);
+        }
+        Self { info: Rc::clone(info), live: live.cloned() }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        self.info.busy.set(None);
+        if let Some(live) = &self.live {
+            live.running.fetch_sub(1, Relaxed);
+        }
     }
 }
 

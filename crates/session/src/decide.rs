@@ -118,27 +118,37 @@ impl Session {
         let opaque = effects.contains(Effects::MULTI)
             || effects.contains(Effects::TEXT_PREPARE)
             || effects.contains(Effects::HIDDEN_CODE) && verdict.reason != Reason::UnknownFunction;
-        match verdict.route {
-            Route::AnyReplica | Route::AnySession | Route::LastUsed => Ok(stay),
-            _ if opaque => Err(Refusal::OpaqueInReadOnlyTransaction),
+        let away = Decision {
+            target: Target::Primary,
+            why: Why::Text(verdict.reason),
+            commit_first: None,
+        };
+        if matches!(verdict.route, Route::AnyReplica | Route::AnySession | Route::LastUsed) {
+            return Ok(stay);
+        }
+        if opaque {
+            return Err(Refusal::OpaqueInReadOnlyTransaction);
+        }
+        match verdict.reason {
+            // COMMIT AND CHAIN goes on as read-only, here.
             _ if effects.contains(Effects::END) => Ok(stay),
-            _ if effects.intersects(
-                Effects::BEGIN | Effects::LOCK | Effects::SET_AUTOCOMMIT | Effects::XA,
-            ) =>
-            {
-                Ok(Decision {
-                    target: Target::Primary,
-                    why: Why::Text(verdict.reason),
-                    commit_first: Some(server),
-                })
+            _ if effects.intersects(Effects::BEGIN | Effects::SET_OTHER) => {
+                Ok(Decision { commit_first: Some(server), ..away })
             }
-            // The server itself refuses writes by functions and takes locks that hurt no one there.
-            _ => match verdict.reason {
-                Reason::LockingRead | Reason::UnknownFunction => Ok(stay),
-                _ if verdict.class == Class::Write => Err(Refusal::ReadOnlyTransaction),
-                Reason::UserVariable => Err(Refusal::OpaqueInReadOnlyTransaction),
-                _ => Ok(stay),
-            },
+            // Savepoints.
+            Reason::Transaction => Ok(stay),
+            // The server itself refuses writes by functions, and row locks.
+            Reason::LockingRead | Reason::UnknownFunction => Ok(stay),
+            Reason::PrimaryFunction | Reason::PrimaryVariable | Reason::ServerStatus
+                if verdict.class != Class::Write =>
+            {
+                Ok(stay)
+            }
+            // A lock that others are to see, and no business of the transaction's.
+            Reason::NamedLock => Ok(away),
+            Reason::UserVariable => Err(Refusal::OpaqueInReadOnlyTransaction),
+            _ if verdict.class == Class::Write => Err(Refusal::ReadOnlyTransaction),
+            _ => Ok(Decision { commit_first: Some(server), ..away }),
         }
     }
 
@@ -256,7 +266,19 @@ mod tests {
         for sql in ["CALL p()", "COMMIT; BEGIN; INSERT INTO t VALUES (1)", "EXECUTE s"] {
             assert_eq!(s.target(sql), Err(Refusal::OpaqueInReadOnlyTransaction), "{sql}");
         }
-        for sql in ["BEGIN", "START TRANSACTION", "LOCK TABLES t WRITE", "SET autocommit = 0"] {
+        for sql in [
+            "BEGIN",
+            "START TRANSACTION",
+            "LOCK TABLES t WRITE",
+            "SET autocommit = 0",
+            "SET GLOBAL max_connections = 10",
+            "FLUSH TABLES",
+            "STOP SLAVE",
+            "RESET MASTER",
+            "SHUTDOWN",
+            "PURGE BINARY LOGS TO 'x'",
+            "INSTALL SONAME 'x'",
+        ] {
             let decision = s.0.decide(&verdict(sql), Some(PRIMARY)).unwrap();
             assert_eq!(
                 (decision.target, decision.commit_first),

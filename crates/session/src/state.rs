@@ -196,6 +196,12 @@ impl Session {
         if effects.contains(Effects::UNLOCK) && !effects.contains(Effects::MULTI) {
             self.unpin(Pin::TableLock);
         }
+        if !self.temporary.is_empty()
+            && matches!(verdict.detail.as_deref(), Some("ALTER" | "RENAME"))
+        {
+            // A temporary table may have another name from here on.
+            self.pin(Pin::HiddenCode);
+        }
         self.user_variables |= effects.contains(Effects::USER_VAR);
         self.text_prepared |= effects.contains(Effects::TEXT_PREPARE);
         if effects.contains(Effects::CREATE_TEMPORARY) {
@@ -215,6 +221,14 @@ impl Session {
     /// The server's status flags, from an OK or EOF of its reply.
     pub fn replied(&mut self, server: Server, status: Status) {
         let was_open = self.transaction.is_some();
+        // A reply from elsewhere says nothing about a transaction that is open here.
+        if !status.contains(Status::IN_TRANSACTION)
+            && self.transaction.is_some_and(|at| at != server)
+        {
+            let open = Status::IN_TRANSACTION | Status::IN_READ_ONLY_TRANSACTION;
+            self.status = status | (self.status & open);
+            return;
+        }
         self.status = status;
         self.transaction = status.contains(Status::IN_TRANSACTION).then_some(server);
         if was_open && self.transaction.is_none() || !was_open && self.transaction.is_some() {

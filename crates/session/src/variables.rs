@@ -105,6 +105,18 @@ impl Variables {
         self.changed.get(name).map(|(_, value)| &value[..])
     }
 
+    /// As [`Variables::restore`], with a statement for each variable: for a server that lacks one.
+    #[must_use]
+    pub fn restore_each(&self, from: u64) -> Vec<Restore> {
+        let changed = self.missing(from).into_iter().map(|(name, value)| {
+            let mut sql = b"SET ".to_vec();
+            put_assignment(&mut sql, name, value);
+            Restore::Set(sql)
+        });
+        let names = self.names.as_ref().filter(|(v, _)| *v > from);
+        names.map(|(_, sql)| Restore::Set(sql.to_vec())).into_iter().chain(changed).collect()
+    }
+
     /// What a server at version `from` is missing, in the order to send it.
     #[must_use]
     pub fn restore(&self, from: u64) -> Vec<Restore> {
@@ -118,33 +130,47 @@ impl Variables {
         {
             steps.push(Restore::Schema(name.clone()));
         }
-        let names = self.names.as_ref().map_or(0, |(v, _)| *v);
         if let Some((v, sql)) = &self.names
             && *v > from
         {
             steps.push(Restore::Set(sql.to_vec()));
         }
-        // In the order they were set: a later one may depend on an earlier (character sets).
+        let mut sql = b"SET ".to_vec();
+        for (name, value) in self.missing(from) {
+            if sql.len() > 4 {
+                sql.push(b',');
+            }
+            put_assignment(&mut sql, name, value);
+        }
+        if sql.len() > 4 {
+            steps.push(Restore::Set(sql));
+        }
+        steps
+    }
+
+    /// Variables changed after `from`, in the order they were set: a later one may depend on an
+    /// earlier (character sets). What the last `SET NAMES` set comes with that.
+    fn missing(&self, from: u64) -> Vec<(&[u8], &[u8])> {
+        let names = self.names.as_ref().map_or(0, |(v, _)| *v);
         let mut changed: Vec<_> = self
             .changed
             .iter()
             .filter(|(name, (v, _))| *v > from && !(*v < names && is_of_names(name)))
             .collect();
         changed.sort_by_key(|(_, (v, _))| *v);
-        if !changed.is_empty() {
-            let mut sql = b"SET ".to_vec();
-            for (i, (name, (_, value))) in changed.into_iter().enumerate() {
-                if i > 0 {
-                    sql.push(b',');
-                }
-                sql.extend_from_slice(b"@@session.`");
-                sql.extend(name.iter().copied().filter(|b| *b != b'`'));
-                sql.extend_from_slice(b"`=");
-                put_value(&mut sql, value);
-            }
-            steps.push(Restore::Set(sql));
-        }
-        steps
+        changed.into_iter().map(|(name, (_, value))| (&name[..], &value[..])).collect()
+    }
+}
+
+fn put_assignment(sql: &mut Vec<u8>, name: &[u8], value: &[u8]) {
+    sql.extend_from_slice(b"@@session.`");
+    sql.extend(name.iter().copied().filter(|b| *b != b'`'));
+    sql.extend_from_slice(b"`=");
+    if value.is_empty() && name == b"character_set_results" {
+        // Reported as an empty text, and not accepted as one.
+        sql.extend_from_slice(b"NULL");
+    } else {
+        put_value(sql, value);
     }
 }
 
@@ -206,6 +232,18 @@ mod tests {
              @@session.`character_set_client`='latin1'"
         );
         assert!(v.restore(v.version()).is_empty());
+    }
+
+    #[test]
+    fn no_character_set_for_results_is_null() {
+        let mut v = Variables::default();
+        v.set(b"character_set_results", b"");
+        v.set(b"sql_mode", b"");
+        assert_eq!(
+            set(&v.restore(0)),
+            "SET @@session.`character_set_results`=NULL,@@session.`sql_mode`=''"
+        );
+        assert_eq!(v.restore_each(0).len(), 2);
     }
 
     #[test]
