@@ -1,7 +1,14 @@
 //! Health checks: one thread a check, so that one that hangs hurts nobody else.
 
+pub(crate) mod dns;
 mod http;
+mod mysql;
+mod ping;
 mod probe;
+#[cfg(test)]
+mod real_servers;
+mod stream;
+mod tls;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -10,8 +17,6 @@ use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use crate::config::Check;
-
-pub(crate) use probe::left_out;
 
 /// Small: a check needs little, and there may be thousands.
 const STACK: usize = 256 << 10;

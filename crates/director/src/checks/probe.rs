@@ -1,66 +1,81 @@
 //! One attempt of each kind of check.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::net::{SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use super::http;
-use crate::config::{Check, CheckKind, Script};
+use super::stream::Timed;
+use super::{dns, http, mysql, ping};
+use crate::config::{Check, CheckKind, Script, Weight};
 use crate::sys::process;
 
 /// Good (with a weight, if the check sets one), or why not.
 pub(crate) fn probe(check: &Check) -> Result<Option<u32>, String> {
-    let limit = check.connect_timeout;
+    let Check { target, bind, connect_timeout: limit, .. } = *check;
     match &check.kind {
         CheckKind::Tcp => connect(check).map(|_| None),
-        CheckKind::Http { tls: false, http_1_1, virtualhost, urls, .. } => {
+        CheckKind::Http { tls, sni, http_1_1, virtualhost, urls } => {
+            let host = virtualhost.as_deref();
             for url in urls {
                 let stream = connect(check)?;
-                http::get(stream, check.target, url, virtualhost.as_deref(), *http_1_1, limit)?;
+                if *tls {
+                    let name = url.virtualhost.as_deref().or(host).filter(|_| *sni);
+                    let stream = super::tls::wrap(stream, target, name)?;
+                    http::get(stream, target, url, host, *http_1_1)?;
+                } else {
+                    http::get(stream, target, url, host, *http_1_1)?;
+                }
             }
             Ok(None)
         }
-        CheckKind::Smtp { helo_name } => smtp(connect(check)?, helo_name, limit).map(|()| None),
+        CheckKind::Smtp { helo_name } => smtp(connect(check)?, helo_name).map(|()| None),
         CheckKind::Udp { payload, require_reply } => {
-            udp(check.target, payload, *require_reply, limit).map(|()| None)
+            udp(target, bind, payload, *require_reply, limit).map(|()| None)
         }
+        CheckKind::Dns { record, name } => {
+            dns::ask(target, bind, record, name, limit).map(|()| None)
+        }
+        CheckKind::Ping => ping::ping(target, bind, limit).map(|()| None),
         CheckKind::Misc { script, timeout, dynamic } => {
             misc(script, timeout.unwrap_or(check.delay_loop), *dynamic)
         }
-        CheckKind::Mysql { .. } => mysql_greeting(connect(check)?, limit).map(|()| None),
-        // Told as unsupported at the start; never taken for a failure of the server.
-        CheckKind::Http { tls: true, .. }
-        | CheckKind::Dns { .. }
-        | CheckKind::Ping
-        | CheckKind::File { .. } => Ok(None),
+        CheckKind::File { path, weight, base, .. } => {
+            file(number_in(path), weight.unwrap_or_default(), *base)
+        }
+        CheckKind::Mysql { user, password, role, max_lag } => {
+            let account = user.as_deref().map(|user| mysql::Account {
+                user,
+                password: password.as_ref().map_or("", |p| p.expose()),
+            });
+            mysql::check(connect(check)?, account, *role, *max_lag).map(|()| None)
+        }
     }
 }
 
-/// What [`probe`] leaves out of this kind of check, for the operator to know.
-pub(crate) fn left_out(kind: &CheckKind) -> Option<&'static str> {
-    match kind {
-        CheckKind::Http { tls: true, .. } => Some("SSL_GET is not done yet: it counts as good"),
-        CheckKind::Dns { .. } => Some("DNS_CHECK is not done yet: it counts as good"),
-        CheckKind::Ping => Some("PING_CHECK is not done yet: it counts as good"),
-        CheckKind::File { .. } => Some("FILE_CHECK is not done yet: it counts as good"),
-        CheckKind::Http { urls, .. }
-            if urls.iter().any(|u| u.digest.is_some() || u.regex.is_some()) =>
-        {
-            Some("digest and regex are not looked at yet: only the status is")
-        }
-        CheckKind::Mysql { user: Some(_), .. } => {
-            Some("MYSQL_CHECK reads the greeting only: no login, role or lag yet")
-        }
-        _ => None,
-    }
+fn connect(check: &Check) -> Result<Timed, String> {
+    Timed::connect(check.target, check.bind, check.connect_timeout)
+        .map_err(|e| format!("connecting to {}: {}", check.target, short(&e)))
 }
 
-fn connect(check: &Check) -> Result<TcpStream, String> {
-    let stream = TcpStream::connect_timeout(&check.target, check.connect_timeout)
-        .map_err(|e| format!("connecting to {}: {}", check.target, short(&e)))?;
-    let _ = stream.set_read_timeout(Some(check.connect_timeout));
-    let _ = stream.set_write_timeout(Some(check.connect_timeout));
-    Ok(stream)
+/// keepalived.conf(5), FILE_CHECK: without a weight any number but 0 is bad; with one the number
+/// times it is added to the real server's weight, and -254 and below is bad.
+fn file(number: i32, weight: Weight, base: u32) -> Result<Option<u32>, String> {
+    if weight.value == 0 {
+        let bad = (number != 0) != weight.reverse;
+        return if bad { Err(format!("its file says {number}")) } else { Ok(None) };
+    }
+    let sign = if weight.reverse { -1 } else { 1 };
+    let change = i64::from(number) * i64::from(weight.value) * sign;
+    if change <= -254 {
+        return Err(format!("its file says {number}"));
+    }
+    let sum = (i64::from(base) + change).clamp(0, 65_535);
+    Ok(Some(u32::try_from(sum).unwrap_or_default()))
+}
+
+/// A file that is missing or holds no number counts as 0, as with `track_file`.
+fn number_in(path: &str) -> i32 {
+    std::fs::read_to_string(path).ok().and_then(|t| t.trim().parse().ok()).unwrap_or(0)
 }
 
 pub(crate) fn short(error: &std::io::Error) -> String {
@@ -72,16 +87,12 @@ pub(crate) fn short(error: &std::io::Error) -> String {
 }
 
 /// RFC 5321: greeting, HELO, QUIT.
-fn smtp(mut stream: TcpStream, helo: &str, limit: Duration) -> Result<(), String> {
-    let end = Instant::now() + limit;
-    let expect = |stream: &mut TcpStream, what: &str| -> Result<(), String> {
+fn smtp(mut stream: Timed, helo: &str) -> Result<(), String> {
+    let expect = |stream: &mut Timed, what: &str| -> Result<(), String> {
         let mut line = Vec::new();
         let mut byte = [0];
         // To the end of the last line: "250 text", not "250-text".
         loop {
-            if Instant::now() >= end {
-                return Err(format!("no answer to {what} in time"));
-            }
             if stream.read(&mut byte).map_err(|e| short(&e))? == 0 {
                 return Err(format!("closed at {what}"));
             }
@@ -105,9 +116,19 @@ fn smtp(mut stream: TcpStream, helo: &str, limit: Duration) -> Result<(), String
 }
 
 /// Good if no ICMP error comes back in time, or, if asked for, an answer.
-fn udp(target: SocketAddr, payload: &[u8], reply: bool, limit: Duration) -> Result<(), String> {
+fn udp(
+    target: SocketAddr,
+    bind: Option<SocketAddr>,
+    payload: &[u8],
+    reply: bool,
+    limit: Duration,
+) -> Result<(), String> {
     let any = if target.is_ipv6() { "[::]:0" } else { "0.0.0.0:0" };
-    let socket = UdpSocket::bind(any).map_err(|e| short(&e))?;
+    let socket = match bind {
+        Some(bind) => UdpSocket::bind(bind),
+        None => UdpSocket::bind(any),
+    };
+    let socket = socket.map_err(|e| short(&e))?;
     socket.connect(target).map_err(|e| short(&e))?;
     socket.set_read_timeout(Some(limit)).map_err(|e| short(&e))?;
     socket.send(if payload.is_empty() { b"pointsman" } else { payload }).map_err(|e| short(&e))?;
@@ -147,27 +168,6 @@ fn misc(script: &Script, limit: Duration, dynamic: bool) -> Result<Option<u32>, 
         Some(code @ 2..) if dynamic => Ok(Some(code as u32 - 2)),
         Some(code) => Err(format!("the script ended with {code}")),
         None => Err("the script was killed".to_owned()),
-    }
-}
-
-/// The server's first packet: version 10, not an error (MySQL protocol, HandshakeV10).
-fn mysql_greeting(mut stream: TcpStream, limit: Duration) -> Result<(), String> {
-    let end = Instant::now() + limit;
-    let mut greeting = [0; 5];
-    let mut have = 0;
-    while have < greeting.len() {
-        if Instant::now() >= end {
-            return Err("no greeting in time".to_owned());
-        }
-        match stream.read(&mut greeting[have..]).map_err(|e| short(&e))? {
-            0 => return Err("closed before its greeting".to_owned()),
-            n => have += n,
-        }
-    }
-    match greeting[4] {
-        10 => Ok(()),
-        0xff => Err("refuses connections".to_owned()),
-        other => Err(format!("speaks protocol {other}, not MySQL's 10")),
     }
 }
 
@@ -229,9 +229,66 @@ mod tests {
 
     #[test]
     fn a_database_that_greets_with_an_error_or_not_at_all_is_down() {
-        assert_eq!(probe(&check(mysql(), answering(b"\x4a\0\0\0\x0a8.0"))), Ok(None));
-        assert!(probe(&check(mysql(), answering(b"\x4a\0\0\0\xff\x10"))).is_err());
+        assert_eq!(probe(&check(mysql(), answering(b"\x04\0\0\0\x0a8.0"))), Ok(None));
+        assert!(probe(&check(mysql(), answering(b"\x04\0\0\0\xff\x10\x04x"))).is_err());
         assert!(probe(&check(mysql(), answering(b""))).is_err());
+    }
+
+    #[test]
+    fn a_file_is_good_bad_or_a_weight() {
+        let weight = |value, reverse| Weight { value, reverse };
+        assert_eq!(file(0, weight(0, false), 5), Ok(None));
+        assert!(file(1, weight(0, false), 5).is_err());
+        assert!(file(0, weight(0, true), 5).is_err());
+        assert_eq!(file(3, weight(2, false), 5), Ok(Some(11)));
+        assert_eq!(file(3, weight(2, true), 5), Ok(Some(0)));
+        assert!(file(-127, weight(2, false), 5).is_err());
+    }
+
+    #[test]
+    fn a_check_binds_where_it_is_told() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let mut bound = check(CheckKind::Tcp, listener.local_addr().unwrap());
+        bound.bind = Some("127.0.0.9:0".parse().unwrap());
+        assert_eq!(probe(&bound), Ok(None));
+        assert_eq!(listener.accept().unwrap().1.ip().to_string(), "127.0.0.9");
+        bound.bind = Some("192.0.2.1:0".parse().unwrap());
+        assert!(probe(&bound).is_err());
+    }
+
+    #[test]
+    fn a_server_that_drips_runs_out_of_time() {
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        let address = listener.local_addr().unwrap();
+        std::thread::spawn(move || {
+            let mut stream = listener.accept().unwrap().0;
+            while stream.write_all(b"x").is_ok() {
+                std::thread::sleep(Duration::from_millis(20));
+            }
+        });
+        let begun = Instant::now();
+        let smtp = CheckKind::Smtp { helo_name: "x".into() };
+        assert_eq!(probe(&check(smtp, address)), Err("no answer in time".into()));
+        assert!(begun.elapsed() < Duration::from_secs(3));
+    }
+
+    #[test]
+    fn a_mail_server_says_hello() {
+        let mail = |answers: &'static [&'static [u8]]| {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let address = listener.local_addr().unwrap();
+            std::thread::spawn(move || {
+                let mut stream = listener.accept().unwrap().0;
+                for answer in answers {
+                    let _ = stream.write_all(answer);
+                    let _ = stream.read(&mut [0; 100]);
+                }
+            });
+            probe(&check(CheckKind::Smtp { helo_name: "me".into() }, address))
+        };
+        assert_eq!(mail(&[b"220-a\r\n220 b\r\n", b"250 ok\r\n"]), Ok(None));
+        assert!(mail(&[b"554 no\r\n"]).is_err());
+        assert!(mail(&[b"220 b\r\n", b"421 busy\r\n"]).unwrap_err().contains("HELO"));
     }
 
     #[test]

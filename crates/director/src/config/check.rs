@@ -3,8 +3,9 @@
 use pointsman_vrrp::{ConfigError, Version};
 
 use super::lexer::Place;
-use super::model::{DirectorConfig, ServiceId, Tracking, VrrpInstance};
+use super::model::{CheckKind, DirectorConfig, ServiceId, Tracking, VrrpInstance};
 use super::reader::{Findings, Item};
+use super::tree::Statement;
 
 /// Whether the instance can run; errors are noted.
 pub(crate) fn instance(found: &mut Findings, place: &Place, instance: &VrrpInstance) -> bool {
@@ -118,6 +119,24 @@ pub(crate) fn references(
             is_known
         });
     }
+    let files = config.track_files.clone();
+    for server in config.virtual_servers.iter_mut().flat_map(|vs| &mut vs.real_servers) {
+        server.checks.retain_mut(|check| {
+            let CheckKind::File { track_file, path, weight, .. } = &mut check.kind else {
+                return true;
+            };
+            let Some(file) = files.iter().find(|f| f.name == *track_file) else {
+                if let Some(block) = blocks.iter().find(|b| mentions(b.block, track_file)) {
+                    let message = format!("track_file {track_file} is not defined: not checked");
+                    found.warn(&block.word.place, message, "");
+                }
+                return false;
+            };
+            path.clone_from(&file.file);
+            weight.get_or_insert(file.weight);
+            true
+        });
+    }
     let groups: Vec<_> = config.server_groups.iter().map(|g| g.name.clone()).collect();
     config.virtual_servers.retain(|vs| match &vs.id {
         ServiceId::Group(name) if !groups.contains(name) => {
@@ -131,4 +150,12 @@ pub(crate) fn references(
         }
         _ => true,
     });
+}
+
+/// Whether a FILE_CHECK somewhere in `block` names this file.
+fn mentions(block: &[Statement], name: &str) -> bool {
+    block.iter().any(|s| {
+        s.words.windows(2).any(|w| w[0].text == "track_file" && w[1].text == name)
+            || s.block.as_deref().is_some_and(|inner| mentions(inner, name))
+    })
 }

@@ -405,9 +405,7 @@ pub(crate) fn checker(name: &str) -> Vec<(&'static str, Args)> {
             ("min_reply_length", Unsupported),
             ("max_reply_length", Unsupported),
         ],
-        "FILE_CHECK" => {
-            &[("track_file", Exactly(1)), ("dynamic", Unsupported), ("weight", Unsupported)]
-        }
+        "FILE_CHECK" => &[("track_file", Exactly(1)), ("weight", Rest)],
         "MYSQL_CHECK" => &[
             ("user", Exactly(1)),
             ("password", Exactly(1)),

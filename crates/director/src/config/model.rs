@@ -373,7 +373,14 @@ pub enum CheckKind {
         dynamic: bool,
     },
     File {
+        /// Name of a [`TrackFile`].
         track_file: String,
+        /// Its path; empty while the configuration is being read.
+        path: String,
+        /// `None`: the file's own.
+        weight: Option<Weight>,
+        /// The real server's weight, which a number in the file changes.
+        base: u32,
     },
     /// Ours: see `docs`.
     Mysql {

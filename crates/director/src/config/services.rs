@@ -13,6 +13,7 @@ use super::model::{
 };
 use super::reader::{Findings, Item, as_ip, as_seconds, flag};
 use super::tree::Word;
+use crate::checks::dns;
 
 /// Timing of checks: set for a virtual server, a real server or one checker.
 #[derive(Debug, Clone, Copy, Default)]
@@ -268,7 +269,14 @@ fn real_server(
     });
     let timing = timing.within(outer);
     for checker in &checkers {
-        server.checks.extend(check(found, checker, address, timing, virtualhost.clone()));
+        server.checks.extend(check(
+            found,
+            checker,
+            address,
+            timing,
+            virtualhost.clone(),
+            server.weight,
+        ));
     }
     Some(server)
 }
@@ -279,6 +287,7 @@ fn check(
     address: SocketAddr,
     outer: Timing,
     virtualhost: Option<String>,
+    weight: u32,
 ) -> Option<Check> {
     let table = kw::checker(item.keyword);
     let mut timing = Timing::default();
@@ -292,7 +301,7 @@ fn check(
     let (mut misc, mut misc_user, mut misc_timeout, mut dynamic) =
         (None::<Script>, None, None, false);
     let (mut payload, mut require_reply) = (Vec::new(), false);
-    let mut track_file = None;
+    let (mut track_file, mut file_weight) = (None, None);
     let (mut user, mut password, mut role, mut max_lag) = (None, None, MysqlRole::Any, None);
     found.each(item.block, item.keyword, &table, |found, item| {
         if timing.read(found, &item) {
@@ -334,14 +343,26 @@ fn check(
                     }
                 }
             }
-            "type" => record.clone_from(&item.args[0].text),
-            "name" => name.clone_from(&item.args[0].text),
+            "type" => {
+                found.set(
+                    &mut record,
+                    &item,
+                    "A, NS, CNAME, SOA, PTR, MX, TXT, AAAA or ANY",
+                    |t| dns::number(t).map(|_| t.to_owned()),
+                );
+            }
+            "name" => {
+                found.set(&mut name, &item, "a domain name", |t| {
+                    dns::encode(t).map(|_| t.to_owned())
+                });
+            }
             "misc_path" => misc = found.whole_line_script(&item),
             "misc_timeout" => misc_timeout = found.value(&item, "a time in seconds", as_seconds),
             "misc_dynamic" => dynamic = flag(&item),
             "payload" => payload = hex(item.args),
             "require_reply" => require_reply = true,
             "track_file" => track_file = item.args.first().map(|w| w.text.clone()),
+            "weight" => file_weight = found.weight("weight", item.args),
             "user" => {
                 user = item.args.first().map(|w| w.text.clone());
                 misc_user = user
@@ -400,7 +421,7 @@ fn check(
                 found.warn(&item.word.place, "FILE_CHECK has no track_file: ignored", "");
                 return None;
             };
-            CheckKind::File { track_file }
+            CheckKind::File { track_file, path: String::new(), weight: file_weight, base: weight }
         }
         "MYSQL_CHECK" => {
             port = Some(3306);
@@ -454,7 +475,16 @@ fn url(found: &mut Findings, item: &Item<'_>) -> CheckUrl {
         "virtualhost" => url.virtualhost = item.args.first().map(|w| w.text.clone()),
         "regex" => {
             let words: Vec<_> = item.args.iter().map(|w| w.text.as_str()).collect();
-            url.regex = Some(words.join(" "));
+            let pattern = words.join(" ");
+            // Without it the check would ask less than the file says.
+            match regex::bytes::Regex::new(&pattern) {
+                Ok(_) => url.regex = Some(pattern),
+                Err(_) => found.error(
+                    place_of(&item),
+                    "`regex` can't be used",
+                    "no look-around or back-references; syntax: docs of Rust's regex crate",
+                ),
+            }
         }
         _ => url.regex_no_match = flag(&item),
     });

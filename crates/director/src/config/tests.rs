@@ -246,6 +246,42 @@ fn what_is_read_but_not_done_is_told() {
     assert_eq!(lines, ["2", "5", "7", "8", "9"], "{warnings:?}");
 }
 
+#[test]
+fn a_file_check_knows_its_file() {
+    let (config, warnings) = good(
+        "virtual_server 10.0.0.1 80 {\n real_server 10.0.0.2 80 {\n weight 9\n\
+         FILE_CHECK {\n track_file f\n }\n FILE_CHECK {\n track_file f\n weight 0 reverse\n }\n\
+         FILE_CHECK {\n track_file gone\n }\n }\n}\n\
+         track_file f {\n file /run/f\n weight 2\n}\n",
+    );
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("track_file gone is not defined"));
+    let kinds: Vec<_> =
+        config.virtual_servers[0].real_servers[0].checks.iter().map(|c| &c.kind).collect();
+    let file = |value, reverse| CheckKind::File {
+        track_file: "f".into(),
+        path: "/run/f".into(),
+        weight: Some(Weight { value, reverse }),
+        base: 9,
+    };
+    assert_eq!(kinds, [&file(2, false), &file(0, true)]);
+}
+
+#[test]
+fn a_regex_or_a_name_that_cannot_be_used_is_told() {
+    let http = |regex: &str| {
+        format!(
+            "virtual_server 10.0.0.1 80 {{\n real_server 10.0.0.2 80 {{\n HTTP_GET {{\n url {{\n path /\n regex \"{regex}\"\n }}\n }}\n }}\n}}\n"
+        )
+    };
+    good(&http("a+b"));
+    assert_eq!(bad(&http("a(?=b)")), ["keepalived.conf:6:8: `regex` can't be used"]);
+    let (_, warnings) = good(
+        "virtual_server 10.0.0.1 53 {\n real_server 10.0.0.2 53 {\n DNS_CHECK {\n type WHAT\n name a..b\n }\n }\n}\n",
+    );
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+}
+
 proptest::proptest! {
     #[test]
     fn any_text_is_taken_or_refused(text in "[a-z0-9 .:/\n\"{}$@\\\\#!_-]{0,300}") {

@@ -8,7 +8,7 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
 use std::time::Duration;
 
-use crate::checks::{Checkers, Verdict, left_out};
+use crate::checks::{Checkers, Verdict};
 use crate::config::{DirectorConfig, Script, ServiceId, VirtualServer};
 use crate::plane::DataPlane;
 use crate::status::{RealServerStatus, Shared, VirtualServerStatus};
@@ -90,11 +90,6 @@ impl Manager {
         for (s, vs) in self.servers.iter().enumerate() {
             for (r, server) in vs.real_servers.iter().enumerate() {
                 for (c, check) in server.checks.iter().enumerate() {
-                    if let Some(what) = left_out(&check.kind) {
-                        let text = format!("{}: {what}", server.address);
-                        tracing::warn!("{text}");
-                        self.shared.events.push("check_unsupported", vs.name(), text);
-                    }
                     let starts_up = !(vs.alpha || check.alpha);
                     let result =
                         checkers.start(check.clone(), (s, r, c), starts_up, verdicts.clone());
