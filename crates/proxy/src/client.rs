@@ -223,7 +223,12 @@ impl Client {
                 }
                 let mut job = Job::new(Kind::Execute(id), Arc::clone(&statement.statement));
                 job.bulk = command == Command::StmtBulkExecute;
-                self.run(job, request, end).await
+                let done = self.run(job, request, end).await;
+                // As on a server, whatever came of it.
+                if let Some(statement) = self.prepared.get_mut(id) {
+                    statement.long_data = LongData::default();
+                }
+                done
             }
             Command::StmtSendLongData => self.keep_long_data(request, end).await,
             Command::StmtFetch if !streamed => {

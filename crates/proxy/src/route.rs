@@ -733,7 +733,6 @@ impl Client {
             && let Some(statement) = self.prepared.get_mut(id)
         {
             statement.cursor_at = (outcome.error.is_none() && outcome.cursor).then_some(server);
-            statement.long_data = LongData::default();
         }
         if outcome.error.is_some() {
             return;

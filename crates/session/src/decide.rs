@@ -132,7 +132,14 @@ impl Session {
         match verdict.reason {
             // COMMIT AND CHAIN goes on as read-only, here.
             _ if effects.contains(Effects::END) => Ok(stay),
-            _ if effects.intersects(Effects::BEGIN | Effects::SET_OTHER) => {
+            _ if effects.intersects(
+                Effects::BEGIN
+                    | Effects::LOCK
+                    | Effects::SET_AUTOCOMMIT
+                    | Effects::XA
+                    | Effects::SET_OTHER,
+            ) =>
+            {
                 Ok(Decision { commit_first: Some(server), ..away })
             }
             // Savepoints.
