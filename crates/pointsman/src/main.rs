@@ -36,6 +36,7 @@ enum Command {
     Director(commands::director::Args),
     Check(commands::check::Args),
     Explain(commands::explain::Args),
+    Realserver(commands::realserver::Args),
     Sandbox(commands::sandbox::Args),
     Completions(commands::completions::Args),
 }
@@ -61,6 +62,7 @@ fn main() -> ExitCode {
         Command::Director(args) => commands::director::run(args),
         Command::Check(args) => commands::check::run(args),
         Command::Explain(args) => commands::explain::run(args),
+        Command::Realserver(args) => commands::realserver::run(args),
         Command::Sandbox(args) => commands::sandbox::run(args),
         Command::Completions(args) => commands::completions::run(args, &mut crate::cli()),
     };

@@ -5,6 +5,7 @@ pub mod completions;
 pub mod director;
 pub mod explain;
 pub mod proxy;
+pub mod realserver;
 pub mod sandbox;
 
 use std::io::{self, IsTerminal};
