@@ -15,10 +15,10 @@ thread_local! {
 
 fn take(size: usize) -> Box<[u8]> {
     let slot = usize::from(size == STREAM_SIZE);
-    if size == SIZE || size == STREAM_SIZE {
-        if let Some(data) = POOL.with_borrow_mut(|pool| pool[slot].pop()) {
-            return data;
-        }
+    if (size == SIZE || size == STREAM_SIZE)
+        && let Some(data) = POOL.with_borrow_mut(|pool| pool[slot].pop())
+    {
+        return data;
     }
     vec![0; size].into_boxed_slice()
 }

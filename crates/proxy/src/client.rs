@@ -33,6 +33,8 @@ pub struct Client {
     pub info: Rc<SessionInfo>,
     pub login: Login,
     pub session: Session,
+    // Boxed: they are taken out for a statement and put back, and are large.
+    #[allow(clippy::vec_box)]
     pub backends: Vec<Box<Backend>>,
     pub prepared: Prepared,
     /// Position of the session's newest write, and the snapshot's generation it belongs to.
@@ -164,7 +166,7 @@ impl Client {
     ) -> Result<(), End> {
         let streamed = end == 0;
         match command {
-            Command::Quit => return Err(End::Client),
+            Command::Quit => Err(End::Client),
             Command::Query => {
                 let text_end = if streamed { request.filled().len() } else { end };
                 let statement = self.classify(&request.filled()[HEADER + 1..text_end], streamed);

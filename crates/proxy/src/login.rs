@@ -172,7 +172,7 @@ async fn log_in(
         if known.mariadb {
             offered -= Capabilities::LONG_PASSWORD; // "extended capabilities follow"
         } else {
-            offered = offered & Capabilities::from_bits_retain(u64::from(u32::MAX));
+            offered &= Capabilities::from_bits_retain(u64::from(u32::MAX));
         }
         let plugin = default_plugin(known.mariadb);
         let greeting = Greeting {

@@ -737,15 +737,12 @@ impl Client {
         if outcome.error.is_some() {
             return;
         }
-        match job.kind {
-            Kind::SetOption(on) => {
-                self.session.set_multi_statements(on);
-                self.login.caps.set(Capabilities::MULTI_STATEMENTS, on);
-                if let Some(backend) = self.backends.last_mut() {
-                    backend.version = self.session.variables().version();
-                }
+        if let Kind::SetOption(on) = job.kind {
+            self.session.set_multi_statements(on);
+            self.login.caps.set(Capabilities::MULTI_STATEMENTS, on);
+            if let Some(backend) = self.backends.last_mut() {
+                backend.version = self.session.variables().version();
             }
-            _ => {}
         }
     }
 

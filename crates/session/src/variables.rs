@@ -2,6 +2,9 @@
 
 use std::collections::BTreeMap;
 
+/// A value and the version it was set with.
+type Versioned = (u64, Box<[u8]>);
+
 /// The session's state that any server can be given.
 ///
 /// Every change gets the next version; a server that was brought up to version `n` needs only what
@@ -9,9 +12,9 @@ use std::collections::BTreeMap;
 #[derive(Debug, Clone, Default)]
 pub struct Variables {
     version: u64,
-    changed: BTreeMap<Box<[u8]>, (u64, Box<[u8]>)>,
-    schema: Option<(u64, Box<[u8]>)>,
-    names: Option<(u64, Box<[u8]>)>,
+    changed: BTreeMap<Box<[u8]>, Versioned>,
+    schema: Option<Versioned>,
+    names: Option<Versioned>,
     multi_statements: Option<(u64, bool)>,
 }
 

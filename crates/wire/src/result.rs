@@ -70,10 +70,8 @@ mod tests {
     #[test]
     fn a_result_of_ours_is_one_that_can_be_followed() {
         let mut out = Vec::new();
-        let rows = vec![
-            vec![Some("db1".to_owned()), None],
-            vec![Some(String::new()), Some("7".to_owned())],
-        ];
+        let rows =
+            [vec![Some("db1".to_owned()), None], vec![Some(String::new()), Some("7".to_owned())]];
         let columns = [("name", ColumnKind::VarString), ("lag_ms", ColumnKind::Double)];
         text_result(&mut out, 1, &columns, rows.iter().map(Vec::as_slice), Status::AUTOCOMMIT);
         let mut tracker = Tracker::new(Expect::Results, Capabilities::PROTOCOL_41);
