@@ -360,7 +360,14 @@ fn check(
             "misc_timeout" => misc_timeout = found.value(&item, "a time in seconds", as_seconds),
             "misc_dynamic" => dynamic = flag(&item),
             "payload" => payload = hex(item.args),
-            "require_reply" => require_reply = true,
+            "require_reply" => {
+                require_reply = true;
+                if let Some(word) = item.args.first() {
+                    let message =
+                        "a pattern of `require_reply` is not looked at: any reply will do";
+                    found.warn(&word.place, message, "");
+                }
+            }
             "track_file" => track_file = item.args.first().map(|w| w.text.clone()),
             "weight" => file_weight = found.weight("weight", item.args),
             "user" => {

@@ -1,7 +1,7 @@
 //! Which real servers get connections. Pure: verdicts in, decisions out.
 
 use crate::checks::Verdict;
-use crate::config::{ServiceId, VirtualServer};
+use crate::config::{CheckKind, ServiceId, VirtualServer};
 use crate::plane::{Service, Target};
 
 /// What is known of one virtual server's real servers.
@@ -86,7 +86,12 @@ impl Health {
         let server = &mut self.servers[verdict.server];
         server.checks[verdict.check] = verdict.up;
         server.why = if server.up() { String::new() } else { verdict.why.clone() };
-        if verdict.up {
+        // A check that says nothing of weights leaves alone what another one said.
+        let dynamic = matches!(
+            vs.real_servers[verdict.server].checks[verdict.check].kind,
+            CheckKind::Misc { dynamic: true, .. } | CheckKind::File { .. }
+        );
+        if verdict.up && (dynamic || verdict.weight.is_some()) {
             server.weight = verdict.weight;
         }
         let mut decision = Decision::default();
@@ -147,7 +152,7 @@ pub(crate) fn service(vs: &VirtualServer, health: &Health) -> Option<Service> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Check, CheckKind, RealServer};
+    use crate::config::{Check, RealServer};
     use std::net::SocketAddr;
     use std::time::Duration;
 
@@ -248,5 +253,7 @@ mod tests {
         assert_eq!(weights(&vs, &health), [(1, 7), (2, 1)]);
         health.note(&vs, &Verdict { weight: Some(0), ..verdict(0, true) });
         assert_eq!(weights(&vs, &health), [(1, 0), (2, 1)]);
+        health.note(&vs, &verdict(0, true));
+        assert_eq!(weights(&vs, &health), [(1, 0), (2, 1)], "a plain check does not undo it");
     }
 }
