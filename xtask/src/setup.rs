@@ -37,6 +37,9 @@ const FRONT_TIER: &[(&str, Sign)] = &[
     ("libbpf-dev", File("/usr/include/bpf/bpf_helpers.h")),
     ("iproute2", Program(&["ip"])),
     ("nginx-light", Program(&["nginx"])),
+    ("curl", Program(&["curl"])),
+    ("openssl", Program(&["openssl"])),
+    ("python3", Program(&["python3"])),
 ];
 
 pub fn run() -> Result<()> {
