@@ -484,7 +484,7 @@ impl Client {
     }
 
     /// Reads past a command that is streamed; one that is not stays for the caller to consume.
-    async fn skip(&mut self, request: &mut Buffer, end: usize) -> Result<(), End> {
+    pub(crate) async fn skip(&mut self, request: &mut Buffer, end: usize) -> Result<(), End> {
         if end != 0 {
             return Ok(());
         }

@@ -1,14 +1,17 @@
 //! The MySQL proxy: listeners, worker threads, backends, and the relay between them.
 //!
-//! A statement's way: [`client`] frames and classifies it, [`route`] decides and finds a connection,
-//! [`relay`] passes the reply back. All of a session happens on one worker thread.
+//! A statement's way: [`client`] frames and classifies it, [`route`] takes it along: [`choose`] the
+//! server, [`connect`] to it, [`exchange`] bytes, [`relay`] the reply back. All of a session happens on one worker thread.
 
 mod accounts;
 mod backend;
 mod buffers;
+mod choose;
 mod client;
+mod connect;
 mod crc;
 mod credentials;
+mod exchange;
 mod kill;
 mod listen;
 mod login;

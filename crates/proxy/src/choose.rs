@@ -1,0 +1,199 @@
+//! To which server a command goes.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use pointsman_cluster::ServerId;
+use pointsman_cluster::gtid::Position;
+use pointsman_session::{Decision, Level, Refusal, Target, Why};
+use pointsman_sql::{Class, Reason, Route, Tables};
+use smallvec::SmallVec;
+
+use crate::client::Client;
+use crate::pick::{self, Wanted};
+use crate::route::{Job, Kind, Problem};
+use crate::stats::ToPrimary;
+
+/// A server chosen for a statement.
+pub struct Choice {
+    pub server: ServerId,
+    pub primary: bool,
+    /// A read that could not go to a replica.
+    pub to_primary: Option<ToPrimary>,
+}
+
+impl Client {
+    pub(crate) fn decide(&self, job: &Job) -> Result<Decision, Refusal> {
+        let primary = self.worker.snapshot(|s| s.primary).map(|id| id.0);
+        let to = |target| {
+            Ok(Decision { target, why: Why::Text(Reason::SessionState), commit_first: None })
+        };
+        if let Some(server) = job.only {
+            return to(Target::Server(server.0));
+        }
+        match job.kind {
+            Kind::Other => to(Target::Primary),
+            Kind::LastUsed => match self.session.transaction() {
+                Some(server) => to(Target::Server(server)),
+                None => to(Target::AnySession),
+            },
+            _ => self.session.decide(&job.statement.verdict, primary),
+        }
+    }
+
+    /// Picks a server for the decision.
+    pub(crate) async fn choose(
+        &self,
+        decision: &Decision,
+        job: &Job,
+        excluded: &[ServerId],
+    ) -> Result<Choice, Problem> {
+        match decision.target {
+            Target::Server(server) => {
+                let server = ServerId(server);
+                let primary = self.worker.snapshot(|s| s.primary) == Some(server);
+                let read = job.statement.verdict.class == Class::Read && job.executes() && primary;
+                // `SELECT FOUND_ROWS(), ... FROM t`: an answer of that server, and a read as well.
+                let verdict = &job.statement.verdict;
+                if !primary
+                    && job.executes()
+                    && verdict.route == Route::LastUsed
+                    && verdict.class == Class::Read
+                    && verdict.tables != Tables::Known(Box::default())
+                    && self.session.transaction().is_none()
+                    && !self.is_fresh(server).await
+                {
+                    return self.primary(Some(ToPrimary::ReplicaBehind));
+                }
+                Ok(Choice {
+                    server,
+                    primary,
+                    to_primary: read.then_some(ToPrimary::Why(decision.why)),
+                })
+            }
+            Target::Primary | Target::Proxy => {
+                let read = job.statement.verdict.class == Class::Read && job.executes();
+                self.primary(read.then_some(ToPrimary::Why(decision.why)))
+            }
+            Target::AnySession => {
+                let last = self.session.last_used().map(ServerId).filter(|s| !excluded.contains(s));
+                match last.filter(|s| self.backends.iter().any(|b| b.server == *s)) {
+                    Some(server) => {
+                        let primary = self.worker.snapshot(|s| s.primary) == Some(server);
+                        Ok(Choice { server, primary, to_primary: None })
+                    }
+                    None => self.replica_or_primary(None, excluded, false).await,
+                }
+            }
+            Target::Replica => {
+                let counted = job.executes() && job.statement.verdict.class == Class::Read;
+                match self.wanted().await {
+                    Ok(position) => {
+                        self.replica_or_primary(position.as_deref(), excluded, counted).await
+                    }
+                    Err(why) => self.primary(counted.then_some(why)),
+                }
+            }
+        }
+    }
+
+    /// Whether `server` has, within `causal_timeout`, what this session's reads must see.
+    pub(crate) async fn is_fresh(&self, server: ServerId) -> bool {
+        match self.wanted().await {
+            Ok(None) => true,
+            Ok(Some(position)) => {
+                let within = self.config().routing.causal_timeout;
+                let cluster = &self.worker.shared.cluster;
+                cluster.wait_applied(&[server], &position, within).await.is_some()
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// What a replica must have applied to serve this session's reads; an error if that can't be
+    /// told, and only the primary is certain to have it.
+    pub(crate) async fn wanted(&self) -> Result<Option<Arc<Position>>, ToPrimary> {
+        if self.level == Level::Eventual {
+            return Ok(None);
+        }
+        if self.unsure {
+            return Err(ToPrimary::ReplicaBehind);
+        }
+        match self.level {
+            Level::Eventual => Ok(None),
+            Level::Session => match &self.wrote {
+                // A position from before a change of primary may name what was lost with the old one.
+                Some((generation, _)) if *generation != self.worker.snapshot(|s| s.generation) => {
+                    Err(ToPrimary::ReplicaBehind)
+                }
+                Some((_, position)) => Ok(Some(Arc::new(position.clone()))),
+                None => Ok(None),
+            },
+            Level::Causal => Ok(self.worker.shared.cluster.acknowledged()),
+            Level::Strong => {
+                self.worker.note_present_position().await.map(Some).ok_or(ToPrimary::Strong)
+            }
+        }
+    }
+
+    pub(crate) fn primary(&self, to_primary: Option<ToPrimary>) -> Result<Choice, Problem> {
+        self.worker.snapshot(|s| match s.primary {
+            Some(server) => Ok(Choice { server, primary: true, to_primary }),
+            None => {
+                let why = &s.no_primary_why;
+                Err(Problem::own(
+                    1290,
+                    "HY000",
+                    format!("[PM2001] there is no primary to write to: {why}"),
+                ))
+            }
+        })
+    }
+
+    pub(crate) async fn replica_or_primary(
+        &self,
+        position: Option<&Position>,
+        excluded: &[ServerId],
+        counted: bool,
+    ) -> Result<Choice, Problem> {
+        let connected = |id| self.backends.iter().any(|b| b.server == id);
+        let primary_reads = self.config().routing.primary_reads;
+        let pick = |position| {
+            let wanted = Wanted { position, excluded, connected: &connected, primary_reads };
+            self.worker.snapshot(|s| {
+                pick::replica(s, &wanted).map(|server| Choice {
+                    server: server.id,
+                    primary: s.primary == Some(server.id),
+                    to_primary: None,
+                })
+            })
+        };
+        if let Some(choice) = pick(position) {
+            return Ok(choice);
+        }
+        let Some(behind) = pick(None).filter(|_| position.is_some()) else {
+            let why =
+                if excluded.is_empty() { ToPrimary::NoReplica } else { ToPrimary::ReplicaFailed };
+            return self.primary(counted.then_some(why));
+        };
+        // A moment's wait on a replica that is about to have it keeps the read off the primary.
+        if let Some(position) = position {
+            let began = Instant::now();
+            let within = self.config().routing.causal_timeout;
+            let candidates: SmallVec<[ServerId; 4]> = self.worker.snapshot(|s| {
+                s.servers
+                    .iter()
+                    .filter(|s| s.takes_reads && !excluded.contains(&s.id))
+                    .map(|s| s.id)
+                    .collect()
+            });
+            let cluster = &self.worker.shared.cluster;
+            let arrived = cluster.wait_applied(&candidates, position, within).await;
+            self.worker.stats.causal_wait.record(began.elapsed());
+            if let Some(server) = arrived {
+                return Ok(Choice { server, ..behind });
+            }
+        }
+        self.primary(counted.then_some(ToPrimary::ReplicaBehind))
+    }
+}

@@ -1,0 +1,278 @@
+//! Over which connection a command goes: made, brought into step with the session, given up.
+
+use std::collections::VecDeque;
+use std::rc::Rc;
+
+use pointsman_cluster::ServerId;
+use pointsman_session::{Lost, Restore};
+use pointsman_wire::Status;
+use smallvec::SmallVec;
+
+use crate::backend::{Backend, Broken, ConnectError, Here, error_code};
+use crate::client::Client;
+use crate::prepared::Context;
+use crate::route::{Job, Kind, Problem};
+use crate::worker::{Place, Waiting};
+
+/// Why a server could not be used for a statement.
+pub enum Unusable {
+    /// Not reached, or it broke at once: another may do.
+    Unreachable(String),
+    /// It said no.
+    Refused(Vec<u8>),
+    /// The session had something there that is gone now.
+    Lost(&'static str),
+}
+
+impl Client {
+    /// The first connection, made at login: it lets the server itself say whether it accepts the
+    /// client and its schema. Gives the status to greet with.
+    pub async fn first_backend(&mut self) -> Result<Status, Problem> {
+        let mut excluded: SmallVec<[ServerId; 4]> = SmallVec::new();
+        loop {
+            let choice = self.replica_or_primary(None, &excluded, false).await?;
+            match self.connect(choice.server).await {
+                Ok(backend) => {
+                    let status = backend.status
+                        & (Status::AUTOCOMMIT | Status::NO_BACKSLASH_ESCAPES | Status::ANSI_QUOTES);
+                    self.session.replied(choice.server.0, status);
+                    let mut backend = backend;
+                    backend.version = self.session.variables().version();
+                    self.backends.push(backend);
+                    return Ok(status);
+                }
+                Err(Unusable::Refused(payload)) if choice.primary => {
+                    return Err(Problem::Server(payload));
+                }
+                Err(Unusable::Unreachable(why)) if choice.primary => {
+                    self.worker.shared.cluster.report_failure(choice.server);
+                    let name = self.name(choice.server);
+                    return Err(Problem::own(
+                        2003,
+                        "HY000",
+                        format!("[PM2002] can't reach server {name}: {why}"),
+                    ));
+                }
+                Err(Unusable::Unreachable(_)) => {
+                    self.worker.shared.cluster.report_failure(choice.server);
+                    excluded.push(choice.server);
+                }
+                Err(_) => excluded.push(choice.server),
+            }
+        }
+    }
+
+    /// A connection to `server` that is in step with the session and knows the job's statement.
+    pub(crate) async fn ready(
+        &mut self,
+        server: ServerId,
+        job: &Job,
+    ) -> Result<Box<Backend>, Unusable> {
+        let mut backend = match self.backends.iter().position(|b| b.server == server) {
+            Some(at) => {
+                let backend = self.backends.swap_remove(at);
+                if backend.socket.is_stale() {
+                    drop(backend);
+                    self.forget_backend(server);
+                    match self.session.lost(server.0) {
+                        Lost::Nothing if job.only.is_none() => self.connect(server).await?,
+                        Lost::Nothing => return Err(Unusable::Lost("a cursor or long data")),
+                        Lost::Transaction => return Err(Unusable::Lost("an open transaction")),
+                        Lost::State(what) => return Err(Unusable::Lost(what)),
+                    }
+                } else {
+                    backend
+                }
+            }
+            None => self.connect(server).await?,
+        };
+        if let Kind::Execute(id) | Kind::Fetch(id) | Kind::Reset(id) = job.kind
+            && !backend.statements.contains_key(&id)
+            && let Some(statement) = self.prepared.get(id)
+        {
+            let (command, context) = (statement.command.clone(), statement.context.clone());
+            backend = self.in_context(backend, &context).await?;
+            match self.own_command(&mut backend, &command).await {
+                Ok(Ok((here, _, _))) => {
+                    backend.statements.insert(id, Here { id: here, bound: false });
+                }
+                Ok(Err(payload)) => {
+                    self.backends.push(backend);
+                    return Err(Unusable::Refused(payload));
+                }
+                Err(broken) => return Err(self.gone(backend, &broken)),
+            }
+        }
+        if backend.version != self.session.variables().version() {
+            backend = self.bring_up_to_date(backend).await?;
+        }
+        Ok(backend)
+    }
+
+    pub(crate) async fn connect(&mut self, server: ServerId) -> Result<Box<Backend>, Unusable> {
+        let target = self.worker.snapshot(|s| s.server(server).cloned());
+        let Some(target) = target else {
+            return Err(Unusable::Unreachable("it is not configured any more".to_owned()));
+        };
+        match Backend::connect(&target, &self.login, self.config().limits.connect_timeout).await {
+            Ok(backend) => {
+                let place = Place {
+                    server,
+                    thread: backend.thread_id,
+                    fd: backend.socket.raw_fd(),
+                    counted: Rc::clone(&backend.counted),
+                };
+                self.info.backends.borrow_mut().push(place);
+                Ok(Box::new(backend))
+            }
+            Err(ConnectError::Refused(payload)) => {
+                // 1040 too many connections, 1129 host blocked, 1203 user's limit: it is up, but not for us.
+                if matches!(error_code(&payload), 1040 | 1053 | 1129 | 1203)
+                    && self.worker.snapshot(|s| s.primary) != Some(server)
+                {
+                    return Err(Unusable::Unreachable("it refuses connections".to_owned()));
+                }
+                Err(Unusable::Refused(payload))
+            }
+            Err(ConnectError::Unreachable(e)) => Err(Unusable::Unreachable(e.to_string())),
+            Err(ConnectError::NoProof(plugin)) => Err(Unusable::Unreachable(format!(
+                "it asks for {plugin}, for which the client's login gave no proof; \
+                 name the account and its password in a [[user]] table"
+            ))),
+            Err(ConnectError::Malformed(e)) => Err(Unusable::Unreachable(e.to_string())),
+        }
+    }
+
+    pub(crate) async fn bring_up_to_date(
+        &mut self,
+        mut backend: Box<Backend>,
+    ) -> Result<Box<Backend>, Unusable> {
+        let from = backend.version;
+        let mut steps: VecDeque<_> = self.session.variables().restore(from).into();
+        let mut one_by_one = false;
+        while let Some(step) = steps.pop_front() {
+            let mut payload;
+            let is_set = matches!(step, Restore::Set(_));
+            match step {
+                Restore::Schema(name) => {
+                    payload = vec![0x02];
+                    payload.extend_from_slice(&name);
+                }
+                Restore::Set(sql) => {
+                    payload = vec![0x03];
+                    payload.extend_from_slice(&sql);
+                }
+                Restore::MultiStatements(on) => payload = vec![0x1b, u8::from(!on), 0],
+            }
+            match self.own_command(&mut backend, &payload).await {
+                Ok(Ok(_)) => {}
+                // A server of another version may lack a variable or a value. The others count.
+                Ok(Err(_)) if is_set && !one_by_one => {
+                    one_by_one = true;
+                    steps = self.session.variables().restore_each(from).into();
+                }
+                Ok(Err(payload)) if is_set && is_unknown_to_server(error_code(&payload)) => {
+                    tracing::debug!(
+                        server = backend.server.0,
+                        "a session variable can't be carried"
+                    );
+                }
+                Ok(Err(payload)) => {
+                    self.backends.push(backend);
+                    return Err(Unusable::Refused(payload));
+                }
+                Err(broken) => return Err(self.gone(backend, &broken)),
+            }
+        }
+        backend.version = self.session.variables().version();
+        Ok(backend)
+    }
+
+    /// Gives the server the schema and `sql_mode` that a statement was prepared under, if the
+    /// session has others by now; it is brought up to date afterwards.
+    pub(crate) async fn in_context(
+        &mut self,
+        mut backend: Box<Backend>,
+        context: &Context,
+    ) -> Result<Box<Backend>, Unusable> {
+        if *context == Context::of(self.session.variables()) {
+            return Ok(backend);
+        }
+        let mut commands = Vec::new();
+        if let Some(schema) = &context.schema {
+            commands.push([b"\x02", &schema[..]].concat());
+        }
+        commands.push(match &context.sql_mode {
+            Some(mode) => [b"\x03SET sql_mode='", &mode[..], b"'"].concat(),
+            None => b"\x03SET sql_mode=DEFAULT".to_vec(),
+        });
+        backend.version = 0;
+        for command in commands {
+            match self.own_command(&mut backend, &command).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(payload)) => {
+                    self.backends.push(backend);
+                    return Err(Unusable::Refused(payload));
+                }
+                Err(broken) => return Err(self.gone(backend, &broken)),
+            }
+        }
+        Ok(backend)
+    }
+
+    /// A command of our own; the session counts as waiting for the server meanwhile, so that one
+    /// that hangs does not hold it for ever.
+    pub(crate) async fn own_command(
+        &self,
+        backend: &mut Backend,
+        payload: &[u8],
+    ) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
+        let _waiting = Waiting::begin(&self.info, backend.server, backend.socket.raw_fd(), None);
+        backend.command(payload).await
+    }
+
+    /// The connection broke under a command of our own: what went with it decides.
+    pub(crate) fn gone(&mut self, backend: Box<Backend>, broken: &Broken) -> Unusable {
+        let server = backend.server;
+        drop(backend);
+        self.forget_backend(server);
+        match self.session.lost(server.0) {
+            Lost::Nothing => Unusable::Unreachable(broken.to_string()),
+            Lost::Transaction => Unusable::Lost("an open transaction"),
+            Lost::State(what) => Unusable::Lost(what),
+        }
+    }
+
+    pub(crate) fn forget_backend(&mut self, server: ServerId) {
+        self.info.backends.borrow_mut().retain(|p| p.server != server);
+    }
+
+    pub(crate) async fn commit_on(&mut self, replica: ServerId) -> Result<(), Problem> {
+        let Some(at) = self.backends.iter().position(|b| b.server == replica) else {
+            return Ok(());
+        };
+        let mut backend = self.backends.swap_remove(at);
+        match self.own_command(&mut backend, b"\x03COMMIT").await {
+            Ok(Ok(_)) => {
+                self.session.replied(replica.0, backend.status);
+                self.backends.push(backend);
+                Ok(())
+            }
+            Ok(Err(payload)) => {
+                self.backends.push(backend);
+                Err(Problem::Server(payload))
+            }
+            // A read-only transaction that is gone is ended too.
+            Err(_) => {
+                self.forget_backend(replica);
+                self.session.lost(replica.0);
+                Ok(())
+            }
+        }
+    }
+}
+
+/// "I don't know that variable, that value, or that character set."
+fn is_unknown_to_server(code: u16) -> bool {
+    matches!(code, 1115 | 1193 | 1227 | 1228 | 1229 | 1231 | 1232 | 1238 | 1273)
+}

@@ -1,0 +1,204 @@
+//! A command's bytes to the server, its reply back, and what is learnt from them.
+
+use std::sync::Arc;
+
+use pointsman_cluster::gtid::Position;
+use pointsman_sql::{Class, Effects};
+use pointsman_wire::{BoundTypes, HEADER, Header, MAX_PAYLOAD, Tracker};
+
+use crate::backend::{Backend, Broken, Here};
+use crate::buffers::Buffer;
+use crate::client::{Client, execute_packet};
+use crate::prepared::{Context, LongData, Prepared, PreparedStatement};
+use crate::relay::{Failure, Outcome, Watcher, relay};
+use crate::route::{Job, Kind};
+use crate::worker::Worker;
+
+impl Client {
+    /// Sends the command over `backend` and relays the reply.
+    pub(crate) async fn exchange(
+        &mut self,
+        backend: &mut Backend,
+        job: &Job,
+        request: &mut Buffer,
+        end: usize,
+    ) -> Result<Outcome, Failure> {
+        let first = request.filled()[HEADER];
+        let server_failed = |e: std::io::Error| Failure::Server {
+            broken: Broken::Io(e),
+            passed: 0,
+            next_seq: Some(1),
+        };
+        let mut own_packet = None;
+        backend.in_step = false;
+        if let Kind::Execute(id) | Kind::Fetch(id) | Kind::Reset(id) = job.kind
+            && let Some(here) = backend.statements.get_mut(&id)
+        {
+            let types = match (&job.kind, self.prepared.get(id)) {
+                (Kind::Execute(_), Some(PreparedStatement { types: Some(types), params, .. }))
+                    if !here.bound && !job.bulk && end != 0 =>
+                {
+                    Some((types, *params))
+                }
+                _ => None::<(&BoundTypes, u16)>,
+            };
+            here.bound |= matches!(job.kind, Kind::Execute(_));
+            let len = if end == 0 { request.filled().len() } else { end };
+            own_packet = execute_packet(&mut request.filled_mut()[..len], here.id, types);
+            if let (Kind::Execute(_), Some(statement)) = (job.kind, self.prepared.get(id))
+                && !statement.long_data.packets.is_empty()
+            {
+                let packets = statement.long_data.for_server(here.id);
+                backend.send(&packets).await.map_err(server_failed)?;
+            }
+        }
+        let expect = job.expect(first);
+        if end == 0 {
+            self.stream(backend, request).await?;
+        } else {
+            let packet = job.packet.as_deref().or(own_packet.as_deref());
+            let packet = packet.unwrap_or(&request.filled()[..end]);
+            backend.send(packet).await.map_err(server_failed)?;
+        }
+        // What shapes replies is what was agreed with this server.
+        let mut tracker = Tracker::new(expect, backend.caps);
+        let Self { socket, session, prepared, login, worker, wrote, unsure, .. } = self;
+        let command = match &job.packet {
+            Some(packet) => &packet[HEADER..],
+            None => &request.filled()[HEADER.min(end)..end],
+        };
+        let primary = worker.snapshot(|s| s.primary) == Some(backend.server);
+        let context = match job.kind {
+            Kind::Prepare => Context::of(session.variables()),
+            _ => Context::default(),
+        };
+        let mut watcher = Watching {
+            job,
+            command,
+            prepared,
+            worker,
+            primary,
+            wrote,
+            unsure,
+            context,
+            client_id: None,
+        };
+        let outcome =
+            relay(backend, socket, session, &mut tracker, login.caps, &mut watcher).await?;
+        backend.in_step = true;
+        if let (Some(own), Some((id, _))) = (watcher.client_id, outcome.prepared) {
+            backend.statements.insert(own, Here { id, bound: false });
+        }
+        Ok(outcome)
+    }
+
+    /// Passes a command on in pieces, as it arrives.
+    pub(crate) async fn stream(
+        &mut self,
+        backend: &mut Backend,
+        request: &mut Buffer,
+    ) -> Result<(), Failure> {
+        let server_failed = |e: std::io::Error| Failure::Server {
+            broken: Broken::Io(e),
+            passed: 0,
+            next_seq: None,
+        };
+        loop {
+            while Header::parse(request.filled()).is_none() {
+                if !self.socket.read(request).await.is_ok_and(|n| n > 0) {
+                    return Err(Failure::Client);
+                }
+            }
+            let len = Header::parse(request.filled()).map_or(0, |h| h.len);
+            let mut left = HEADER + len;
+            while left > 0 {
+                if request.is_empty() {
+                    request.widen();
+                    if !self.socket.read(request).await.is_ok_and(|n| n > 0) {
+                        return Err(Failure::Client);
+                    }
+                }
+                let n = left.min(request.filled().len());
+                backend.send(&request.filled()[..n]).await.map_err(server_failed)?;
+                request.consume(n);
+                left -= n;
+            }
+            if len < MAX_PAYLOAD {
+                return Ok(());
+            }
+        }
+    }
+}
+
+/// Takes note of what a reply brings, before the client sees it.
+struct Watching<'a> {
+    job: &'a Job,
+    command: &'a [u8],
+    prepared: &'a mut Prepared,
+    worker: &'a Worker,
+    primary: bool,
+    wrote: &'a mut Option<(u64, Position)>,
+    unsure: &'a mut bool,
+    context: Context,
+    client_id: Option<u32>,
+}
+
+impl Watcher for Watching<'_> {
+    fn prepared(&mut self, _: u32, params: u16) -> u32 {
+        let id = self.prepared.insert(PreparedStatement {
+            command: self.command.into(),
+            statement: Arc::clone(&self.job.statement),
+            params,
+            types: None,
+            cursor_at: None,
+            long_data: LongData::default(),
+            context: self.context.clone(),
+        });
+        self.client_id = Some(id);
+        id
+    }
+
+    fn wrote(&mut self, gtid: &[u8]) {
+        let flavour = self.worker.snapshot(|s| s.greeting.flavour());
+        if let Ok(position) = Position::parse(flavour, gtid) {
+            self.worker.shared.cluster.note_write(&position);
+            self.remember(&position);
+        }
+    }
+
+    async fn wrote_somewhere(&mut self) {
+        if self.primary {
+            match self.worker.note_present_position().await {
+                Some(position) => self.remember(&position),
+                None => *self.unsure = true,
+            }
+        }
+    }
+
+    fn may_have_written(&self, in_transaction: bool) -> bool {
+        let verdict = &self.job.statement.verdict;
+        // These commit what is open before they fail, or by themselves.
+        let ends = Effects::DDL
+            | Effects::HIDDEN_CODE
+            | Effects::MULTI
+            | Effects::BEGIN
+            | Effects::END
+            | Effects::LOCK
+            | Effects::TEXT_PREPARE;
+        self.primary
+            && self.job.executes()
+            && (verdict.class == Class::Write && !in_transaction
+                || verdict.effects.intersects(ends))
+    }
+}
+
+impl Watching<'_> {
+    fn remember(&mut self, position: &Position) {
+        let now = self.worker.snapshot(|s| s.generation);
+        match self.wrote {
+            Some((generation, wrote)) if *generation == now => wrote.merge(position),
+            _ => *self.wrote = Some((now, position.clone())),
+        }
+        *self.unsure = false;
+    }
+}
