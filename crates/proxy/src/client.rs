@@ -426,27 +426,12 @@ impl Client {
                 kept.push(&request.filled()[..end]);
             }
         } else {
-            loop {
-                while Header::parse(request.filled()).is_none() {
-                    self.fill(request).await?;
+            let keep = |piece: &[u8]| {
+                if let Some(kept) = &mut kept {
+                    kept.push(piece);
                 }
-                let len = Header::parse(request.filled()).map_or(0, |h| h.len);
-                let mut left = HEADER + len;
-                while left > 0 {
-                    if request.is_empty() {
-                        self.fill(request).await?;
-                    }
-                    let n = left.min(request.filled().len());
-                    if let Some(kept) = &mut kept {
-                        kept.push(&request.filled()[..n]);
-                    }
-                    request.consume(n);
-                    left -= n;
-                }
-                if len < MAX_PAYLOAD {
-                    break;
-                }
-            }
+            };
+            self.read_through(request, keep).await?;
         }
         if let (Some(id), Some(kept)) = (id, kept)
             && let Some(statement) = self.prepared.get_mut(id)
@@ -485,9 +470,18 @@ impl Client {
 
     /// Reads past a command that is streamed; one that is not stays for the caller to consume.
     pub(crate) async fn skip(&mut self, request: &mut Buffer, end: usize) -> Result<(), End> {
-        if end != 0 {
-            return Ok(());
+        match end {
+            0 => self.read_through(request, |_| ()).await,
+            _ => Ok(()),
         }
+    }
+
+    /// Reads a command that is streamed to its end, handing out its pieces.
+    async fn read_through(
+        &mut self,
+        request: &mut Buffer,
+        mut each: impl FnMut(&[u8]),
+    ) -> Result<(), End> {
         loop {
             while Header::parse(request.filled()).is_none() {
                 self.fill(request).await?;
@@ -499,6 +493,7 @@ impl Client {
                     self.fill(request).await?;
                 }
                 let n = left.min(request.filled().len());
+                each(&request.filled()[..n]);
                 request.consume(n);
                 left -= n;
             }

@@ -76,7 +76,7 @@ impl Client {
                     self.forget_backend(server);
                     match self.session.lost(server.0) {
                         Lost::Nothing if job.only.is_none() => self.connect(server).await?,
-                        Lost::Nothing => return Err(Unusable::Lost("a cursor or long data")),
+                        Lost::Nothing => return Err(Unusable::Lost("an open cursor")),
                         Lost::Transaction => return Err(Unusable::Lost("an open transaction")),
                         Lost::State(what) => return Err(Unusable::Lost(what)),
                     }

@@ -73,10 +73,19 @@ impl Session {
             return to(Target::Proxy, Why::Text(verdict.reason));
         }
         if let Some(server) = self.transaction {
-            if primary == Some(server) || self.primary == Some(server) {
+            if primary == Some(server) {
                 return to(Target::Server(server), Why::Transaction);
             }
-            return self.decide_on_replica(verdict, server);
+            if self.status.contains(Status::IN_READ_ONLY_TRANSACTION) {
+                return self.decide_on_replica(verdict, server);
+            }
+            // Begun while that server was the primary: it ends there, but no other begins there.
+            let begins = verdict.effects.contains(Effects::BEGIN);
+            return Ok(Decision {
+                target: if begins { Target::Primary } else { Target::Server(server) },
+                why: Why::Transaction,
+                commit_first: begins.then_some(server),
+            });
         }
         if verdict.route == Route::LastUsed
             && let Some(server) = self.last_used
@@ -295,6 +304,23 @@ mod tests {
         }
         s.run("COMMIT", REPLICA, AUTO);
         assert_eq!(s.target("INSERT INTO t VALUES (1)"), Ok(Target::Primary));
+    }
+
+    #[test]
+    fn a_former_primary_is_a_replica_like_any_other() {
+        let mut s = Script::new();
+        s.run("INSERT INTO t VALUES (1)", PRIMARY, AUTO);
+        // The roles have been exchanged since.
+        s.run("START TRANSACTION READ ONLY", PRIMARY, IN_RO);
+        let decide = |s: &Script, sql: &str| s.0.decide(&verdict(sql), Some(REPLICA));
+        assert_eq!(decide(&s, "INSERT INTO t VALUES (1)"), Err(Refusal::ReadOnlyTransaction));
+        let begin = decide(&s, "BEGIN").unwrap();
+        assert_eq!((begin.target, begin.commit_first), (Target::Primary, Some(PRIMARY)));
+        // A transaction that was open when that happened ends where it began.
+        s.run("COMMIT", PRIMARY, AUTO).run("BEGIN", PRIMARY, IN);
+        assert_eq!(decide(&s, "SELECT * FROM t").unwrap().target, Target::Server(PRIMARY));
+        assert_eq!(decide(&s, "COMMIT").unwrap().target, Target::Server(PRIMARY));
+        assert_eq!(decide(&s, "START TRANSACTION").unwrap().target, Target::Primary);
     }
 
     #[test]
