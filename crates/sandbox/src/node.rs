@@ -76,7 +76,7 @@ impl Node {
             args,
             child: Mutex::new(None),
         };
-        // A port found free may be gone a moment later; only its taker knows.
+        // Programs that do not ask for ports as we do may take one a moment later.
         let mut attempts = if port.is_some() { 1 } else { 5 };
         loop {
             node.port = port.map_or_else(free_port, Ok)?;

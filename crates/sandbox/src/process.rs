@@ -3,6 +3,8 @@
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
 use std::net::{Ipv4Addr, TcpListener};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr, UnixDatagram};
 use std::os::unix::process::CommandExt as _;
 use std::process::{Child, Command};
 use std::sync::{Mutex, OnceLock, mpsc};
@@ -62,6 +64,9 @@ pub(crate) fn spawn(mut command: Command) -> io::Result<Child> {
 /// A TCP port on 127.0.0.1 that nobody listens on, from 10000 to 31999: below the range that
 /// outgoing connections take their ports from, which could otherwise hold it when it is needed.
 ///
+/// It stays this process's until it ends: others that ask here get other ports, even while nobody
+/// listens on this one, as between a server's death and its restart.
+///
 /// # Errors
 /// No free port among many tried.
 pub fn free_port() -> Result<u16> {
@@ -71,7 +76,31 @@ pub fn free_port() -> Result<u16> {
     (0..1000_u64)
         .find_map(|i| {
             let port = FIRST + u16::try_from(random.hash_one(i) % COUNT).ok()?;
-            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok().map(|_| port)
+            let claim = claim(port)?;
+            TcpListener::bind((Ipv4Addr::LOCALHOST, port)).ok()?;
+            std::mem::forget(claim);
+            Some(port)
         })
         .context("no free port on 127.0.0.1 between 10000 and 31999")
+}
+
+/// An abstract socket of the port's name: only one can have it, it leaves no file behind, the kernel
+/// closes it with the process, and it reaches as far as the port does, the network namespace.
+fn claim(port: u16) -> Option<UnixDatagram> {
+    let name = format!("pointsman-port-{port}");
+    UnixDatagram::bind_addr(&SocketAddr::from_abstract_name(name).ok()?).ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_port_is_given_out_once() {
+        let mut ports: Vec<_> = (0..300).map(|_| free_port().expect("there are many")).collect();
+        assert!(ports.iter().all(|port| claim(*port).is_none()));
+        ports.sort_unstable();
+        ports.dedup();
+        assert_eq!(ports.len(), 300);
+    }
 }
