@@ -10,8 +10,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::proxy::{
-    Admin, AuthPlugin, Consistency, Console, Limits, Listener, Monitor, ProxyConfig, Routing,
-    Server, User,
+    Admin, AuthPlugin, Consistency, Console, Failover, Limits, Listener, Monitor, ProxyConfig,
+    Routing, Server, User,
 };
 use crate::read::{At, Findings, HostPort, Read, Section, Size, readable_by_all, word};
 use crate::report::{Problem, Report, Warning};
@@ -116,6 +116,7 @@ fn proxy(found: &mut Findings, root: &Spanned<DeTable<'_>>) -> Option<ProxyConfi
     let users = users(found, &mut file);
     let monitor = monitor(found, &mut file);
     let routing = routing(found, &mut file);
+    let failover = failover(found, &mut file);
     let limits = limits(found, &mut file);
     let admin = admin(found, &mut file, &mut sockets);
     let console = console(found, &mut file, &mut sockets);
@@ -128,6 +129,7 @@ fn proxy(found: &mut Findings, root: &Spanned<DeTable<'_>>) -> Option<ProxyConfi
         users,
         monitor: monitor?,
         routing,
+        failover,
         limits,
         admin,
         console,
@@ -302,6 +304,17 @@ fn routing(found: &mut Findings, file: &mut Section<'_>) -> Routing {
     };
     s.finish(found);
     routing
+}
+
+fn failover(found: &mut Findings, file: &mut Section<'_>) -> Failover {
+    let default = Failover::default();
+    let Some(mut s) = file.section(found, "failover") else { return default };
+    let failover = Failover {
+        write_wait: s.or(found, "write_wait", default.write_wait),
+        replay_max_size: s.or(found, "replay_max_size", Size(default.replay_max_size)).0,
+    };
+    s.finish(found);
+    failover
 }
 
 fn limits(found: &mut Findings, file: &mut Section<'_>) -> Limits {

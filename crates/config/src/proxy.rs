@@ -14,6 +14,7 @@ pub struct ProxyConfig {
     pub users: Vec<User>,
     pub monitor: Monitor,
     pub routing: Routing,
+    pub failover: Failover,
     pub limits: Limits,
     pub admin: Admin,
     pub console: Console,
@@ -114,6 +115,23 @@ impl Default for Routing {
             causal_timeout: Duration::from_millis(50),
             primary_reads: false,
         }
+    }
+}
+
+/// What becomes of clients while the primary is replaced.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failover {
+    /// How long a statement that needs the primary waits for one, from the moment the last one was
+    /// lost. Zero: not at all.
+    pub write_wait: Duration,
+    /// Most bytes of statements kept per open transaction, to repeat it on the next primary. Zero:
+    /// transactions are not repeated.
+    pub replay_max_size: usize,
+}
+
+impl Default for Failover {
+    fn default() -> Self {
+        Self { write_wait: Duration::from_secs(10), replay_max_size: 1 << 20 }
     }
 }
 
