@@ -82,6 +82,13 @@ impl Buffer {
         self.end += n;
     }
 
+    /// Bytes of our own, as if they had been read.
+    pub fn append(&mut self, bytes: &[u8]) {
+        self.reserve(self.filled().len() + bytes.len());
+        self.space()[..bytes.len()].copy_from_slice(bytes);
+        self.advance(bytes.len());
+    }
+
     pub fn consume(&mut self, n: usize) {
         debug_assert!(self.start + n <= self.end);
         self.start += n;

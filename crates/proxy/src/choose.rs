@@ -63,7 +63,7 @@ impl Client {
                     && self.session.transaction().is_none()
                     && !self.is_fresh(server).await
                 {
-                    return self.primary(Some(ToPrimary::ReplicaBehind));
+                    return self.primary(Some(ToPrimary::ReplicaBehind)).await;
                 }
                 Ok(Choice {
                     server,
@@ -73,7 +73,7 @@ impl Client {
             }
             Target::Primary | Target::Proxy => {
                 let read = job.statement.verdict.class == Class::Read && job.executes();
-                self.primary(read.then_some(ToPrimary::Why(decision.why)))
+                self.primary(read.then_some(ToPrimary::Why(decision.why))).await
             }
             Target::AnySession => {
                 let last = self.session.last_used().map(ServerId).filter(|s| !excluded.contains(s));
@@ -91,7 +91,7 @@ impl Client {
                     Ok(position) => {
                         self.replica_or_primary(position.as_deref(), excluded, counted).await
                     }
-                    Err(why) => self.primary(counted.then_some(why)),
+                    Err(why) => self.primary(counted.then_some(why)).await,
                 }
             }
         }
@@ -136,20 +136,6 @@ impl Client {
         }
     }
 
-    pub(crate) fn primary(&self, to_primary: Option<ToPrimary>) -> Result<Choice, Problem> {
-        self.worker.snapshot(|s| match s.primary {
-            Some(server) => Ok(Choice { server, primary: true, to_primary }),
-            None => {
-                let why = &s.no_primary_why;
-                Err(Problem::own(
-                    1290,
-                    "HY000",
-                    format!("[PM2001] there is no primary to write to: {why}"),
-                ))
-            }
-        })
-    }
-
     pub(crate) async fn replica_or_primary(
         &self,
         position: Option<&Position>,
@@ -174,11 +160,11 @@ impl Client {
         let Some(behind) = pick(None).filter(|_| position.is_some()) else {
             let why =
                 if excluded.is_empty() { ToPrimary::NoReplica } else { ToPrimary::ReplicaFailed };
-            return self.primary(counted.then_some(why));
+            return self.primary(counted.then_some(why)).await;
         };
         // A moment's wait on a replica that is about to have it keeps the read off the primary.
         if let Some(position) = position {
-            let began = Instant::now();
+            let waited_from = Instant::now();
             let within = self.config().routing.causal_timeout;
             let candidates: SmallVec<[ServerId; 4]> = self.worker.snapshot(|s| {
                 s.servers
@@ -189,11 +175,11 @@ impl Client {
             });
             let cluster = &self.worker.shared.cluster;
             let arrived = cluster.wait_applied(&candidates, position, within).await;
-            self.worker.stats.causal_wait.record(began.elapsed());
+            self.worker.stats.causal_wait.record(waited_from.elapsed());
             if let Some(server) = arrived {
                 return Ok(Choice { server, ..behind });
             }
         }
-        self.primary(counted.then_some(ToPrimary::ReplicaBehind))
+        self.primary(counted.then_some(ToPrimary::ReplicaBehind)).await
     }
 }

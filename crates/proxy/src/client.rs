@@ -1,15 +1,19 @@
 //! One client's session: its commands, one after the other.
 
+use std::cell::Cell;
+use std::future::{Future as _, poll_fn};
 use std::io;
 use std::net::SocketAddr;
+use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Instant;
 
 use pointsman_cluster::ServerId;
 use pointsman_cluster::gtid::Position;
 use pointsman_config::proxy::ProxyConfig;
-use pointsman_session::{Level, Session};
+use pointsman_session::{Level, Session, Transcript};
 use pointsman_sql::{Class, Dialect, Effects, Flavour, Reason, Verdict};
 use pointsman_wire::{
     BoundTypes, Capabilities, Command, HEADER, Header, MAX_PAYLOAD, Status, err_packet, ok_packet,
@@ -21,7 +25,7 @@ use crate::buffers::Buffer;
 use crate::credentials::Credentials;
 use crate::login;
 use crate::prepared::{LongData, Prepared, PreparedStatement};
-use crate::route::{Job, Kind};
+use crate::route::{Job, Kind, Problem};
 use crate::socket::Socket;
 use crate::worker::{Registered, SessionInfo, Statement, Worker};
 
@@ -42,6 +46,14 @@ pub struct Client {
     /// It wrote, and where could not be learnt: its reads stay on the primary.
     pub unsure: bool,
     pub level: Level,
+    /// What the open transaction has done so far.
+    pub transcript: Transcript<Job>,
+    /// What came of an idle transaction: told with the next statement.
+    pub owed: Option<Problem>,
+    /// Its transaction is being repeated.
+    pub repeating: bool,
+    /// Since when the present statement has had trouble with the primary.
+    pub trouble: Cell<Option<Instant>>,
 }
 
 /// The session is over.
@@ -99,7 +111,14 @@ impl Client {
 
     async fn serve(&mut self) -> Result<(), End> {
         loop {
-            self.socket.readable().await?;
+            if !self.readable().await? {
+                if let Some(deposed) = self.deposed() {
+                    self.trouble.set(None);
+                    self.owed = Box::pin(self.follow_primary(deposed)).await.err();
+                    self.show();
+                }
+                continue;
+            }
             let mut request = Buffer::borrow();
             if self.socket.read(&mut request).await? == 0 {
                 return Err(End::Client);
@@ -112,6 +131,25 @@ impl Client {
                 return Err(End::Client);
             }
         }
+    }
+
+    /// Waits for a command. False: there is another primary, and a transaction is open.
+    async fn readable(&self) -> io::Result<bool> {
+        if self.session.transaction().is_none() {
+            return self.socket.readable().await.map(|()| true);
+        }
+        let mut readable = pin!(self.socket.readable());
+        poll_fn(|cx| {
+            if let Poll::Ready(ready) = readable.as_mut().poll(cx) {
+                return Poll::Ready(ready.map(|()| true));
+            }
+            if self.info.recalled.replace(false) {
+                return Poll::Ready(Ok(false));
+            }
+            self.info.waker.replace(Some(cx.waker().clone()));
+            Poll::Pending
+        })
+        .await
     }
 
     async fn command(&mut self, request: &mut Buffer) -> Result<(), End> {
@@ -225,12 +263,11 @@ impl Client {
                 }
                 let mut job = Job::new(Kind::Execute(id), Arc::clone(&statement.statement));
                 job.bulk = command == Command::StmtBulkExecute;
-                let done = self.run(job, request, end).await;
-                // As on a server, whatever came of it.
+                // Gone with the execution, as on a server, whatever comes of it.
                 if let Some(statement) = self.prepared.get_mut(id) {
-                    statement.long_data = LongData::default();
+                    job.long_data = std::mem::take(&mut statement.long_data);
                 }
-                done
+                self.run(job, request, end).await
             }
             Command::StmtSendLongData => self.keep_long_data(request, end).await,
             Command::StmtFetch if !streamed => {
@@ -458,7 +495,8 @@ impl Client {
 
     /// Forgets a statement; the servers are told along with the next command.
     fn close_statement(&mut self, id: u32) {
-        self.prepared.remove(id);
+        let keep = self.session.transaction().is_some();
+        self.prepared.close(id, keep);
         for backend in &mut self.backends {
             if let Some(here) = backend.statements.remove(&id) {
                 let mut payload = [0x19, 0, 0, 0, 0];

@@ -22,6 +22,8 @@ pub enum Unusable {
     Refused(Vec<u8>),
     /// The session had something there that is gone now.
     Lost(&'static str),
+    /// The session had a transaction open there, and nothing in flight.
+    LostTransaction,
 }
 
 impl Client {
@@ -46,6 +48,9 @@ impl Client {
                 }
                 Err(Unusable::Unreachable(why)) if choice.primary => {
                     self.worker.shared.cluster.report_failure(choice.server);
+                    if self.await_change(choice.server).await {
+                        continue;
+                    }
                     let name = self.name(choice.server);
                     return Err(Problem::own(
                         2003,
@@ -77,7 +82,7 @@ impl Client {
                     match self.session.lost(server.0) {
                         Lost::Nothing if job.only.is_none() => self.connect(server).await?,
                         Lost::Nothing => return Err(Unusable::Lost("an open cursor")),
-                        Lost::Transaction => return Err(Unusable::Lost("an open transaction")),
+                        Lost::Transaction => return Err(Unusable::LostTransaction),
                         Lost::State(what) => return Err(Unusable::Lost(what)),
                     }
                 } else {
@@ -86,9 +91,22 @@ impl Client {
             }
             None => self.connect(server).await?,
         };
+        backend = self.prepare_there(backend, job).await?;
+        if backend.version != self.session.variables().version() {
+            backend = self.bring_up_to_date(backend).await?;
+        }
+        Ok(backend)
+    }
+
+    /// Sees to it that the server has the statement that `job` is about.
+    pub(crate) async fn prepare_there(
+        &mut self,
+        mut backend: Box<Backend>,
+        job: &Job,
+    ) -> Result<Box<Backend>, Unusable> {
         if let Kind::Execute(id) | Kind::Fetch(id) | Kind::Reset(id) = job.kind
             && !backend.statements.contains_key(&id)
-            && let Some(statement) = self.prepared.get(id)
+            && let Some(statement) = self.prepared.kept(id)
         {
             let (command, context) = (statement.command.clone(), statement.context.clone());
             backend = self.in_context(backend, &context).await?;
@@ -102,9 +120,6 @@ impl Client {
                 }
                 Err(broken) => return Err(self.gone(backend, &broken)),
             }
-        }
-        if backend.version != self.session.variables().version() {
-            backend = self.bring_up_to_date(backend).await?;
         }
         Ok(backend)
     }
@@ -238,7 +253,7 @@ impl Client {
         self.forget_backend(server);
         match self.session.lost(server.0) {
             Lost::Nothing => Unusable::Unreachable(broken.to_string()),
-            Lost::Transaction => Unusable::Lost("an open transaction"),
+            Lost::Transaction => Unusable::LostTransaction,
             Lost::State(what) => Unusable::Lost(what),
         }
     }

@@ -3,25 +3,29 @@
 use std::sync::Arc;
 
 use pointsman_cluster::gtid::Position;
+use pointsman_session::Digest;
 use pointsman_sql::{Class, Effects};
-use pointsman_wire::{BoundTypes, HEADER, Header, MAX_PAYLOAD, Tracker};
+use pointsman_wire::{
+    BoundTypes, Control, ErrPacket, HEADER, Header, MAX_PAYLOAD, Status, Tracker,
+};
 
 use crate::backend::{Backend, Broken, Here};
 use crate::buffers::Buffer;
 use crate::client::{Client, execute_packet};
-use crate::prepared::{Context, LongData, Prepared, PreparedStatement};
-use crate::relay::{Failure, Outcome, Watcher, relay};
+use crate::prepared::{Context, Prepared, PreparedStatement};
+use crate::relay::{Failure, Outcome, Sink, Watcher, relay};
 use crate::route::{Job, Kind};
 use crate::worker::Worker;
 
 impl Client {
-    /// Sends the command over `backend` and relays the reply.
+    /// Sends the command over `backend` and relays the reply. `digest` takes in what is answered.
     pub(crate) async fn exchange(
         &mut self,
         backend: &mut Backend,
         job: &Job,
         request: &mut Buffer,
         end: usize,
+        digest: Option<&mut Digest>,
     ) -> Result<Outcome, Failure> {
         let first = request.filled()[HEADER];
         let server_failed = |e: std::io::Error| Failure::Server {
@@ -34,21 +38,21 @@ impl Client {
         if let Kind::Execute(id) | Kind::Fetch(id) | Kind::Reset(id) = job.kind
             && let Some(here) = backend.statements.get_mut(&id)
         {
-            let types = match (&job.kind, self.prepared.get(id)) {
-                (Kind::Execute(_), Some(PreparedStatement { types: Some(types), params, .. }))
+            let types = match (&job.kind, self.prepared.kept(id)) {
+                (Kind::Execute(_), Some(PreparedStatement { types, params, .. }))
                     if !here.bound && !job.bulk && end != 0 =>
                 {
-                    Some((types, *params))
+                    job.types.as_ref().or(types.as_ref()).map(|types| (types, *params))
                 }
                 _ => None::<(&BoundTypes, u16)>,
             };
             here.bound |= matches!(job.kind, Kind::Execute(_));
             let len = if end == 0 { request.filled().len() } else { end };
             own_packet = execute_packet(&mut request.filled_mut()[..len], here.id, types);
-            if let (Kind::Execute(_), Some(statement)) = (job.kind, self.prepared.get(id))
-                && !statement.long_data.packets.is_empty()
+            if let Kind::Execute(_) = job.kind
+                && !job.long_data.packets.is_empty()
             {
-                let packets = statement.long_data.for_server(here.id);
+                let packets = job.long_data.for_server(here.id);
                 backend.send(&packets).await.map_err(server_failed)?;
             }
         }
@@ -68,6 +72,9 @@ impl Client {
             None => &request.filled()[HEADER.min(end)..end],
         };
         let primary = worker.snapshot(|s| s.primary) == Some(backend.server);
+        let writable = primary
+            || session.transaction() == Some(backend.server.0)
+                && !session.status().contains(Status::IN_READ_ONLY_TRANSACTION);
         let context = match job.kind {
             Kind::Prepare => Context::of(session.variables()),
             _ => Context::default(),
@@ -78,13 +85,16 @@ impl Client {
             prepared,
             worker,
             primary,
+            writable,
             wrote,
             unsure,
             context,
             client_id: None,
+            digest,
         };
+        let mut sink = if job.again { Sink::Nobody } else { Sink::Client(socket) };
         let outcome =
-            relay(backend, socket, session, &mut tracker, login.caps, &mut watcher).await?;
+            relay(backend, &mut sink, session, &mut tracker, login.caps, &mut watcher).await?;
         backend.in_step = true;
         if let (Some(own), Some((id, _))) = (watcher.client_id, outcome.prepared) {
             backend.statements.insert(own, Here { id, bound: false });
@@ -137,10 +147,13 @@ struct Watching<'a> {
     prepared: &'a mut Prepared,
     worker: &'a Worker,
     primary: bool,
+    /// It takes writes, or did when the open transaction began.
+    writable: bool,
     wrote: &'a mut Option<(u64, Position)>,
     unsure: &'a mut bool,
     context: Context,
     client_id: Option<u32>,
+    digest: Option<&'a mut Digest>,
 }
 
 impl Watcher for Watching<'_> {
@@ -151,7 +164,7 @@ impl Watcher for Watching<'_> {
             params,
             types: None,
             cursor_at: None,
-            long_data: LongData::default(),
+            long_data: Default::default(),
             context: self.context.clone(),
         });
         self.client_id = Some(id);
@@ -173,6 +186,28 @@ impl Watcher for Watching<'_> {
                 None => *self.unsure = true,
             }
         }
+    }
+
+    fn passing(&mut self, bytes: &[u8]) {
+        if let Some(digest) = &mut self.digest {
+            digest.bytes(bytes);
+        }
+    }
+
+    fn said(&mut self, control: &Control<'_>) {
+        if let Some(digest) = &mut self.digest {
+            digest.control(control);
+        }
+    }
+
+    fn is_read_only(&self, error: &ErrPacket<'_>) -> bool {
+        let several = Effects::MULTI | Effects::HIDDEN_CODE | Effects::TEXT_PREPARE;
+        self.writable
+            && error.code == 1290
+            && !self.job.statement.verdict.effects.intersects(several)
+            && [&b"read-only"[..], b"read_only"]
+                .iter()
+                .any(|word| error.message.windows(word.len()).any(|w| w == *word))
     }
 
     fn may_have_written(&self, in_transaction: bool) -> bool {

@@ -4,6 +4,7 @@
 //! server, [`connect`] to it, [`exchange`] bytes, [`relay`] the reply back. All of a session happens on one worker thread.
 
 mod accounts;
+mod await_primary;
 mod backend;
 mod buffers;
 mod choose;
@@ -18,7 +19,9 @@ mod login;
 mod metrics;
 mod pick;
 mod prepared;
+mod recover;
 mod relay;
+mod repeat;
 mod route;
 mod shared;
 mod socket;

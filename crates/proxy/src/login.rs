@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Instant;
 
 use pointsman_config::proxy::AuthPlugin;
-use pointsman_session::{Level, Session};
+use pointsman_session::{Level, Session, Transcript};
 use pointsman_wire::handshake::{ChangeUser, Greeting, Response, auth_switch};
 use pointsman_wire::{Capabilities, Malformed, Status, auth, err_packet, write_packet};
 use tokio::net::TcpStream;
@@ -87,6 +87,8 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, leve
         busy: Cell::new(None),
         killed: Cell::new(false),
         held: Cell::new(None),
+        recalled: Cell::new(false),
+        waker: Cell::new(None),
         transaction: Cell::new(None),
         backends: RefCell::default(),
         last_statement: RefCell::default(),
@@ -124,6 +126,10 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, leve
             wrote: None,
             unsure: false,
             level,
+            transcript: Transcript::default(),
+            owed: None,
+            repeating: false,
+            trouble: Cell::new(None),
         };
         client.welcome_and_serve(seq).await;
     }

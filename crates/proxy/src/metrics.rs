@@ -11,7 +11,7 @@ use prometheus::proto::{
 };
 
 use crate::shared::Shared;
-use crate::stats::{BOUNDS_US, CLASSES, Latency, class_label};
+use crate::stats::{BOUNDS_US, CLASSES, Latency, Repeated, class_label};
 
 /// Adds up the workers' counters at each scrape.
 pub struct Collector {
@@ -41,6 +41,15 @@ const FAMILIES: &[(&str, &str)] = &[
     (
         "pointsman_causal_wait_seconds",
         "How long reads waited for a replica to have what they must see.",
+    ),
+    ("pointsman_statements_waiting", "Statements that wait for a primary now."),
+    (
+        "pointsman_primary_wait_seconds",
+        "How long statements waited for a primary, while there was none.",
+    ),
+    (
+        "pointsman_transactions_replayed_total",
+        "Transactions repeated on another server after theirs was lost, by outcome.",
     ),
     ("pointsman_server_up", "Whether the server answers."),
     ("pointsman_server_role", "1 for the server's present role."),
@@ -156,6 +165,18 @@ impl prometheus::core::Collector for Collector {
             HISTOGRAM,
             histogram(&[], stats.iter().map(|s| &s.causal_wait)),
         );
+        let waiting = sum(&|s| s.held());
+        add("pointsman_statements_waiting", GAUGE, gauge(&[], waiting as f64));
+        add(
+            "pointsman_primary_wait_seconds",
+            HISTOGRAM,
+            histogram(&[], stats.iter().map(|s| &s.primary_wait)),
+        );
+        for outcome in Repeated::ALL {
+            let pairs = [("outcome", outcome.code())];
+            let n = sum(&|s| s.repeated[outcome as usize].get());
+            add("pointsman_transactions_replayed_total", COUNTER, counter(&pairs, n));
+        }
 
         let mut to_primary: BTreeMap<&str, u64> = BTreeMap::new();
         let mut errors: BTreeMap<(u16, u16), u64> = BTreeMap::new();

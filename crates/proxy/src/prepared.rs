@@ -25,7 +25,7 @@ pub struct PreparedStatement {
 }
 
 /// Packets kept for the next execution, which may happen on any server.
-#[derive(Default)]
+#[derive(Default, Clone)]
 pub struct LongData {
     pub packets: Vec<u8>,
     /// Where in `packets` each command begins.
@@ -90,6 +90,9 @@ pub struct Prepared {
     /// The one that id -1 means: the last prepared, if that succeeded and it is still there.
     last: Option<u32>,
     statements: HashMap<u32, PreparedStatement>,
+    /// Closed by the client, but executed in the transaction that is open, which may have to be
+    /// repeated.
+    closed: HashMap<u32, PreparedStatement>,
 }
 
 /// MariaDB: "the statement prepared last", so that a client need not wait for its id.
@@ -105,10 +108,7 @@ impl Prepared {
     pub fn insert(&mut self, statement: PreparedStatement) -> u32 {
         loop {
             self.newest = self.newest.wrapping_add(1);
-            if self.newest != 0
-                && self.newest != NEWEST
-                && !self.statements.contains_key(&self.newest)
-            {
+            if self.newest != 0 && self.newest != NEWEST && self.kept(self.newest).is_none() {
                 break;
             }
         }
@@ -131,8 +131,24 @@ impl Prepared {
         self.statements.get_mut(&id)
     }
 
-    pub fn remove(&mut self, id: u32) {
-        self.statements.remove(&id);
+    /// The client has closed it. `keep`: a repetition may need it.
+    pub fn close(&mut self, id: u32, keep: bool) {
+        let statement = self.statements.remove(&id);
+        if let Some(statement) = statement.filter(|_| keep) {
+            self.closed.insert(id, statement);
+        }
         self.last = self.last.filter(|last| *last != id);
+    }
+
+    /// One that the client has, or had when it executed it.
+    pub fn kept(&self, id: u32) -> Option<&PreparedStatement> {
+        self.statements.get(&id).or_else(|| self.closed.get(&id))
+    }
+
+    /// The transaction is over.
+    pub fn forget_closed(&mut self) {
+        if !self.closed.is_empty() {
+            self.closed.clear();
+        }
     }
 }

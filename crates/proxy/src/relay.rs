@@ -4,8 +4,8 @@ use std::io;
 
 use pointsman_session::Session;
 use pointsman_wire::{
-    Capabilities, Control, HEADER, Header, MAX_PAYLOAD, OkPacket, StateChange, Status, Step,
-    Tracker, retain_state,
+    Capabilities, Control, ErrPacket, HEADER, Header, MAX_PAYLOAD, OkPacket, StateChange, Status,
+    Step, Tracker, retain_state,
 };
 
 use crate::backend::{Backend, Broken};
@@ -21,6 +21,8 @@ pub struct Outcome {
     pub prepared: Option<(u32, u16)>,
     /// A cursor stays open on the server.
     pub cursor: bool,
+    /// As the OK packet said.
+    pub insert_id: u64,
 }
 
 /// How a relay failed.
@@ -28,8 +30,26 @@ pub enum Failure {
     /// The server's side; `passed` bytes had gone to the client, and if a packet of our own may
     /// follow them, this is its sequence id.
     Server { broken: Broken, passed: u64, next_seq: Option<u8> },
+    /// The server said that it takes no writes; that is all it did, and the client knows nothing.
+    ReadOnly,
     /// The client's side.
     Client,
+}
+
+/// Who gets a reply.
+pub enum Sink<'a> {
+    Client(&'a mut Socket),
+    /// It was given to the client before, when the statement first ran.
+    Nobody,
+}
+
+impl Sink<'_> {
+    async fn write_all(&mut self, bytes: &[u8]) -> Result<(), Failure> {
+        match self {
+            Self::Client(client) => client.write_all(bytes).await.map_err(|_| Failure::Client),
+            Self::Nobody => Ok(()),
+        }
+    }
 }
 
 /// Variables a server reports to clients by default (`session_track_system_variables`).
@@ -49,6 +69,12 @@ pub trait Watcher {
     fn wrote(&mut self, gtid: &[u8]);
     /// Something may have been committed, and the reply can't say where.
     async fn wrote_somewhere(&mut self);
+    /// Bytes of a result, as they are passed on.
+    fn passing(&mut self, bytes: &[u8]);
+    /// A packet of the reply that says how it went.
+    fn said(&mut self, control: &Control<'_>);
+    /// Whether this error means no more than that the server has ceased to be the primary.
+    fn is_read_only(&self, error: &ErrPacket<'_>) -> bool;
     /// Whether a statement of this kind, ending in an error here, may have committed something.
     fn may_have_written(&self, in_transaction: bool) -> bool;
 }
@@ -56,7 +82,7 @@ pub trait Watcher {
 /// Relays one reply.
 pub async fn relay(
     backend: &mut Backend,
-    client: &mut Socket,
+    client: &mut Sink<'_>,
     session: &mut Session,
     tracker: &mut Tracker,
     client_caps: Capabilities,
@@ -89,15 +115,19 @@ pub async fn relay(
             match tracker.step(&buf.filled()[ready..]) {
                 Err(e) => return Err(Failure::Server { broken: e.into(), passed, next_seq: None }),
                 Ok(Step::More { pass }) => {
+                    watcher.passing(&buf.filled()[ready..ready + pass]);
                     ready += pass;
                     break false;
                 }
                 Ok(Step::Control { pass, end, control, .. }) => {
                     let (start, mut end) = (ready + pass, ready + end);
+                    watcher.passing(&buf.filled()[ready..start]);
+                    watcher.said(&control);
                     match control {
                         Control::Ok(ok) => {
                             let status = ok.status;
                             outcome.cursor = status.contains(Status::CURSOR_EXISTS);
+                            outcome.insert_id = ok.last_insert_id;
                             session.replied(server.0, status);
                             if !ok.state.is_empty() {
                                 note_changes(session, &ok, watcher);
@@ -117,6 +147,9 @@ pub async fn relay(
                             }
                         }
                         Control::Err(e) => {
+                            if passed == 0 && start == 0 && watcher.is_read_only(&e) {
+                                return Err(Failure::ReadOnly);
+                            }
                             outcome.error = Some(e.code);
                             if owed || watcher.may_have_written(session.transaction().is_some()) {
                                 watcher.wrote_somewhere().await;
@@ -139,13 +172,12 @@ pub async fn relay(
             }
         };
         if ready > 0 {
-            if client.write_all(&buf.filled()[..ready]).await.is_err() {
-                return Err(Failure::Client);
-            }
+            client.write_all(&buf.filled()[..ready]).await?;
             passed += ready as u64;
             buf.consume(ready);
         }
         if wants_file {
+            let Sink::Client(client) = client else { return Err(Failure::Client) };
             let seq = send_file(backend, client).await?;
             tracker.local_infile_sent(seq);
         }

@@ -5,15 +5,18 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pointsman_cluster::ServerId;
-use pointsman_session::{Lost, Refusal, Target, Why};
+use pointsman_session::{Digest, Lost, Refusal, Target, Why};
 use pointsman_sql::{Effects, Route};
-use pointsman_wire::{Capabilities, Expect, HEADER, Status, err_packet, write_packet};
+use pointsman_wire::{BoundTypes, Capabilities, Expect, HEADER, Status, err_packet, write_packet};
 use smallvec::SmallVec;
 
-use crate::backend::Broken;
+use crate::backend::{Backend, Broken};
 use crate::buffers::Buffer;
+use crate::choose::Choice;
 use crate::client::{Client, End};
 use crate::connect::Unusable;
+use crate::prepared::LongData;
+use crate::recover::{Broke, Recovered, is_rollback};
 use crate::relay::{Failure, Outcome};
 use crate::worker::{Statement, Waiting};
 
@@ -34,6 +37,7 @@ pub enum Kind {
 }
 
 /// One command on its way.
+#[derive(Clone)]
 pub struct Job {
     pub kind: Kind,
     pub statement: Arc<Statement>,
@@ -42,11 +46,26 @@ pub struct Job {
     /// The only server that can run it.
     pub only: Option<ServerId>,
     pub bulk: bool,
+    /// For an execution: what was sent for it in advance.
+    pub long_data: LongData,
+    /// For an execution that is repeated: the types its packet does not name.
+    pub types: Option<BoundTypes>,
+    /// It was answered before, and is repeated on another server.
+    pub again: bool,
 }
 
 impl Job {
     pub fn new(kind: Kind, statement: Arc<Statement>) -> Self {
-        Self { kind, statement, packet: None, only: None, bulk: false }
+        Self {
+            kind,
+            statement,
+            packet: None,
+            only: None,
+            bulk: false,
+            long_data: LongData::default(),
+            types: None,
+            again: false,
+        }
     }
 
     pub fn expect(&self, first: u8) -> Expect {
@@ -93,27 +112,41 @@ impl Problem {
 }
 
 impl Client {
-    /// Sends a command where it belongs and relays the reply.
+    /// Sends a command where it belongs and relays the reply. What a server's death leaves undone is
+    /// done on another, as far as nothing can be done twice by that.
     pub async fn run(&mut self, job: Job, request: &mut Buffer, end: usize) -> Result<(), End> {
         let began = Instant::now();
-        let statement = Arc::clone(&job.statement);
-        let decision = match self.decide(&job) {
-            Ok(decision) => decision,
-            Err(refusal) => {
-                self.skip(request, end).await?;
-                return self.refuse(refusal).await;
-            }
-        };
-        if let Some(replica) = decision.commit_first
-            && let Err(problem) = self.commit_on(ServerId(replica)).await
+        self.trouble.set(None);
+        if let Some(problem) = self.owed.take()
+            && !is_rollback(&job)
         {
             self.skip(request, end).await?;
             return self.report(problem, 1).await;
         }
-        let retryable = end != 0 && matches!(decision.target, Target::Replica | Target::AnySession);
+        let watched = self.watch_transaction(&job);
         let mut sent_again = 0;
         let mut excluded: SmallVec<[ServerId; 4]> = SmallVec::new();
         loop {
+            if let Some(deposed) = self.deposed()
+                && let Err(problem) = Box::pin(self.follow_primary(deposed)).await
+            {
+                self.skip(request, end).await?;
+                return self.report(problem, 1).await;
+            }
+            let decision = match self.decide(&job) {
+                Ok(decision) => decision,
+                Err(refusal) => {
+                    self.skip(request, end).await?;
+                    return self.refuse(refusal).await;
+                }
+            };
+            if let Some(replica) = decision.commit_first
+                && let Err(problem) = self.commit_on(ServerId(replica)).await
+            {
+                self.skip(request, end).await?;
+                return self.report(problem, 1).await;
+            }
+            let anywhere = matches!(decision.target, Target::Replica | Target::AnySession);
             let choice = match self.choose(&decision, &job, &excluded).await {
                 Ok(choice) => choice,
                 Err(problem) => {
@@ -124,95 +157,194 @@ impl Client {
             let server = choice.server;
             let mut backend = match self.ready(server, &job).await {
                 Ok(backend) => backend,
-                Err(Unusable::Lost(what)) => {
-                    self.skip(request, end).await?;
-                    return self.session_broken(what, 1).await;
-                }
-                Err(Unusable::Unreachable(why)) => {
-                    self.worker.shared.cluster.report_failure(server);
-                    if !choice.primary && retryable {
-                        excluded.push(server);
-                        continue;
+                Err(unusable) => {
+                    let retry = Retry { anywhere, choice: &choice, whole: end != 0 };
+                    match Box::pin(self.unusable(unusable, &retry, &mut excluded)).await {
+                        Next::Again => continue,
+                        Next::Report(problem) => {
+                            self.skip(request, end).await?;
+                            return self.report(problem, 1).await;
+                        }
+                        Next::End(problem) => {
+                            self.skip(request, end).await?;
+                            self.report(problem, 1).await?;
+                            return Err(End::Broken);
+                        }
                     }
-                    self.skip(request, end).await?;
-                    let name = self.name(server);
-                    let message = format!("[PM2002] can't reach server {name}: {why}");
-                    return self.report(Problem::own(2003, "HY000", message), 1).await;
-                }
-                Err(Unusable::Refused(payload)) => {
-                    // A replica may not know yet what the primary does (a new account, a table).
-                    if !choice.primary && retryable {
-                        excluded.push(server);
-                        continue;
-                    }
-                    self.skip(request, end).await?;
-                    return self.report(Problem::Server(payload), 1).await;
                 }
             };
             if job.executes() {
-                self.session.sent(server.0, choice.primary, &statement.verdict);
+                self.session.sent(server.0, choice.primary, &job.statement.verdict);
             }
             if let Some(why) = choice.to_primary {
                 self.worker.stats.read_to_primary(why);
             }
             self.info.changed.set(began);
             self.info.killed.set(false);
+            let mut digest = watched.then(|| Box::new(Digest::default()));
             let waiting =
                 Waiting::begin(&self.info, server, backend.socket.raw_fd(), Some(&backend.live));
-            let result = self.exchange(&mut backend, &job, request, end).await;
+            let result =
+                self.exchange(&mut backend, &job, request, end, digest.as_deref_mut()).await;
             drop(waiting);
             match result {
                 Ok(outcome) => {
-                    backend.version = self.session.variables().version();
-                    if job.executes() && may_stop_tracking(&statement) {
-                        // What it set for the client must not keep the session's truth from us.
-                        let waiting =
-                            Waiting::begin(&self.info, server, backend.socket.raw_fd(), None);
-                        let tracked = backend.track().await;
-                        drop(waiting);
-                        if !matches!(tracked, Ok(Ok(_))) {
-                            drop(backend);
-                            self.forget_backend(server);
-                            self.session.lost(server.0);
-                            return Err(End::Broken);
-                        }
+                    if watched {
+                        self.note_step(&job, request, end, &outcome, digest.as_deref());
                     }
-                    self.backends.push(backend);
-                    self.finish(&job, server, &outcome);
-                    if outcome.error.is_none() && end != 0 && sets_names(&job) {
-                        self.session.set_names(&request.filled()[HEADER + 1..end]);
-                        if let Some(backend) = self.backends.last_mut() {
-                            backend.version = self.session.variables().version();
-                        }
-                    }
-                    self.account(&job, choice.primary, server, began, outcome.error);
-                    self.show();
-                    return Ok(());
+                    return self.done(backend, &job, &choice, began, request, end, &outcome).await;
                 }
                 Err(Failure::Client) => return Err(End::Client),
+                Err(Failure::ReadOnly) => {
+                    // Nothing was done. Another is, or will be, the primary.
+                    self.worker.shared.cluster.report_failure(server);
+                    let open = self.session.transaction() == Some(server.0);
+                    if open {
+                        drop(backend);
+                        self.forget_backend(server);
+                        self.session.lost(server.0);
+                    } else {
+                        backend.in_step = true;
+                        self.backends.push(backend);
+                    }
+                    if end == 0 {
+                        return self.report(read_only(), 1).await;
+                    }
+                    if !self.await_change(server).await {
+                        return self.report(read_only(), 1).await;
+                    }
+                    if open && let Err(problem) = Box::pin(self.repeat_transaction()).await {
+                        return self.report(problem, 1).await;
+                    }
+                }
                 Err(Failure::Server { broken, passed, next_seq }) => {
+                    let inquiry = self.inquiry(&backend, request, end);
                     drop(backend);
                     self.forget_backend(server);
                     self.worker.shared.cluster.report_failure(server);
                     let lost = self.session.lost(server.0);
+                    let may_repeat = end != 0 && passed == 0 && !self.info.killed.get();
                     // A statement that brings servers down must not bring all of them down.
-                    let again =
-                        !choice.primary && sent_again < MOST_RESENDS && !self.info.killed.get();
-                    if retryable && passed == 0 && lost == Lost::Nothing && again {
-                        sent_again += 1;
+                    let may_repeat = may_repeat && sent_again < MOST_RESENDS;
+                    sent_again += 1;
+                    let problem = if !may_repeat {
+                        None
+                    } else if !choice.primary && anywhere && lost == Lost::Nothing {
                         self.worker.stats.retried_reads.add(1);
                         excluded.push(server);
                         continue;
-                    }
+                    } else {
+                        let broke = Broke { primary: choice.primary, lost, inquiry };
+                        match Box::pin(self.recover(&job, &broke)).await {
+                            Recovered::Again => continue,
+                            Recovered::Done => {
+                                self.account(&job, true, server, began, None);
+                                self.show();
+                                return self.ok(1).await;
+                            }
+                            Recovered::Restart(problem) => {
+                                self.account(&job, choice.primary, server, began, Some(1213));
+                                self.show();
+                                return self.report(problem, 1).await;
+                            }
+                            Recovered::Lost(problem) => problem,
+                        }
+                    };
                     self.account(&job, choice.primary, server, began, Some(2013));
-                    return self.broken(server, &broken, passed, next_seq).await;
+                    return match problem {
+                        Some(problem) => {
+                            self.report(problem, 1).await?;
+                            Err(End::Broken)
+                        }
+                        None => self.broken(server, &broken, passed, next_seq).await,
+                    };
                 }
             }
         }
     }
 
+    /// A command was answered: what remains to be done before the next.
+    #[allow(clippy::too_many_arguments)]
+    async fn done(
+        &mut self,
+        mut backend: Box<Backend>,
+        job: &Job,
+        choice: &Choice,
+        began: Instant,
+        request: &Buffer,
+        end: usize,
+        outcome: &Outcome,
+    ) -> Result<(), End> {
+        let server = choice.server;
+        backend.version = self.session.variables().version();
+        if job.executes() && may_stop_tracking(&job.statement) {
+            // What it set for the client must not keep the session's truth from us.
+            let waiting = Waiting::begin(&self.info, server, backend.socket.raw_fd(), None);
+            let tracked = backend.track().await;
+            drop(waiting);
+            if !matches!(tracked, Ok(Ok(_))) {
+                drop(backend);
+                self.forget_backend(server);
+                self.session.lost(server.0);
+                return Err(End::Broken);
+            }
+        }
+        self.backends.push(backend);
+        self.finish(job, server, outcome);
+        if outcome.error.is_none() && end != 0 && sets_names(job) {
+            self.session.set_names(&request.filled()[HEADER + 1..end]);
+            if let Some(backend) = self.backends.last_mut() {
+                backend.version = self.session.variables().version();
+            }
+        }
+        self.account(job, choice.primary, server, began, outcome.error);
+        self.show();
+        Ok(())
+    }
+
+    /// A server could not be used for a command of which nothing was sent.
+    async fn unusable(
+        &mut self,
+        unusable: Unusable,
+        retry: &Retry<'_>,
+        excluded: &mut SmallVec<[ServerId; 4]>,
+    ) -> Next {
+        let server = retry.choice.server;
+        let elsewhere = retry.anywhere && retry.whole && !retry.choice.primary;
+        match unusable {
+            Unusable::Lost(what) => Next::End(session_lost(what)),
+            Unusable::LostTransaction => {
+                self.worker.shared.cluster.report_failure(server);
+                match Box::pin(self.repeat_transaction()).await {
+                    Ok(()) => Next::Again,
+                    Err(problem) => Next::Report(problem),
+                }
+            }
+            Unusable::Unreachable(why) => {
+                self.worker.shared.cluster.report_failure(server);
+                if elsewhere {
+                    excluded.push(server);
+                    return Next::Again;
+                }
+                // It was the primary a moment ago.
+                if retry.choice.primary && self.await_change(server).await {
+                    return Next::Again;
+                }
+                let name = self.name(server);
+                let message = format!("[PM2002] can't reach server {name}: {why}");
+                Next::Report(Problem::own(2003, "HY000", message))
+            }
+            // A replica may not know yet what the primary does (a new account, a table).
+            Unusable::Refused(_) if elsewhere => {
+                excluded.push(server);
+                Next::Again
+            }
+            Unusable::Refused(payload) => Next::Report(Problem::Server(payload)),
+        }
+    }
+
     /// What a reply means beyond its bytes.
-    fn finish(&mut self, job: &Job, server: ServerId, outcome: &Outcome) {
+    pub(crate) fn finish(&mut self, job: &Job, server: ServerId, outcome: &Outcome) {
         if let Kind::Execute(id) = job.kind
             && let Some(statement) = self.prepared.get_mut(id)
         {
@@ -231,7 +363,7 @@ impl Client {
     }
 
     /// Shows what changed about the session to whoever asks.
-    fn show(&self) {
+    pub(crate) fn show(&self) {
         let info = &self.info;
         let read_only = self.session.status().contains(Status::IN_READ_ONLY_TRANSACTION);
         info.transaction.set(self.session.transaction().map(|_| read_only));
@@ -262,17 +394,10 @@ impl Client {
         }
     }
 
-    async fn report(&mut self, problem: Problem, seq: u8) -> Result<(), End> {
+    pub(crate) async fn report(&mut self, problem: Problem, seq: u8) -> Result<(), End> {
         let mut out = Vec::new();
         problem.packet(&mut out, seq);
         Ok(self.socket.write_all(&out).await?)
-    }
-
-    /// The session can't go on as if nothing had happened: say so, and end it as a server would.
-    async fn session_broken(&mut self, what: &str, seq: u8) -> Result<(), End> {
-        let message = format!("[PM2004] the connection to the server was lost, and with it {what}");
-        let _ = self.error(seq, 2013, "HY000", &message).await;
-        Err(End::Broken)
     }
 
     /// A server broke under a statement that can't be repeated.
@@ -294,6 +419,32 @@ impl Client {
     }
 }
 
+/// What a command that could not be sent knows of its way.
+struct Retry<'a> {
+    anywhere: bool,
+    choice: &'a Choice,
+    /// All of it is here, to be sent again.
+    whole: bool,
+}
+
+/// What to do about it.
+enum Next {
+    Again,
+    Report(Problem),
+    End(Problem),
+}
+
+/// The session can't go on as if nothing had happened: it ends, as a server would end it.
+fn session_lost(what: &str) -> Problem {
+    let message = format!("[PM2004] the connection to the server was lost, and with it {what}");
+    Problem::own(2013, "HY000", message)
+}
+
+fn read_only() -> Problem {
+    let message = "[PM2001] there is no primary to write to: the server became read-only";
+    Problem::own(1290, "HY000", message)
+}
+
 /// How often a read is sent once more after a server died under it.
 const MOST_RESENDS: u32 = 2;
 
@@ -305,7 +456,7 @@ fn may_stop_tracking(statement: &Statement) -> bool {
 }
 
 /// Whether it is a plain `SET NAMES` or `SET CHARACTER SET`.
-fn sets_names(job: &Job) -> bool {
+pub(crate) fn sets_names(job: &Job) -> bool {
     let verdict = &job.statement.verdict;
     job.kind == Kind::Query
         && verdict.route == Route::AnySession

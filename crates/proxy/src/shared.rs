@@ -26,6 +26,8 @@ pub struct Shared {
     /// Accounts of the config.
     pub own_accounts: Accounts,
     next_id: AtomicU32,
+    /// Transactions that are being repeated on a new primary.
+    repeating: AtomicU32,
 }
 
 /// How many more sessions than the emptiest worker one may have before it passes a client on.
@@ -45,6 +47,7 @@ impl Shared {
             known: Known::default(),
             own_accounts,
             next_id: AtomicU32::new(1),
+            repeating: AtomicU32::new(0),
         }
     }
 
@@ -56,6 +59,17 @@ impl Shared {
                 return id;
             }
         }
+    }
+
+    /// A transaction is to be repeated, before statements that only waited go on; until this is
+    /// dropped.
+    pub fn goes_first(&self) -> impl Drop + '_ {
+        self.repeating.fetch_add(1, Relaxed);
+        First(&self.repeating)
+    }
+
+    pub fn anyone_goes_first(&self) -> bool {
+        self.repeating.load(Relaxed) > 0
     }
 
     pub fn sessions(&self) -> u64 {
@@ -81,6 +95,14 @@ impl Shared {
                     .ok()
             })
             .as_ref()
+    }
+}
+
+struct First<'a>(&'a AtomicU32);
+
+impl Drop for First<'_> {
+    fn drop(&mut self) {
+        self.0.fetch_sub(1, Relaxed);
     }
 }
 

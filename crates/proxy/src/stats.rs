@@ -1,7 +1,7 @@
 //! Counters that cost next to nothing: each worker writes its own, readers add them up.
 
 use std::sync::atomic::{AtomicU64, Ordering::Relaxed};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pointsman_session::{Pin, Why};
 use pointsman_sql::{Class, Reason};
@@ -95,6 +95,11 @@ pub struct WorkerStats {
     pub sessions: AtomicU64,
     pub retried_reads: Counter,
     pub causal_wait: Latency,
+    /// Statements that wait for a primary now, and how long those that waited did.
+    held: AtomicU64,
+    pub primary_wait: Latency,
+    /// Transactions repeated on another server, by [`Repeated`].
+    pub repeated: [Counter; 3],
     reads_to_primary: Vec<Counter>,
     /// Rare, so a lock is fine.
     pub rare: std::sync::Mutex<Rare>,
@@ -159,6 +164,44 @@ impl ToPrimary {
     }
 }
 
+/// See [`WorkerStats::hold`].
+pub struct Held<'a> {
+    stats: &'a WorkerStats,
+    since: Instant,
+}
+
+impl Drop for Held<'_> {
+    fn drop(&mut self) {
+        self.stats.held.fetch_sub(1, Relaxed);
+        self.stats.primary_wait.record(self.since.elapsed());
+    }
+}
+
+/// What came of repeating a transaction whose server was lost.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Repeated {
+    /// The client noticed nothing.
+    Done,
+    /// It was answered otherwise than at first.
+    Differs,
+    /// It could not be repeated.
+    Refused,
+}
+
+impl Repeated {
+    pub const ALL: [Self; 3] = [Self::Done, Self::Differs, Self::Refused];
+
+    /// As in metrics.
+    #[must_use]
+    pub fn code(self) -> &'static str {
+        match self {
+            Self::Done => "done",
+            Self::Differs => "differs",
+            Self::Refused => "refused",
+        }
+    }
+}
+
 impl WorkerStats {
     #[must_use]
     pub fn new(servers: usize) -> Self {
@@ -169,9 +212,22 @@ impl WorkerStats {
             sessions: AtomicU64::new(0),
             retried_reads: Counter::default(),
             causal_wait: Latency::default(),
+            held: AtomicU64::new(0),
+            primary_wait: Latency::default(),
+            repeated: Default::default(),
             reads_to_primary: ToPrimary::all().map(|_| Counter::default()).collect(),
             rare: std::sync::Mutex::default(),
         }
+    }
+
+    /// A statement waits for a primary, until this is dropped.
+    pub fn hold(&self) -> Held<'_> {
+        self.held.fetch_add(1, Relaxed);
+        Held { stats: self, since: Instant::now() }
+    }
+
+    pub fn held(&self) -> u64 {
+        self.held.load(Relaxed)
     }
 
     pub fn read_to_primary(&self, why: ToPrimary) {

@@ -7,6 +7,7 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
+use std::task::Waker;
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -62,6 +63,10 @@ pub struct SessionInfo {
     pub held: Cell<Option<&'static str>>,
     /// An open transaction, and whether it is read-only.
     pub transaction: Cell<Option<bool>>,
+    /// There is another primary: whoever waits with an open transaction should look.
+    pub recalled: Cell<bool>,
+    /// Wakes it while it waits so.
+    pub waker: Cell<Option<Waker>>,
     /// Its connections to servers.
     pub backends: RefCell<Vec<Place>>,
     pub last_statement: RefCell<Option<Arc<Statement>>>,
@@ -84,6 +89,10 @@ pub struct Worker {
     pub statements: RefCell<Cache<StatementStats>>,
     pub sessions: RefCell<HashMap<u32, Rc<SessionInfo>>>,
     pub draining: Cell<bool>,
+    /// Since when there is no primary, if there is none.
+    pub without_primary_since: Cell<Option<Instant>>,
+    /// The newest primary there was.
+    pub last_primary: Cell<Option<ServerId>>,
     snapshot: RefCell<SnapshotCache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     drained: RefCell<Vec<oneshot::Sender<()>>>,
 }
@@ -97,6 +106,8 @@ impl Worker {
             statements: RefCell::new(Cache::new(limits.statement_cache, shared.seed)),
             sessions: RefCell::default(),
             draining: Cell::new(false),
+            without_primary_since: Cell::new(None),
+            last_primary: Cell::new(None),
             snapshot: RefCell::new(SnapshotCache::new(Arc::clone(shared.cluster.shared()))),
             drained: RefCell::default(),
             shared,
@@ -209,6 +220,9 @@ impl Worker {
     async fn free_from_dead_servers(self: Rc<Self>) {
         let mut changes = self.shared.cluster.subscribe();
         loop {
+            if self.note_primary() {
+                self.recall();
+            }
             let with = |f: &dyn Fn(&Server) -> bool| {
                 self.snapshot(|s| {
                     s.servers.iter().filter(|s| f(s)).map(|s| s.id).collect::<Vec<_>>()
@@ -233,6 +247,19 @@ impl Worker {
             }
             // Someone may still begin to wait for one of them, for what only it can answer.
             let _ = tokio::time::timeout(Duration::from_millis(250), changes.changed()).await;
+        }
+    }
+
+    /// Open transactions follow a new primary at once, whether or not their clients say something:
+    /// before others are given the keys that were given to them.
+    fn recall(&self) {
+        for session in self.sessions.borrow().values() {
+            if session.transaction.get() == Some(false) {
+                session.recalled.set(true);
+                if let Some(waker) = session.waker.take() {
+                    waker.wake();
+                }
+            }
         }
     }
 

@@ -7,8 +7,10 @@
 
 mod decide;
 mod state;
+pub mod transcript;
 mod variables;
 
 pub use decide::{Decision, Refusal, Target, Why};
 pub use state::{Level, Lost, Pin, Server, Session};
+pub use transcript::{Digest, Spoilt, Transcript};
 pub use variables::{Restore, Variables};

@@ -89,6 +89,8 @@ pub struct Session {
     pub(crate) last_used: Option<Server>,
     pub(crate) primary: Option<Server>,
     pub(crate) variables: Variables,
+    /// As they were when the open transaction began, if they have changed since.
+    begun_with: Option<Box<Variables>>,
 }
 
 impl Session {
@@ -105,6 +107,7 @@ impl Session {
             last_used: None,
             primary: None,
             variables: Variables::default(),
+            begun_with: None,
         }
     }
 
@@ -124,16 +127,19 @@ impl Session {
 
     /// A `SET NAMES` or `SET CHARACTER SET` succeeded.
     pub fn set_names(&mut self, sql: &[u8]) {
+        self.keep_variables();
         self.variables.set_names(sql);
     }
 
     /// COM_SET_OPTION succeeded.
     pub fn set_multi_statements(&mut self, on: bool) {
+        self.keep_variables();
         self.variables.set_multi_statements(on);
     }
 
     /// COM_INIT_DB or a login with a schema succeeded.
     pub fn set_schema(&mut self, name: &[u8]) {
+        self.keep_variables();
         self.variables.set_schema(name);
     }
 
@@ -231,7 +237,8 @@ impl Session {
         }
         self.status = status;
         self.transaction = status.contains(Status::IN_TRANSACTION).then_some(server);
-        if was_open && self.transaction.is_none() || !was_open && self.transaction.is_some() {
+        if was_open != self.transaction.is_some() {
+            self.begun_with = None;
             // What SET TRANSACTION said was for this one.
             self.unpin(Pin::NextTransaction);
             if was_open {
@@ -242,6 +249,7 @@ impl Session {
 
     /// A state change the server reported while running this session's own statement.
     pub fn changed(&mut self, change: StateChange<'_>) {
+        self.keep_variables();
         match change {
             StateChange::Variable { name, value } => {
                 match name {
@@ -264,25 +272,60 @@ impl Session {
         }
     }
 
+    /// What the session has on the primary that no other server could be given, if anything.
+    #[must_use]
+    pub fn lives_on_primary(&self) -> Option<&'static str> {
+        let held = [Pin::TableLock, Pin::NamedLock, Pin::Handler, Pin::Xa];
+        if let Some(pin) = held.into_iter().find(|p| self.pins & bit(*p) != 0) {
+            Some(pin.code())
+        } else if !self.temporary.is_empty() {
+            Some("temporary_table")
+        } else if self.user_variables {
+            Some("user_variable")
+        } else if self.text_prepared {
+            Some("text_prepare")
+        } else if self.pins & (bit(Pin::HiddenCode) | bit(Pin::LocalVariable)) != 0 {
+            Some("stored_code")
+        } else {
+            None
+        }
+    }
+
+    /// A transaction is about to be repeated, from its beginning, on a server that is given
+    /// [`Session::variables`] as they are after this call. Gives what they were before.
+    #[must_use]
+    pub fn rewind(&mut self) -> Variables {
+        let present = self.variables.clone();
+        if let Some(begun_with) = self.begun_with.take() {
+            self.variables.rewind(*begun_with);
+        }
+        present
+    }
+
+    /// The repetition came to nothing: `present` is what [`Session::rewind`] gave.
+    pub fn unwind(&mut self, present: Variables) {
+        let begun_with = std::mem::replace(&mut self.variables, present);
+        self.variables.rewind_version(&begun_with);
+        self.begun_with = Some(Box::new(begun_with));
+    }
+
+    /// A statement committed the open transaction and began another.
+    pub fn began_anew(&mut self) {
+        self.begun_with = None;
+    }
+
+    fn keep_variables(&mut self) {
+        if self.transaction.is_some() && self.begun_with.is_none() {
+            self.begun_with = Some(Box::new(self.variables.clone()));
+        }
+    }
+
     /// The connection to `server` is gone.
     pub fn lost(&mut self, server: Server) -> Lost {
         let lost = if self.transaction == Some(server) {
             Lost::Transaction
         } else if self.primary == Some(server) {
-            let held = [Pin::TableLock, Pin::NamedLock, Pin::Handler, Pin::Xa];
-            if let Some(pin) = held.into_iter().find(|p| self.pins & bit(*p) != 0) {
-                Lost::State(pin.code())
-            } else if !self.temporary.is_empty() {
-                Lost::State("temporary_table")
-            } else if self.user_variables {
-                Lost::State("user_variable")
-            } else if self.text_prepared {
-                Lost::State("text_prepare")
-            } else if self.pins & (bit(Pin::HiddenCode) | bit(Pin::LocalVariable)) != 0 {
-                Lost::State("stored_code")
-            } else {
-                Lost::Nothing
-            }
+            self.lives_on_primary().map_or(Lost::Nothing, Lost::State)
         } else {
             Lost::Nothing
         };

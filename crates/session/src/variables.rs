@@ -120,6 +120,16 @@ impl Variables {
         names.map(|(_, sql)| Restore::Set(sql.to_vec())).into_iter().chain(changed).collect()
     }
 
+    /// Goes back to what was. Versions go on, so that servers in step with what came after are given
+    /// whatever changes from here.
+    pub(crate) fn rewind(&mut self, earlier: Self) {
+        *self = Self { version: self.version, ..earlier };
+    }
+
+    pub(crate) fn rewind_version(&mut self, later: &Self) {
+        self.version = self.version.max(later.version);
+    }
+
     /// What a server at version `from` is missing, in the order to send it.
     #[must_use]
     pub fn restore(&self, from: u64) -> Vec<Restore> {

@@ -1,0 +1,147 @@
+//! What becomes of a command whose server died under it.
+//!
+//! The rule: nothing is done twice. A command is sent again only if it can't have taken effect, or if
+//! its effect went with the server: a statement inside a transaction that can be repeated from its
+//! beginning. Where neither is certain the client is told, and its session ends, as it would have
+//! without a proxy.
+
+use pointsman_session::Lost;
+use pointsman_sql::{Class, Effects, Reason, Route};
+
+use crate::backend::Backend;
+use crate::buffers::Buffer;
+use crate::client::Client;
+use crate::route::{Job, Kind, Problem};
+
+/// How a server was lost.
+pub struct Broke {
+    /// It was the primary.
+    pub primary: bool,
+    /// What went with it.
+    pub lost: Lost,
+    pub inquiry: Inquiry,
+}
+
+/// What is needed to find out whether a commit in flight took place.
+pub struct Inquiry {}
+
+/// Whether it did.
+#[allow(dead_code)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fate {
+    Committed,
+    /// Nobody has it, and nobody will.
+    Absent,
+    Unknown,
+}
+
+/// What to do now.
+pub enum Recovered {
+    /// Send it again.
+    Again,
+    /// It was done: say so.
+    Done,
+    /// Its transaction is gone, and nothing of it was done: the client may begin again.
+    Restart(Problem),
+    /// The session ends; `None`: with the usual message.
+    Lost(Option<Problem>),
+}
+
+impl Client {
+    pub(crate) fn inquiry(&self, _: &Backend, _: &Buffer, _: usize) -> Inquiry {
+        Inquiry {}
+    }
+
+    /// A server was lost with `job` in flight, of whose reply nothing was passed on.
+    pub(crate) async fn recover(&mut self, job: &Job, broke: &Broke) -> Recovered {
+        match broke.lost {
+            Lost::State(_) => Recovered::Lost(None),
+            Lost::Nothing if !broke.primary => Recovered::Lost(None),
+            Lost::Nothing if is_harmless(job) => Recovered::Again,
+            Lost::Transaction if !may_commit(job) => match self.repeat_transaction().await {
+                Ok(()) => Recovered::Again,
+                Err(problem) => Recovered::Restart(problem),
+            },
+            // The transaction is gone, which is what was asked for.
+            Lost::Transaction if is_rollback(job) => Recovered::Again,
+            Lost::Nothing | Lost::Transaction => match self.fate(&broke.inquiry).await {
+                Fate::Committed if is_commit(job) => Recovered::Done,
+                Fate::Committed => Recovered::Lost(Some(committed_unanswered())),
+                Fate::Unknown => Recovered::Lost(None),
+                Fate::Absent if broke.lost == Lost::Nothing => Recovered::Again,
+                Fate::Absent => match self.repeat_transaction().await {
+                    Ok(()) => Recovered::Again,
+                    Err(problem) => Recovered::Restart(problem),
+                },
+            },
+        }
+    }
+
+    async fn fate(&self, _: &Inquiry) -> Fate {
+        Fate::Unknown
+    }
+}
+
+/// Sending it twice, outside a transaction, does no more than sending it once.
+fn is_harmless(job: &Job) -> bool {
+    let verdict = &job.statement.verdict;
+    match job.kind {
+        Kind::Prepare | Kind::Reset(_) | Kind::InitDb | Kind::SetOption(_) | Kind::LastUsed => true,
+        Kind::Fetch(_) | Kind::Other => false,
+        Kind::Query | Kind::Execute(_) => {
+            verdict.class == Class::Read
+                && matches!(verdict.route, Route::AnyReplica | Route::AnySession)
+                || verdict.route == Route::AnySession
+                || pointsman_session::transcript::begins(verdict)
+        }
+    }
+}
+
+/// It may commit the transaction it is sent in.
+fn may_commit(job: &Job) -> bool {
+    let ends = Effects::END
+        | Effects::BEGIN
+        | Effects::BEGIN_READ_ONLY
+        | Effects::DDL
+        | Effects::LOCK
+        | Effects::UNLOCK
+        | Effects::MULTI
+        | Effects::TEXT_PREPARE
+        | Effects::SET_AUTOCOMMIT
+        | Effects::SET_OTHER
+        | Effects::XA;
+    let verdict = &job.statement.verdict;
+    match job.kind {
+        Kind::Query | Kind::Execute(_) => {
+            verdict.effects.intersects(ends)
+                || matches!(
+                    verdict.reason,
+                    Reason::Procedure | Reason::Administration | Reason::Unknown | Reason::TooLong
+                )
+        }
+        Kind::Other => true,
+        _ => false,
+    }
+}
+
+pub fn is_rollback(job: &Job) -> bool {
+    is_end(job, "ROLLBACK")
+}
+
+fn is_commit(job: &Job) -> bool {
+    is_end(job, "COMMIT")
+}
+
+/// Whether it is this statement, alone and without `AND CHAIN` or `RELEASE`.
+fn is_end(job: &Job, word: &str) -> bool {
+    let text = job.statement.text.trim_end_matches([';', ' ']);
+    let rest = text.get(..word.len()).filter(|first| first.eq_ignore_ascii_case(word));
+    let rest = rest.map(|_| text[word.len()..].trim());
+    rest.is_some_and(|rest| rest.is_empty() || rest.eq_ignore_ascii_case("work"))
+}
+
+fn committed_unanswered() -> Problem {
+    let message = "[PM2009] the server was lost after it had done what was asked, before it could \
+                   answer: this was done, and must not be repeated";
+    Problem::own(2013, "HY000", message)
+}

@@ -1,0 +1,272 @@
+//! Repeating an open transaction on another server, unseen by its client.
+
+use std::sync::Arc;
+
+use pointsman_cluster::ServerId;
+use pointsman_session::transcript::{Step, begins};
+use pointsman_session::{Digest, Transcript};
+use pointsman_sql::Class;
+use pointsman_wire::{HEADER, Status, write_packet};
+
+use crate::backend::Backend;
+use crate::buffers::Buffer;
+use crate::client::Client;
+use crate::connect::Unusable;
+use crate::relay::{Failure, Outcome};
+use crate::route::{Job, Kind, Problem};
+use crate::stats::Repeated;
+use crate::worker::Waiting;
+
+/// Why one attempt did not succeed.
+enum Missed {
+    /// This server was lost, too.
+    Server,
+    Differs,
+    Problem(Problem),
+}
+
+impl Client {
+    /// Whether what this command does, and what is answered, is to be remembered in case the open
+    /// transaction, or the one that it begins, has to be repeated.
+    pub(crate) fn watch_transaction(&mut self, job: &Job) -> bool {
+        let kept = matches!(
+            job.kind,
+            Kind::Query | Kind::Execute(_) | Kind::InitDb | Kind::SetOption(_) | Kind::Fetch(_)
+        );
+        if !kept || self.config().failover.replay_max_size == 0 {
+            return false;
+        }
+        if self.session.transaction().is_some() {
+            return true;
+        }
+        let autocommit = self.session.status().contains(Status::AUTOCOMMIT);
+        let may_begin = job.executes() && (!autocommit || begins(&job.statement.verdict));
+        if may_begin {
+            self.transcript.prepare(&self.session);
+        }
+        may_begin
+    }
+
+    /// A watched command was answered.
+    pub(crate) fn note_step(
+        &mut self,
+        job: &Job,
+        request: &Buffer,
+        end: usize,
+        outcome: &Outcome,
+        digest: Option<&Digest>,
+    ) {
+        if self.session.transaction().is_none() {
+            self.transcript.clear();
+            self.prepared.forget_closed();
+            return;
+        }
+        let (Some(digest), true) = (digest, end != 0) else {
+            self.transcript.spoil(pointsman_session::Spoilt::TooLong);
+            return;
+        };
+        if let Kind::Fetch(_) = job.kind {
+            let why = "a cursor was read in it";
+            self.transcript.spoil(pointsman_session::Spoilt::Statement(why));
+            return;
+        }
+        let verdict = &job.statement.verdict;
+        let failed = outcome.error.is_some();
+        if begins(verdict) && !failed {
+            self.session.began_anew();
+        }
+        let packet = job.packet.as_deref().unwrap_or(&request.filled()[..end]);
+        let size = packet.len() + job.long_data.packets.len();
+        let limit = self.worker.shared.config.failover.replay_max_size;
+        let prepared = &self.prepared;
+        self.transcript.add(verdict, failed, size, limit, || {
+            let mut command = job.clone();
+            command.packet = Some(packet.to_vec());
+            command.again = true;
+            if let Kind::Execute(id) = job.kind {
+                command.types = prepared.kept(id).and_then(|s| s.types.clone());
+            }
+            Step { command, digest: digest.finish(), insert_id: outcome.insert_id }
+        });
+    }
+
+    /// The server with the open transaction is lost: does the same again on another, up to where it
+    /// was. An error is for the client; its transaction is gone then, and nothing else.
+    pub(crate) async fn repeat_transaction(&mut self) -> Result<(), Problem> {
+        let transcript = std::mem::take(&mut self.transcript);
+        self.repeating = true;
+        let result = self.repeat(&transcript).await;
+        self.repeating = false;
+        let outcome = match &result {
+            Ok(()) => Repeated::Done,
+            Err((outcome, _)) => *outcome,
+        };
+        self.worker.stats.repeated[outcome as usize].add(1);
+        if result.is_ok() {
+            self.transcript = transcript;
+        } else {
+            self.prepared.forget_closed();
+        }
+        result.map_err(|(_, problem)| problem)
+    }
+
+    /// While this lasts, statements that waited for a primary let it go first: what they insert could
+    /// take the keys that the transaction was given before.
+    async fn repeat(&mut self, transcript: &Transcript<Job>) -> Result<(), (Repeated, Problem)> {
+        let steps = match transcript.steps() {
+            Ok(steps) => steps,
+            Err(why) => return Err((Repeated::Refused, restart(why.text()))),
+        };
+        let shared = Arc::clone(&self.worker.shared);
+        let _first = shared.goes_first();
+        loop {
+            let present = self.session.rewind();
+            let missed = match self.repeat_once(steps).await {
+                Ok(()) => return Ok(()),
+                Err(missed) => missed,
+            };
+            self.session.unwind(present);
+            match missed {
+                Missed::Server => {}
+                Missed::Differs => {
+                    let why = "a statement was answered otherwise than before";
+                    return Err((Repeated::Differs, restart(why)));
+                }
+                Missed::Problem(problem) => return Err((Repeated::Refused, problem)),
+            }
+        }
+    }
+
+    async fn repeat_once(&mut self, steps: &[Step<Job>]) -> Result<(), Missed> {
+        let Some(first) = steps.first().map(|step| &step.command) else { return Ok(()) };
+        let decision = self.decide(first).map_err(|_| Missed::Differs)?;
+        let choice = self.choose(&decision, first, &[]).await.map_err(Missed::Problem)?;
+        let server = choice.server;
+        // A connection that has moved on with the session can't be taken back to the beginning.
+        self.backends.retain(|b| b.server != server);
+        self.forget_backend(server);
+        let mut backend = match self.ready(server, first).await {
+            Ok(backend) => backend,
+            Err(Unusable::Unreachable(_)) => {
+                self.worker.shared.cluster.report_failure(server);
+                return match self.await_change(server).await {
+                    true => Err(Missed::Server),
+                    false => Err(Missed::Problem(restart("no primary came in time"))),
+                };
+            }
+            Err(Unusable::Refused(payload)) => {
+                return Err(Missed::Problem(Problem::Server(payload)));
+            }
+            Err(Unusable::Lost(_) | Unusable::LostTransaction) => return Err(Missed::Differs),
+        };
+        let mut request = Buffer::borrow();
+        for (i, step) in steps.iter().enumerate() {
+            let job = &step.command;
+            if i > 0 {
+                backend = match self.prepare_there(backend, job).await {
+                    Ok(backend) => backend,
+                    Err(_) => return Err(Missed::Server),
+                };
+            }
+            let given_key = step.insert_id != 0 && job.statement.verdict.class == Class::Write;
+            if given_key && !self.set_insert_id(&mut backend, step.insert_id).await {
+                return Err(self.given_up(backend));
+            }
+            let packet = job.packet.as_deref().unwrap_or_default();
+            request.consume(request.filled().len());
+            request.append(packet);
+            if job.executes() {
+                self.session.sent(server.0, choice.primary, &job.statement.verdict);
+            }
+            let mut digest = Digest::default();
+            let end = packet.len();
+            let waiting =
+                Waiting::begin(&self.info, server, backend.socket.raw_fd(), Some(&backend.live));
+            let result =
+                self.exchange(&mut backend, job, &mut request, end, Some(&mut digest)).await;
+            drop(waiting);
+            match result {
+                Ok(outcome) if digest.finish() == step.digest => {
+                    // It may not have been used.
+                    if given_key && !self.set_insert_id(&mut backend, 0).await {
+                        return Err(self.given_up(backend));
+                    }
+                    self.finish(job, server, &outcome);
+                    if outcome.error.is_none() && crate::route::sets_names(job) {
+                        self.session.set_names(&packet[HEADER + 1..]);
+                    }
+                }
+                Err(Failure::Server { .. } | Failure::ReadOnly) => {
+                    drop(self.given_up(backend));
+                    self.worker.shared.cluster.report_failure(server);
+                    return match self.await_change(server).await {
+                        true => Err(Missed::Server),
+                        false => Err(Missed::Problem(restart("no primary came in time"))),
+                    };
+                }
+                Ok(_) | Err(Failure::Client) => return Err(self.given_up(backend)),
+            }
+        }
+        for step in steps {
+            // What the client has closed since is closed here as well.
+            if let Kind::Execute(id) = step.command.kind
+                && self.prepared.get(id).is_none()
+                && let Some(here) = backend.statements.remove(&id)
+            {
+                let mut payload = [0x19, 0, 0, 0, 0];
+                payload[1..].copy_from_slice(&here.id.to_le_bytes());
+                write_packet(&mut backend.pending, 0, &payload);
+            }
+        }
+        backend.version = self.session.variables().version();
+        if self.session.transaction() != Some(server.0) {
+            return Err(self.given_up(backend));
+        }
+        self.backends.push(backend);
+        Ok(())
+    }
+}
+
+impl Client {
+    /// Has the next INSERT take this AUTO_INCREMENT value: the client may have put it to use already.
+    /// 0: whichever comes next.
+    async fn set_insert_id(&mut self, backend: &mut Backend, id: u64) -> bool {
+        let set = format!("\x03SET insert_id={id}");
+        matches!(self.own_command(backend, set.as_bytes()).await, Ok(Ok(_)))
+    }
+
+    /// The server with the open transaction, if another has become the primary since it began.
+    pub(crate) fn deposed(&self) -> Option<ServerId> {
+        let at = ServerId(self.session.transaction()?);
+        let writes = !self.session.status().contains(Status::IN_READ_ONLY_TRANSACTION);
+        let primary = self.worker.snapshot(|s| s.primary)?;
+        (writes && primary != at).then_some(at)
+    }
+
+    /// Leaves that server, and does there nothing more, before any harm is done.
+    pub(crate) async fn follow_primary(&mut self, deposed: ServerId) -> Result<(), Problem> {
+        self.backends.retain(|b| b.server != deposed);
+        self.forget_backend(deposed);
+        self.session.lost(deposed.0);
+        self.repeat_transaction().await
+    }
+
+    /// The attempt failed; what it did on the server goes with the connection.
+    fn given_up(&mut self, backend: Box<Backend>) -> Missed {
+        let server = backend.server;
+        drop(backend);
+        self.forget_backend(server);
+        self.session.lost(server.0);
+        Missed::Differs
+    }
+}
+
+/// Error 1213 says that the transaction was rolled back and may be tried again, which is so, and
+/// which applications know how to do.
+fn restart(why: &str) -> Problem {
+    let message = format!(
+        "[PM2010] the server with this transaction was lost, and the transaction could not be \
+         repeated on another ({why}); nothing of it was done: try restarting it"
+    );
+    Problem::own(1213, "40001", message)
+}
