@@ -12,4 +12,4 @@ mod snapshot;
 pub use accounts::{Account, Accounts};
 pub use gtid::Position;
 pub use monitor::{Cluster, NeedsRestart, UnknownServer};
-pub use snapshot::{AdminState, Greeting, Live, Role, Server, ServerId, Snapshot};
+pub use snapshot::{AdminState, Greeting, Live, Role, Server, ServerId, Snapshot, Succession};

@@ -61,7 +61,7 @@ use std::time::{Duration, Instant};
 use crate::gtid::{Flavour, Position};
 use crate::lag::{Lag, Timeline};
 use crate::probe::{Channel, IoThread, Look, Report};
-use crate::snapshot::{AdminState, Greeting, Live, Role, ServerId, Snapshot};
+use crate::snapshot::{AdminState, Greeting, Live, Role, ServerId, Snapshot, Succession};
 
 pub use report::Event;
 
@@ -103,7 +103,19 @@ pub struct Topology {
     /// Where the primary was when.
     timeline: Timeline,
     generation: u64,
+    succession: Option<Arc<Succession>>,
+    /// A change of the primary in good order is under way.
+    hold: Option<Hold>,
+    /// Where a server stood when it was made the primary.
+    promoted: Option<(usize, Position)>,
     snapshot: Arc<Snapshot>,
+}
+
+/// There is no primary for now, although there may be a writable server.
+#[derive(Debug)]
+struct Hold {
+    old: usize,
+    why: Arc<str>,
 }
 
 #[derive(Debug)]
@@ -177,6 +189,9 @@ impl Topology {
             primary: None,
             timeline: Timeline::default(),
             generation: 0,
+            succession: None,
+            hold: None,
+            promoted: None,
             snapshot: Arc::default(),
         };
         topology.evaluate(now);
@@ -213,6 +228,22 @@ impl Topology {
         if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
             known.accepted = true;
         }
+    }
+
+    /// A change of the primary in good order begins: there is no primary until another server has
+    /// become one, or [`Topology::release`].
+    pub fn hold(&mut self, old: ServerId, why: &str) {
+        self.hold = Some(Hold { old: usize::from(old.0), why: why.into() });
+    }
+
+    /// The change was called off.
+    pub fn release(&mut self) {
+        self.hold = None;
+    }
+
+    /// This server is being made writable and has `inherited` at that moment.
+    pub fn promoted(&mut self, id: ServerId, inherited: Position) {
+        self.promoted = Some((usize::from(id.0), inherited));
     }
 
     /// Changes what may change while servers are watched. `weights` are in the order of the servers.
@@ -374,9 +405,15 @@ impl Topology {
             }
         }
 
-        let primary = election.primary.filter(|&i| servers[i].admin != AdminState::Maintenance);
+        self.hold.take_if(|hold| election.primary.is_some_and(|i| i != hold.old));
+        let primary = election
+            .primary
+            .filter(|&i| self.hold.is_none() && servers[i].admin != AdminState::Maintenance);
         let no_primary_why: Arc<str> = match (primary, election.primary) {
             (Some(_), _) => Arc::from(""),
+            (None, _) if self.hold.is_some() => {
+                self.hold.as_ref().map_or_else(|| Arc::from(""), |hold| hold.why.clone())
+            }
             (None, Some(i)) => format!("{} is in maintenance", self.name(i)).into(),
             (None, None) => election.why.into(),
         };
@@ -386,6 +423,8 @@ impl Topology {
             greeting: self.greeting(reference),
             primary: primary.map(id_of),
             no_primary_why,
+            switching: self.hold.as_ref().map(|hold| id_of(hold.old)),
+            succession: self.succession.clone(),
             servers,
         };
         events.extend(report::compare(&self.snapshot, &next));
@@ -427,9 +466,19 @@ impl Topology {
                 ),
             });
         }
+        let old = self.primary.filter(|&old| old != i);
+        let promoted = self.promoted.take_if(|(new, _)| *new == i);
         let (asked, seen, committed) = (answer.asked, answer.seen, answer.report.committed.clone());
         self.primary = Some(i);
         self.generation += 1;
+        if let Some(old) = old {
+            self.succession = Some(Arc::new(Succession {
+                generation: self.generation,
+                old: id_of(old),
+                new: id_of(i),
+                inherited: promoted.map(|(_, inherited)| inherited),
+            }));
+        }
         self.servers[i].best = None;
         self.servers[i].accepted = false;
         for known in &mut self.servers {

@@ -137,8 +137,26 @@ pub struct Snapshot {
     pub primary: Option<ServerId>,
     /// Why there is no primary, for people and error messages; empty if there is one.
     pub no_primary_why: Arc<str>,
+    /// While the primary is being changed in good order: the old one, on which open transactions
+    /// may still end. There is no [`Snapshot::primary`] then.
+    pub switching: Option<ServerId>,
+    /// The newest change of the primary; `None` before the first.
+    pub succession: Option<Arc<Succession>>,
     /// Version, character set and so on that clients are greeted with.
     pub greeting: Greeting,
+}
+
+/// One server took over from another as the primary.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Succession {
+    /// [`Snapshot::generation`] since then.
+    pub generation: u64,
+    pub old: ServerId,
+    pub new: ServerId,
+    /// All that the new primary had when it was made writable: whatever of the old one's
+    /// transactions is not in here is lost. `None` if that is not known, since somebody else
+    /// promoted it.
+    pub inherited: Option<Position>,
 }
 
 /// What a client is told at login, as the primary (or, lacking one, any server) would tell it.

@@ -204,6 +204,7 @@ pub(super) fn same(old: &Snapshot, new: &Snapshot) -> bool {
     old.primary == new.primary
         && old.generation == new.generation
         && old.no_primary_why == new.no_primary_why
+        && old.switching == new.switching
         && old.greeting == new.greeting
         && old.servers.len() == new.servers.len()
         && old.servers.iter().zip(&new.servers).all(|(a, b)| {

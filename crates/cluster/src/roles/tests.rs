@@ -777,3 +777,38 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn while_the_primary_is_being_changed_there_is_none() {
+    let mut world = World::known(2);
+    let (db1, db2) = (ServerId(0), ServerId(1));
+    world.topology.hold(db1, "db2 is about to become the primary");
+    world.ticks(2);
+    let snapshot = world.topology.snapshot();
+    assert_eq!((snapshot.primary, snapshot.switching), (None, Some(db1)));
+    assert_eq!(&*snapshot.no_primary_why, "db2 is about to become the primary");
+
+    // Called off.
+    world.topology.release();
+    world.ticks(1);
+    let snapshot = world.topology.snapshot();
+    assert_eq!((snapshot.primary, snapshot.switching), (Some(db1), None));
+    assert!(snapshot.succession.is_none());
+
+    // Done.
+    world.topology.hold(db1, "db2 is about to become the primary");
+    world.machines[0].read_only = true;
+    world.ticks(1);
+    let inherited = Position::MariaDb("0-1-7".parse().unwrap());
+    world.topology.promoted(db2, inherited.clone());
+    world.machines[1].source = None;
+    world.machines[1].read_only = false;
+    world.machines[1].position = 8;
+    world.ticks(1);
+    let snapshot = world.topology.snapshot();
+    assert_eq!((snapshot.primary, snapshot.switching), (Some(db2), None));
+    let succession = snapshot.succession.as_deref().unwrap();
+    assert_eq!((succession.old, succession.new), (db1, db2));
+    assert_eq!(succession.inherited.as_ref(), Some(&inherited));
+    assert_eq!(succession.generation, snapshot.generation);
+}
