@@ -175,6 +175,7 @@ impl Watcher for Watching<'_> {
         let flavour = self.worker.snapshot(|s| s.greeting.flavour());
         if let Ok(position) = Position::parse(flavour, gtid) {
             self.worker.shared.cluster.note_write(&position);
+            self.worker.told(&position);
             self.remember(&position);
         }
     }

@@ -13,6 +13,7 @@ mod connect;
 mod crc;
 mod credentials;
 mod exchange;
+mod fate;
 mod kill;
 mod listen;
 mod login;

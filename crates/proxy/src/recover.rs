@@ -5,12 +5,16 @@
 //! beginning. Where neither is certain the client is told, and its session ends, as it would have
 //! without a proxy.
 
+use std::time::Instant;
+
 use pointsman_session::Lost;
 use pointsman_sql::{Class, Effects, Reason, Route};
+use pointsman_wire::HEADER;
 
 use crate::backend::Backend;
 use crate::buffers::Buffer;
 use crate::client::Client;
+use crate::fate::{Fate, Inquiry};
 use crate::route::{Job, Kind, Problem};
 
 /// How a server was lost.
@@ -20,19 +24,6 @@ pub struct Broke {
     /// What went with it.
     pub lost: Lost,
     pub inquiry: Inquiry,
-}
-
-/// What is needed to find out whether a commit in flight took place.
-pub struct Inquiry {}
-
-/// Whether it did.
-#[allow(dead_code)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Fate {
-    Committed,
-    /// Nobody has it, and nobody will.
-    Absent,
-    Unknown,
 }
 
 /// What to do now.
@@ -48,8 +39,41 @@ pub enum Recovered {
 }
 
 impl Client {
-    pub(crate) fn inquiry(&self, _: &Backend, _: &Buffer, _: usize) -> Inquiry {
-        Inquiry {}
+    /// What would have to be known if the statement that is in flight on `backend` were lost.
+    pub(crate) fn inquiry(
+        &self,
+        backend: &Backend,
+        job: &Job,
+        request: &Buffer,
+        end: usize,
+        began: Instant,
+    ) -> Inquiry {
+        let server = backend.server;
+        let own = self.wrote.as_ref().map(|(_, position)| position.clone());
+        Inquiry {
+            server,
+            server_id: self.worker.snapshot(|s| s.server(server).map_or(0, |s| s.server_id)),
+            thread: backend.thread_id,
+            before: if self.unsure { None } else { self.worker.committed_before(began) },
+            own,
+            texts: self.texts(job, &request.filled()[..end.max(HEADER)]),
+        }
+    }
+
+    /// Texts under which servers log what is in flight and the transaction it may end; `None` if
+    /// there are others.
+    fn texts(&self, job: &Job, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
+        let text = |job: &Job, packet: &[u8]| match job.kind {
+            Kind::Query => packet.get(HEADER + 1..).map(<[u8]>::to_vec),
+            _ => None,
+        };
+        let mut texts = vec![text(job, packet)?];
+        if self.session.transaction().is_some() {
+            for step in self.transcript.steps().ok()? {
+                texts.push(text(&step.command, step.command.packet.as_deref()?)?);
+            }
+        }
+        Some(texts)
     }
 
     /// A server was lost with `job` in flight, of whose reply nothing was passed on.
@@ -77,8 +101,17 @@ impl Client {
         }
     }
 
-    async fn fate(&self, _: &Inquiry) -> Fate {
-        Fate::Unknown
+    /// What became of a commit in flight. That can be told once there is another primary, and only
+    /// if Pointsman knows what it had when it became one.
+    async fn fate(&self, inquiry: &Inquiry) -> Fate {
+        if self.primary(None).await.is_err() {
+            return Fate::Unknown;
+        }
+        let succession = self.worker.snapshot(|s| s.succession.clone());
+        match succession.filter(|s| s.old == inquiry.server) {
+            Some(succession) => self.worker.fate(inquiry, &succession).await,
+            None => Fate::Unknown,
+        }
     }
 }
 

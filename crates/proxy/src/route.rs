@@ -218,7 +218,7 @@ impl Client {
                     }
                 }
                 Err(Failure::Server { broken, passed, next_seq }) => {
-                    let inquiry = self.inquiry(&backend, request, end);
+                    let inquiry = self.inquiry(&backend, &job, request, end, began);
                     drop(backend);
                     self.forget_backend(server);
                     self.worker.shared.cluster.report_failure(server);

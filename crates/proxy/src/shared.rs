@@ -7,9 +7,11 @@ use pointsman_cluster::{Accounts, Cluster};
 use pointsman_config::proxy::{Consistency, ProxyConfig};
 use pointsman_session::Level;
 use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::oneshot;
 
 use crate::accounts::Known;
 use crate::credentials::RsaKey;
+use crate::fate::Told;
 use crate::stats::WorkerStats;
 use crate::worker::Ask;
 
@@ -70,6 +72,18 @@ impl Shared {
 
     pub fn anyone_goes_first(&self) -> bool {
         self.repeating.load(Relaxed) > 0
+    }
+
+    /// Commits that sessions of any worker were told of, the newest of each.
+    pub async fn told(&self) -> Told {
+        let mut told = Told::default();
+        for worker in self.workers.get().into_iter().flatten() {
+            let (reply, answer) = oneshot::channel();
+            if worker.send(Ask::Told(reply)).is_ok() {
+                told.extend(answer.await.unwrap_or_default());
+            }
+        }
+        told
     }
 
     pub fn sessions(&self) -> u64 {

@@ -1,7 +1,7 @@
 //! A worker thread: its own runtime, its own sessions, nothing shared but snapshots.
 
 use std::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::SocketAddr;
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -40,6 +40,8 @@ pub enum Ask {
     Sessions(std::sync::mpsc::Sender<Vec<SessionRow>>),
     Statements(std::sync::mpsc::Sender<Vec<StatementRow>>),
     Kill(KillRequest, oneshot::Sender<Option<crate::kill::Victim>>),
+    /// The newest commits its sessions were told of.
+    Told(oneshot::Sender<Vec<(u32, u64)>>),
     /// Accept no more; end sessions as they become idle. Answers when the last has gone.
     Drain(oneshot::Sender<()>),
 }
@@ -95,7 +97,18 @@ pub struct Worker {
     pub last_primary: Cell<Option<ServerId>>,
     snapshot: RefCell<SnapshotCache<Arc<ArcSwap<Snapshot>>, Arc<Snapshot>>>,
     drained: RefCell<Vec<oneshot::Sender<()>>>,
+    /// What was known to be committed, and since when that is known; the newest last.
+    checkpoints: RefCell<VecDeque<(Instant, Arc<Position>)>>,
+    /// The newest commits that sessions were told of.
+    told: RefCell<VecDeque<(u32, u64)>>,
 }
+
+/// Most commits kept in mind.
+const TOLD: usize = 1 << 16;
+
+/// How often a checkpoint is made, and how many are kept.
+const CHECKPOINT_EVERY: Duration = Duration::from_secs(1);
+const CHECKPOINTS: usize = 60;
 
 impl Worker {
     pub fn new(index: usize, shared: Arc<Shared>) -> Self {
@@ -110,6 +123,8 @@ impl Worker {
             last_primary: Cell::new(None),
             snapshot: RefCell::new(SnapshotCache::new(Arc::clone(shared.cluster.shared()))),
             drained: RefCell::default(),
+            checkpoints: RefCell::default(),
+            told: RefCell::default(),
             shared,
         }
     }
@@ -132,6 +147,7 @@ impl Worker {
             accepting.push(tokio::task::spawn_local(Rc::clone(&self).accept(listener, level)));
         }
         tokio::task::spawn_local(Rc::clone(&self).free_from_dead_servers());
+        tokio::task::spawn_local(Rc::clone(&self).make_checkpoints());
         while let Some(ask) = asks.recv().await {
             match ask {
                 Ask::Serve { stream, peer, level } => {
@@ -151,6 +167,9 @@ impl Worker {
                 Ask::Statements(reply) => {
                     let cache = self.statements.borrow();
                     let _ = reply.send(cache.entries().map(StatementRow::of).collect());
+                }
+                Ask::Told(reply) => {
+                    let _ = reply.send(self.told.borrow().iter().copied().collect());
                 }
                 Ask::Kill(request, reply) => {
                     let _ = reply.send(self.kill(&request));
@@ -178,6 +197,38 @@ impl Worker {
         let position = asked.ok()??;
         cluster.note_write(&position);
         Some(position)
+    }
+
+    /// Keeps in mind what was committed when, for [`Worker::committed_before`].
+    async fn make_checkpoints(self: Rc<Self>) {
+        loop {
+            if let Some(position) = self.shared.cluster.acknowledged() {
+                let mut checkpoints = self.checkpoints.borrow_mut();
+                if checkpoints.len() == CHECKPOINTS {
+                    checkpoints.pop_front();
+                }
+                checkpoints.push_back((Instant::now(), position));
+            }
+            tokio::time::sleep(CHECKPOINT_EVERY).await;
+        }
+    }
+
+    /// A session was told that this was committed.
+    pub fn told(&self, position: &Position) {
+        let mut told = self.told.borrow_mut();
+        for number in crate::fate::numbers(position) {
+            if told.len() == TOLD {
+                told.pop_front();
+            }
+            told.push_back(number);
+        }
+    }
+
+    /// Something that was committed before `moment`, as near to it as is known.
+    pub fn committed_before(&self, moment: Instant) -> Option<Position> {
+        let checkpoints = self.checkpoints.borrow();
+        let newest = checkpoints.iter().rev().find(|(at, _)| *at <= moment)?;
+        Some(Position::clone(&newest.1))
     }
 
     async fn accept(self: Rc<Self>, listener: TcpListener, level: Level) {

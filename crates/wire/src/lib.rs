@@ -8,6 +8,7 @@
 //! Phase) and MariaDB "Client/Server Protocol" (mariadb.com/kb). Section names are given where used.
 
 pub mod auth;
+pub mod binlog;
 mod bytes;
 mod capabilities;
 mod command;
