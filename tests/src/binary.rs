@@ -24,9 +24,11 @@ fn find() -> Result<PathBuf> {
     if let Some(path) = std::env::var_os("POINTSMAN_BINARY") {
         return Ok(path.into());
     }
-    // target/PROFILE/deps/this-test
-    let test = std::env::current_exe()?;
-    let profile_dir = test.parent().and_then(Path::parent).context("tests run from deps/")?;
+    // target/PROFILE/deps/this-test, or target/PROFILE/a-program.
+    let this = std::env::current_exe()?;
+    let beside = this.parent().context("programs stand in a directory")?;
+    let profile_dir = if beside.ends_with("deps") { beside.parent() } else { Some(beside) };
+    let profile_dir = profile_dir.context("tests run from deps/")?;
     let binary = profile_dir.join("pointsman");
     if outdated(&binary) {
         let root = Path::new(env!("CARGO_MANIFEST_DIR")).parent().expect("below the root");

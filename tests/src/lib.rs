@@ -9,6 +9,7 @@ mod http;
 mod oracle;
 mod proxy;
 mod raw;
+pub mod reference;
 mod site;
 
 pub use binary::pointsman;

@@ -6,6 +6,7 @@ mod child;
 mod demo;
 mod fuzz;
 mod setup;
+mod site;
 mod test;
 
 use std::process::ExitCode;
@@ -18,6 +19,9 @@ usage: cargo xtask CHORE
   demo [--keep]         install what is missing, build, start a primary, a replica and the proxy,
                         run a PHP page through it, kill the replica under load, show what happened
                         (--keep: leave it running until Ctrl-C)
+  site                  the whole reference site in network namespaces (needs root): client, two
+                        directors, two web servers, proxies, databases; stop and kill them one
+                        after the other, show what happened
   test                  install what is missing, then all checks and all tests
   bench [--quick]       CPU per query: direct, HAProxy, Pointsman in one fair run
   fuzz [TARGET] [--seconds N]
@@ -44,6 +48,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["test"] => test::run()?,
         ["bench", rest @ ..] => bench::run(rest)?,
         ["fuzz", rest @ ..] => fuzz::run(rest)?,
+        ["site"] => site::run()?,
         ["setup"] => setup::run()?,
         [] | ["help" | "--help" | "-h"] => print!("{HELP}"),
         _ => {

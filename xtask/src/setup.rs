@@ -12,11 +12,13 @@ enum Sign {
     /// One of these programs.
     Program(&'static [&'static str]),
     File(&'static str),
+    /// A file in this directory whose name begins like this.
+    Glob(&'static str, &'static str),
     /// These modules of PHP.
     PhpModules(&'static [&'static str]),
 }
 
-use Sign::{File, PhpModules, Program};
+use Sign::{File, Glob, PhpModules, Program};
 
 /// Databases, clients and the programs Pointsman is compared with.
 const NEEDED: &[(&str, Sign)] = &[
@@ -37,6 +39,7 @@ const FRONT_TIER: &[(&str, Sign)] = &[
     ("libbpf-dev", File("/usr/include/bpf/bpf_helpers.h")),
     ("iproute2", Program(&["ip"])),
     ("nginx-light", Program(&["nginx"])),
+    ("php-fpm", Glob("/usr/sbin", "php-fpm")),
     ("curl", Program(&["curl"])),
     ("openssl", Program(&["openssl"])),
     ("python3", Program(&["python3"])),
@@ -144,6 +147,10 @@ fn shows(sign: &Sign) -> bool {
     match sign {
         Program(names) => names.iter().any(|name| which(name).is_some()),
         File(path) => Path::new(path).exists(),
+        Glob(dir, prefix) => std::fs::read_dir(dir).is_ok_and(|entries| {
+            let mut names = entries.flatten().map(|entry| entry.file_name());
+            names.any(|name| name.to_string_lossy().starts_with(prefix))
+        }),
         PhpModules(wanted) => Command::new("php").arg("-m").output().is_ok_and(|output| {
             let text = String::from_utf8_lossy(&output.stdout).to_lowercase();
             wanted.iter().all(|module| text.lines().any(|line| line.trim() == *module))
@@ -160,7 +167,7 @@ pub fn which(name: &str) -> Option<PathBuf> {
         .find(|program| program.is_file())
 }
 
-fn is_root() -> bool {
+pub fn is_root() -> bool {
     std::fs::read_to_string("/proc/self/status").is_ok_and(|status| {
         let uid = status.lines().find_map(|line| line.strip_prefix("Uid:"));
         uid.and_then(|ids| ids.split_whitespace().nth(1)) == Some("0")

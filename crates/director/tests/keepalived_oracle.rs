@@ -52,8 +52,10 @@ fn the_same_words_are_unknown() {
         .map(|entry| entry.path())
         .filter(|p| p.file_name().unwrap().to_string_lossy().starts_with("keepalived.conf"))
         .collect();
-    let site = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/site");
-    files.extend(["keepalived-88.conf", "keepalived-99.conf"].map(|f| site.join(f)));
+    let site = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../config/site");
+    for name in ["keepalived-88.conf", "keepalived-99.conf"] {
+        files.extend([site.join(name), site.join("checked").join(name)]);
+    }
     for (i, text) in OURS.iter().enumerate() {
         let path = dir.path().join(format!("ours-{i}.conf"));
         std::fs::write(&path, text).unwrap();

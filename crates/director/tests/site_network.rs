@@ -10,8 +10,8 @@ use std::time::Duration;
 
 use lab::{Daemon, Lab, VIP, eventually, has, unable};
 
-const SITE_88: &str = include_str!("site/keepalived-88.conf");
-const SITE_99: &str = include_str!("site/keepalived-99.conf");
+const SITE_88: &str = include_str!("../../../config/site/keepalived-88.conf");
+const SITE_99: &str = include_str!("../../../config/site/keepalived-99.conf");
 const CLIENT: u8 = 254;
 
 fn seconds(n: u64) -> Duration {

@@ -1,5 +1,6 @@
 //! What differs between the database servers a sandbox can run.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::process::Command;
 
@@ -114,10 +115,10 @@ impl Programs {
         }
     }
 
-    pub(crate) fn replicate_sql(&self, source_port: u16) -> String {
+    pub(crate) fn replicate_sql(&self, source: SocketAddr) -> String {
         match self {
-            Self::MariaDb(_) => mariadb::replicate_sql(source_port),
-            Self::MySql(_) => mysql::replicate_sql(source_port),
+            Self::MariaDb(_) => mariadb::replicate_sql(source),
+            Self::MySql(_) => mysql::replicate_sql(source),
         }
     }
 

@@ -29,6 +29,7 @@
 //! directory.
 
 mod flavour;
+mod host;
 mod mariadb;
 mod mysql;
 mod node;
@@ -44,8 +45,9 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 pub use crate::flavour::Flavour;
 use crate::flavour::Programs;
+pub use crate::host::Host;
 pub use crate::node::Node;
-pub use crate::process::free_port;
+pub use crate::process::{free_port, spawn};
 pub use crate::proxy_config::proxy_config;
 use crate::room::Room;
 
@@ -85,6 +87,9 @@ pub struct Options {
     pub extra_args: Vec<String>,
     /// `db1` listens here, `db2` on the next port and so on. `None`: free ports below 32768.
     pub base_port: Option<u16>,
+    /// `db1` lives on the first of these hosts, `db2` on the second and so on, each at port 3306.
+    /// Empty: all on this one, at 127.0.0.1.
+    pub hosts: Vec<Host>,
 }
 
 impl Default for Options {
@@ -95,6 +100,7 @@ impl Default for Options {
             replicas: 1,
             extra_args: Vec::new(),
             base_port: None,
+            hosts: Vec::new(),
         }
     }
 }
@@ -141,6 +147,7 @@ impl Sandbox {
                             template.clone(),
                             room.path(),
                             i,
+                            options.hosts.get(i),
                             port,
                             &options.extra_args,
                         )

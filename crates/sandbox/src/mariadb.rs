@@ -1,6 +1,7 @@
 //! How MariaDB is installed, run and told to replicate.
 
 use std::env;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -46,7 +47,6 @@ impl Programs {
         let mut args = INNODB_FILES.map(String::from).to_vec();
         args.extend(
             [
-                "--bind-address=127.0.0.1",
                 "--skip-name-resolve",
                 "--performance-schema=off",
                 "--innodb-buffer-pool-size=64M",
@@ -59,7 +59,6 @@ impl Programs {
                 "--log-slave-updates",
                 "--gtid-strict-mode=1",
                 "--gtid-domain-id=0",
-                "--report-host=127.0.0.1",
                 "--slave-net-timeout=10",
                 // Commits survive kill -9 (they are in the page cache), not a power cut.
                 "--innodb-flush-log-at-trx-commit=2",
@@ -123,12 +122,14 @@ pub(crate) fn accounts_sql() -> String {
     sql
 }
 
-pub(crate) fn replicate_sql(source_port: u16) -> String {
+pub(crate) fn replicate_sql(source: SocketAddr) -> String {
     format!(
         "STOP SLAVE;\
-         CHANGE MASTER TO MASTER_HOST='127.0.0.1', MASTER_PORT={source_port}, \
+         CHANGE MASTER TO MASTER_HOST='{}', MASTER_PORT={}, \
          MASTER_USER='{REPL_USER}', MASTER_PASSWORD='{REPL_PASSWORD}', \
          MASTER_USE_GTID=slave_pos, MASTER_CONNECT_RETRY=1, MASTER_HEARTBEAT_PERIOD=1;\
-         START SLAVE"
+         START SLAVE",
+        source.ip(),
+        source.port()
     )
 }

@@ -2,6 +2,7 @@
 
 use std::env;
 use std::fs;
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
@@ -18,7 +19,6 @@ const DIRECTORY: &str = "mysql-9.7";
 const INNODB_FILES: &str = "--innodb-redo-log-capacity=16M";
 
 pub(crate) const SERVER_ARGS: &[&str] = &[
-    "--bind-address=127.0.0.1",
     "--mysqlx=OFF",
     "--skip-name-resolve",
     "--performance-schema=OFF",
@@ -31,7 +31,6 @@ pub(crate) const SERVER_ARGS: &[&str] = &[
     "--relay-log=relay",
     "--gtid-mode=ON",
     "--enforce-gtid-consistency=ON",
-    "--report-host=127.0.0.1",
     "--replica-net-timeout=10",
     // Commits survive kill -9 (they are in the page cache), not a power cut.
     "--innodb-flush-log-at-trx-commit=2",
@@ -143,15 +142,17 @@ pub(crate) fn accounts_sql() -> String {
     sql
 }
 
-pub(crate) fn replicate_sql(source_port: u16) -> String {
+pub(crate) fn replicate_sql(source: SocketAddr) -> String {
     // Without a TLS connection the replica has to ask for the key to send its password with. By
     // default it gives up on its source after ten attempts.
     format!(
         "STOP REPLICA;\
-         CHANGE REPLICATION SOURCE TO SOURCE_HOST='127.0.0.1', SOURCE_PORT={source_port}, \
+         CHANGE REPLICATION SOURCE TO SOURCE_HOST='{}', SOURCE_PORT={}, \
          SOURCE_USER='{REPL_USER}', SOURCE_PASSWORD='{REPL_PASSWORD}', SOURCE_AUTO_POSITION=1, \
          GET_SOURCE_PUBLIC_KEY=1, SOURCE_CONNECT_RETRY=1, SOURCE_RETRY_COUNT=0, \
          SOURCE_HEARTBEAT_PERIOD=1;\
-         START REPLICA"
+         START REPLICA",
+        source.ip(),
+        source.port()
     )
 }

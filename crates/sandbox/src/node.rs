@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::Read as _;
-use std::net::{Ipv4Addr, SocketAddr};
+use std::net::SocketAddr;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::ExitStatusExt as _;
 use std::path::{Path, PathBuf};
@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::flavour::{Flavour, Programs};
+use crate::host::{Host, MYSQL_PORT};
 use crate::process::{free_port, spawn};
 use crate::{check_socket_path, template, wait_until};
 
@@ -25,6 +26,7 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(30);
 #[derive(Debug)]
 pub struct Node {
     name: String,
+    host: Host,
     port: u16,
     server_id: u32,
     dir: PathBuf,
@@ -42,6 +44,7 @@ impl Node {
         template: PathBuf,
         room: &Path,
         i: usize,
+        host: Option<&Host>,
         port: Option<u16>,
         extra_args: &[String],
     ) -> Result<Self> {
@@ -63,10 +66,15 @@ impl Node {
         if i > 0 {
             args.extend(programs.replica_args().iter().map(ToString::to_string));
         }
+        let port = port.or(host.map(|_| MYSQL_PORT));
+        let host = host.cloned().unwrap_or_default();
+        args.push(format!("--bind-address={}", host.address));
+        args.push(format!("--report-host={}", host.address));
         args.extend_from_slice(extra_args);
 
         let mut node = Self {
             name,
+            host,
             port: 0,
             server_id,
             dir,
@@ -102,7 +110,7 @@ impl Node {
 
     #[must_use]
     pub fn address(&self) -> SocketAddr {
-        SocketAddr::from((Ipv4Addr::LOCALHOST, self.port))
+        SocketAddr::from((self.host.address, self.port))
     }
 
     /// The unix socket; `root` has no password there.
@@ -151,7 +159,7 @@ impl Node {
             .with_context(|| format!("can't write {}", stderr_path.display()))?;
         // A killed server leaves its socket; connecting to it would be refused, not answered.
         let _ = fs::remove_file(&self.socket);
-        let mut command = self.programs.server();
+        let mut command = self.host.enter(self.programs.server());
         let program = command.get_program().to_owned();
         command
             .args(&self.args)
@@ -371,7 +379,7 @@ impl Node {
     /// # Errors
     /// The server refuses.
     pub fn replicate_from(&self, source: &Node) -> Result<()> {
-        self.client_sql(&self.programs.replicate_sql(source.port)).map(drop)
+        self.client_sql(&self.programs.replicate_sql(source.address())).map(drop)
     }
 
     /// Waits until this server has applied `position` (as in [`Node::position`]).

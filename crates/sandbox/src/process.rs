@@ -23,7 +23,7 @@ type Job = (Command, mpsc::Sender<io::Result<Child>>);
 ///
 /// # Errors
 /// As [`Command::spawn`].
-pub(crate) fn spawn(mut command: Command) -> io::Result<Child> {
+pub fn spawn(mut command: Command) -> io::Result<Child> {
     static FORKER: OnceLock<Mutex<mpsc::Sender<Job>>> = OnceLock::new();
     let forker = FORKER.get_or_init(|| {
         let (sender, jobs) = mpsc::channel::<Job>();

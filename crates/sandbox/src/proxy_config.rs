@@ -27,9 +27,9 @@ pub fn proxy_config(nodes: &[Node], listener_port: u16, admin_port: u16, more: &
     for node in nodes {
         let _ = write!(
             text,
-            "\n[[server]]\nname = \"{}\"\naddress = \"127.0.0.1:{}\"\n",
+            "\n[[server]]\nname = \"{}\"\naddress = \"{}\"\n",
             node.name(),
-            node.port()
+            node.address()
         );
     }
     text

@@ -4,8 +4,8 @@ use pointsman_vrrp::Version;
 
 use super::*;
 
-const SITE_88: &str = include_str!("../../tests/site/keepalived-88.conf");
-const SITE_99: &str = include_str!("../../tests/site/keepalived-99.conf");
+const SITE_88: &str = include_str!("../../../../config/site/keepalived-88.conf");
+const SITE_99: &str = include_str!("../../../../config/site/keepalived-99.conf");
 
 fn good(text: &str) -> (DirectorConfig, Vec<String>) {
     let (config, warnings) =
