@@ -15,6 +15,9 @@ pub struct Setup {
     pub replicas: usize,
     /// Put before the tables of `proxy.toml`; see [`pointsman_sandbox::proxy_config`].
     pub config: String,
+    /// More lines for `[[listener]]` and for each `[[server]]`.
+    pub listener: String,
+    pub server: String,
     /// More arguments for every server.
     pub server_args: Vec<String>,
     /// With the SQL console.
@@ -24,7 +27,14 @@ pub struct Setup {
 impl Default for Setup {
     fn default() -> Self {
         // Two workers even on larger machines, so that sessions of several workers meet.
-        Self { replicas: 1, config: "workers = 2\n".into(), server_args: vec![], console: false }
+        Self {
+            replicas: 1,
+            config: "workers = 2\n".into(),
+            listener: String::new(),
+            server: String::new(),
+            server_args: vec![],
+            console: false,
+        }
     }
 }
 
@@ -68,6 +78,11 @@ impl Site {
             let (port, admin, console) = (free_port()?, free_port()?, free_port()?);
             let config = sandbox.dir().join("proxy.toml");
             sandbox.write_proxy_config(&config, port, admin, &setup.config)?;
+            let text = std::fs::read_to_string(&config)?;
+            let text = text
+                .replacen("[[listener]]", &format!("[[listener]]\n{}", setup.listener), 1)
+                .replace("[[server]]", &format!("[[server]]\n{}", setup.server));
+            std::fs::write(&config, text)?;
             if setup.console {
                 let text = std::fs::read_to_string(&config)?;
                 let with = format!("[console]\naddress = \"127.0.0.1:{console}\"");

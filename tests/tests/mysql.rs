@@ -11,7 +11,7 @@ use anyhow::Result;
 use mysql_async::prelude::Queryable as _;
 use pointsman_sandbox::{Flavour, Options, Sandbox};
 use pointsman_tests::{
-    APP_PASSWORD, APP_USER, LONG, Node, Output, Proxy, Setup, Site, free_port, http_get,
+    APP_PASSWORD, APP_USER, LONG, Node, Output, Pki, Proxy, Setup, Site, free_port, http_get,
     php_script, pointsman, wait_until,
 };
 use serde_json::Value;
@@ -28,14 +28,22 @@ struct MySql {
 impl MySql {
     /// `None` if there is no MySQL here.
     fn start(replicas: usize) -> Option<Self> {
+        Self::with(replicas, "")
+    }
+
+    /// With more lines in `[[listener]]`.
+    fn with(replicas: usize, listener: &str) -> Option<Self> {
         if let Err(error) = Flavour::MySql.check() {
             println!("skipped: no MySQL server ({error:#})");
             return None;
         }
-        Some(Self::try_start(replicas).unwrap_or_else(|error| panic!("no site: {error:#}")))
+        Some(
+            Self::try_start(replicas, listener)
+                .unwrap_or_else(|error| panic!("no site: {error:#}")),
+        )
     }
 
-    fn try_start(replicas: usize) -> Result<Self> {
+    fn try_start(replicas: usize, listener: &str) -> Result<Self> {
         pointsman();
         let flavour = Flavour::MySql;
         let sandbox = Sandbox::start(Options { flavour, replicas, ..Options::default() })?;
@@ -46,6 +54,9 @@ impl MySql {
             let (port, admin) = (free_port()?, free_port()?);
             let config = sandbox.dir().join("proxy.toml");
             sandbox.write_proxy_config(&config, port, admin, "workers = 2\n")?;
+            let text = std::fs::read_to_string(&config)?;
+            let with = format!("[[listener]]\n{listener}\n");
+            std::fs::write(&config, text.replacen("[[listener]]", &with, 1))?;
             let mut proxy = Proxy::spawn(&config, admin, &sandbox.dir().join("proxy.log"))?;
             match proxy.wait_ready() {
                 Ok(()) => {
@@ -305,7 +316,7 @@ fn accounts_that_may_not_log_in_are_told_why() {
     for (what, code, undo) in [
         ("PASSWORD EXPIRE", "ERROR 1820", "IDENTIFIED BY 'secret'"),
         ("ACCOUNT LOCK", "ERROR 3118", "ACCOUNT UNLOCK"),
-        ("REQUIRE SSL", "PM3002", "REQUIRE NONE"),
+        ("REQUIRE SSL", "ERROR 1045", "REQUIRE NONE"),
     ] {
         alter(what);
         wait_until(what, LONG, || {
@@ -326,7 +337,7 @@ fn accounts_that_may_not_log_in_are_told_why() {
 
 #[test]
 fn a_password_in_the_clear_is_turned_away_and_said_so() {
-    let Some(site) = MySql::start(0) else { return };
+    let Some(site) = MySql::with(0, "tls = { mode = \"disabled\" }") else { return };
     let password = "overheard-0815";
     site.new_account("clear", password);
     let denied = mariadb(site.port, &["--ssl"], "clear", password, "SELECT 1");
@@ -458,4 +469,64 @@ fn caching_sha2_password_from_the_config_before_mariadb() {
         new mysqli('127.0.0.1', $argv[2], $argv[3], 'app', (int) $argv[1]);";
     php_inline(mysqli, site.port(), &[APP_USER, APP_PASSWORD]).ok();
     assert_denied(&php_inline(mysqli, site.port(), &[APP_USER, "wrong"]), "mysqli");
+}
+
+#[test]
+fn tls_on_both_sides() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::new(dir.path(), "ca").unwrap();
+    let pem = pki.issue("proxy", &["localhost", "127.0.0.1"]).unwrap();
+    let Some(site) = MySql::with(1, &format!("tls = {{ {} }}", pem.toml())) else { return };
+    let mysql = |args: &[&str], user: &str, sql: &str| {
+        let mut command = site.primary().client();
+        command
+            .args(["--host=127.0.0.1", "--batch", "--skip-column-names"])
+            .args(args)
+            .args([format!("--port={}", site.port), format!("--user={user}")])
+            .args(["--password=secret".to_owned(), format!("--execute={sql}")])
+            .arg("app");
+        Output::of(&mut command)
+    };
+    let ca = format!("--ssl-ca={}", pki.ca());
+    for (user, demand) in [("plain", "NONE"), ("secure", "SSL")] {
+        site.new_account(user, "secret");
+        let demand = format!("ALTER USER {user}@'%' REQUIRE {demand}");
+        site.primary().client_sql(&demand).unwrap();
+    }
+    site.sandbox.wait_caught_up().unwrap();
+    // The password goes through TLS, with no key asked for.
+    for args in
+        [&["--ssl-mode=VERIFY_IDENTITY", &ca], &["--ssl-mode=REQUIRED", "--tls-version=TLSv1.2"]]
+    {
+        for user in ["plain", "secure"] {
+            let said =
+                mysql(args, user, "SELECT CURRENT_USER(); SHOW STATUS LIKE 'Ssl_cipher'").ok();
+            assert!(said.contains(&format!("{user}@%")), "{said}");
+            // The servers' own word on their side of the session.
+            assert!(said.contains("Ssl_cipher\tTLS_AES_"), "{said}");
+            // Their caches are empty after this: they ask for the full proof again.
+            for node in site.sandbox.nodes() {
+                node.client_sql("FLUSH LOCAL PRIVILEGES").unwrap();
+            }
+        }
+    }
+    let other = Pki::new(dir.path(), "other").unwrap();
+    let ca = format!("--ssl-ca={}", other.ca());
+    let said = mysql(&["--ssl-mode=VERIFY_CA", &ca], "plain", "SELECT 1");
+    assert!(said.stderr.contains("ERROR 2026"), "{said:?}");
+    let plain = ["--ssl-mode=DISABLED", "--get-server-public-key"];
+    mysql(&plain, "plain", "SELECT 1").ok();
+    assert_denied(&mysql(&plain, "secure", "SELECT 1"), "without TLS");
+
+    // The servers take nothing but TLS from now on: who speaks to the proxy without still can.
+    for node in site.sandbox.nodes() {
+        node.client_sql("SET GLOBAL require_secure_transport = ON").unwrap();
+    }
+    let said = mysql(&plain, "plain", "SHOW STATUS LIKE 'Ssl_cipher'").ok();
+    assert!(said.contains("Ssl_cipher\tTLS_AES_"), "{said}");
+    site.replica().kill9().unwrap();
+    site.wait_server("db2 is down", "db2", |row| row["role"] == "down");
+    site.replica().start().unwrap();
+    site.replica().client_sql("SET GLOBAL require_secure_transport = ON").unwrap();
+    site.wait_server("the monitor gets in again", "db2", |row| row["role"] == "replica");
 }

@@ -47,8 +47,24 @@ pub struct Account {
     pub locked: bool,
     /// The password must be changed before anything else.
     pub expired: bool,
-    /// The account demands TLS.
-    pub tls: bool,
+    /// `REQUIRE ...`: what the account demands of the connection.
+    pub tls: TlsDemand,
+}
+
+/// `REQUIRE NONE`, `SSL`, `X509`, or any of `SUBJECT`, `ISSUER` and `CIPHER`.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub enum TlsDemand {
+    #[default]
+    None,
+    Tls,
+    /// And a certificate that its CA has signed.
+    Certificate,
+    /// And that these are equal to what is said here; the empty ones may be anything.
+    Specified {
+        cipher: String,
+        issuer: String,
+        subject: String,
+    },
 }
 
 impl Account {

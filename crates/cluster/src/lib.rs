@@ -9,7 +9,7 @@ pub mod probe;
 pub mod roles;
 mod snapshot;
 
-pub use accounts::{Account, Accounts};
+pub use accounts::{Account, Accounts, TlsDemand};
 pub use gtid::Position;
 pub use monitor::{Cluster, NeedsRestart, UnknownServer};
 pub use snapshot::{AdminState, Greeting, Live, Role, Server, ServerId, Snapshot, Succession};

@@ -1,20 +1,26 @@
 //! A connection to one server, and the questions the monitor asks over it.
 
+mod tls;
+
 use std::sync::Arc;
 use std::time::Duration;
 
+use arc_swap::ArcSwap;
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, Error as SqlError, IoError, Opts, OptsBuilder, Row, Value};
 use pointsman_config::Secret;
+use pointsman_config::tls::ServerTls;
 use tokio::sync::oneshot;
 
 use crate::gtid::{Flavour, Position};
 use crate::probe::{Channel, Error, IoThread, Look, Report};
+use tls::Ways;
 
 /// How to reach and log in to a server.
-#[derive(Debug, Clone)]
 pub(crate) struct Target {
-    opts: Opts,
+    plain: Opts,
+    /// Replaced when certificates are read anew.
+    ways: ArcSwap<Ways>,
 }
 
 impl Target {
@@ -33,11 +39,19 @@ impl Target {
             .prefer_socket(false)
             .tcp_keepalive(Some(Duration::from_secs(30)))
             .stmt_cache_size(0);
-        Self { opts: opts.into() }
+        let plain = Opts::from(opts);
+        let ways = Ways::new(plain.clone(), &ServerTls::default());
+        Self { plain, ways: ArcSwap::from_pointee(ways) }
+    }
+
+    /// New connections use TLS as `tls` says; its files are read again.
+    pub(crate) fn set_tls(&self, tls: &ServerTls) {
+        self.ways.store(Arc::new(Ways::new(self.plain.clone(), tls)));
     }
 
     pub(crate) async fn connect(&self) -> Result<Link, SqlError> {
-        let mut conn = Conn::new(self.opts.clone()).await?;
+        let ways = self.ways.load_full();
+        let mut conn = ways.connect().await?;
         let version: String = conn.query_first("SELECT @@version").await?.unwrap_or_default();
         let flavour = if version.contains("MariaDB") { Flavour::MariaDb } else { Flavour::MySql };
         let old_words = flavour == Flavour::MySql && conn.server_version() < (8, 0, 22);

@@ -143,6 +143,9 @@ impl Cluster {
                 wake_feed: Notify::new(),
             })
             .collect::<Vec<_>>();
+        for (watched, server) in watched.iter().zip(&config.servers) {
+            watched.target.set_tls(&server.tls);
+        }
         let shared = Arc::new(Shared {
             snapshot: Arc::new(ArcSwap::new(topology.snapshot().clone())),
             topology: Mutex::new(topology),
@@ -240,7 +243,7 @@ impl Cluster {
         Ok(())
     }
 
-    /// Takes over `max_lag` and the weights of a config read anew.
+    /// Takes over `max_lag`, the weights and TLS of a config read anew.
     ///
     /// # Errors
     /// Other servers, or another `[monitor]`: that takes a restart. Nothing is changed then.
@@ -257,6 +260,9 @@ impl Cluster {
             Settings { timeout: config.monitor.timeout, max_lag: config.routing.max_lag };
         let weights: Vec<_> = config.servers.iter().map(|server| server.weight).collect();
         shared.update(|topology| topology.reconfigure(settings, &weights));
+        for (watched, server) in shared.watched.iter().zip(&config.servers) {
+            watched.target.set_tls(&server.tls);
+        }
         Ok(())
     }
 

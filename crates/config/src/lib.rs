@@ -25,6 +25,7 @@ pub mod proxy;
 pub mod read;
 mod report;
 mod secret;
+pub mod tls;
 pub mod units;
 
 pub use kind::{Kind, kind};

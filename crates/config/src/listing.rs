@@ -13,10 +13,29 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
         if let Some(level) = listener.consistency {
             add(format!("listener.{i}.consistency"), format!("{level:?}").to_lowercase());
         }
+        add(format!("listener.{i}.tls.mode"), listener.tls.mode.as_str().to_owned());
+        if let Some(identity) = &listener.tls.identity {
+            let path = identity.certificate.display().to_string();
+            add(format!("listener.{i}.tls.certificate"), path);
+        }
+        if let Some(ca) = &listener.tls.client_ca {
+            add(format!("listener.{i}.tls.client_ca"), ca.display().to_string());
+        }
+        if !listener.proxy_protocol.is_empty() {
+            let networks: Vec<_> = listener.proxy_protocol.iter().map(|n| n.to_string()).collect();
+            add(format!("listener.{i}.proxy_protocol"), networks.join(", "));
+        }
     }
     for server in &config.servers {
         add(format!("server.{}.address", server.name), server.address.clone());
         add(format!("server.{}.weight", server.name), server.weight.to_string());
+        add(format!("server.{}.tls.mode", server.name), server.tls.mode.as_str().to_owned());
+        if let Some(ca) = &server.tls.ca {
+            add(format!("server.{}.tls.ca", server.name), ca.display().to_string());
+        }
+        if server.proxy_protocol {
+            add(format!("server.{}.proxy_protocol", server.name), "true".to_owned());
+        }
     }
     for user in &config.users {
         add(format!("user.{}.host", user.name), user.host.clone());

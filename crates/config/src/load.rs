@@ -15,6 +15,7 @@ use crate::proxy::{
 };
 use crate::read::{At, Findings, HostPort, Read, Section, Size, readable_by_all, word};
 use crate::report::{Problem, Report, Warning};
+use crate::tls::{self, Networks, ServerTls};
 use crate::units::show_duration;
 
 impl ProxyConfig {
@@ -99,10 +100,13 @@ fn proxy(found: &mut Findings, root: &Spanned<DeTable<'_>>) -> Option<ProxyConfi
     for mut s in file.sections(found, "listener") {
         let address = s.required::<SocketAddr>(found, "address", "\"0.0.0.0:3306\"");
         let consistency = s.at::<Consistency>(found, "consistency").map(|c| c.value);
+        let tls = tls::of_listener(found, &mut s);
+        let proxy_protocol = s.or(found, "proxy_protocol", Networks(Vec::new())).0;
         s.finish(found);
         if let Some(address) = address {
             sockets.take(found, &address, "[[listener]]");
-            listeners.push(Listener { address: address.value, consistency });
+            let address = address.value;
+            listeners.push(Listener { address, consistency, tls, proxy_protocol });
         }
     }
     if listeners.is_empty() && !file_has(root, "listener") {
@@ -112,7 +116,8 @@ fn proxy(found: &mut Findings, root: &Spanned<DeTable<'_>>) -> Option<ProxyConfi
         );
     }
 
-    let servers = servers(found, &mut file, &listeners, file_has(root, "server"));
+    let tls = tls::of_servers(found, &mut file, &ServerTls::default());
+    let servers = servers(found, &mut file, &listeners, &tls, file_has(root, "server"));
     let users = users(found, &mut file);
     let monitor = monitor(found, &mut file);
     let routing = routing(found, &mut file);
@@ -145,6 +150,7 @@ fn servers(
     found: &mut Findings,
     file: &mut Section<'_>,
     listeners: &[Listener],
+    tls: &ServerTls,
     any_written: bool,
 ) -> Vec<Server> {
     let mut servers: Vec<Server> = Vec::new();
@@ -156,6 +162,8 @@ fn servers(
         let name = s.required::<String>(found, "name", "\"db1\"");
         let address = s.required::<HostPort>(found, "address", "\"192.168.4.11:3306\"");
         let weight = s.checked(found, "weight", 1u32, |w| at_most(*w, 100));
+        let tls = tls::of_servers(found, &mut s, tls);
+        let proxy_protocol = s.or(found, "proxy_protocol", false);
         s.finish(found);
         if let Some(name) = &name {
             check_name(found, name);
@@ -196,7 +204,8 @@ fn servers(
             }
         }
         if let (Some(name), Some(address)) = (name, address) {
-            servers.push(Server { name: name.value, address: address.value.0, weight });
+            let (name, address) = (name.value, address.value.0);
+            servers.push(Server { name, address, weight, tls, proxy_protocol });
         }
     }
     if servers.is_empty() && !any_written {

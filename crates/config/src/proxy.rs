@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::Secret;
+use crate::tls::{ClientTls, Network, ServerTls};
 
 /// All of `proxy.toml`. Only `[[listener]]`, `[[server]]` and `[monitor]` must be written.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -28,6 +29,9 @@ pub struct Listener {
     pub address: SocketAddr,
     /// Overrides `[routing] consistency` for clients of this listener.
     pub consistency: Option<Consistency>,
+    pub tls: ClientTls,
+    /// Whose PROXY protocol headers are believed.
+    pub proxy_protocol: Vec<Network>,
 }
 
 /// One database server.
@@ -38,6 +42,9 @@ pub struct Server {
     pub address: String,
     /// Share of the reads among replicas, 0 to 100. 0: no reads.
     pub weight: u32,
+    pub tls: ServerTls,
+    /// It is told the client's address by a PROXY protocol header.
+    pub proxy_protocol: bool,
 }
 
 /// An account beside those of the databases.

@@ -68,6 +68,12 @@ impl<'t> Section<'t> {
         self.table.iter().find(|(k, _)| k.get_ref() == key).map(|(_, v)| v)
     }
 
+    /// Whether `key` stands in it, right or wrong.
+    #[must_use]
+    pub fn is_written(&self, key: &str) -> bool {
+        self.find(key).is_some()
+    }
+
     fn ask(&mut self, key: &'static str) -> Option<&'t Spanned<DeValue<'t>>> {
         self.known.push(key);
         self.find(key)

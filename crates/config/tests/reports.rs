@@ -62,7 +62,7 @@ fn a_misspelt_key_is_shown_in_its_place() {
        ·    ╰── did you mean `address`?
      8 │ 
        ╰────
-      help: known here: name, address, weight
+      help: known here: name, address, weight, tls, proxy_protocol
     "#);
 }
 
@@ -246,4 +246,46 @@ proptest::proptest! {
             proptest::prop_assert!(!key_intact || !drawn.contains("hunter2"), "{}", drawn);
         }
     }
+}
+
+#[test]
+fn tls_that_can_not_be() {
+    let me = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let listener =
+        |tls: &str| changed("3306\"\n\n[[server]]", &format!("3306\"\ntls = {tls}\n\n[[server]]"));
+    assert_eq!(
+        listener(&format!("{{ certificate = \"{me}\" }}")),
+        ["proxy.toml:4:7: `certificate` without `key`"]
+    );
+    assert_eq!(
+        listener("{ certificate = \"/nowhere\", key = \"/nowhere\" }")[0],
+        "proxy.toml:4:23: can't read /nowhere: No such file or directory (os error 2)"
+    );
+    assert_eq!(
+        listener(&format!("{{ mode = \"disabled\", client_ca = \"{me}\" }}")),
+        ["proxy.toml:4:40: `client_ca` where TLS is disabled: no client could show a certificate"]
+    );
+    assert_eq!(
+        wrong(&format!("{GOOD}[tls]\nmode = \"verify_ca\"\n")),
+        ["proxy.toml:17:8: servers can't be verified without `ca`"]
+    );
+    assert_eq!(
+        wrong(&format!("{GOOD}[tls]\nmode = \"verified\"\n")),
+        ["proxy.toml:17:8: `mode` can't be \"verified\""]
+    );
+    assert_eq!(
+        changed("3306\"\n\n[[server]]", "3306\"\nproxy_protocol = [\"lan\"]\n\n[[server]]"),
+        ["proxy.toml:4:19: \"lan\" is no network"]
+    );
+}
+
+#[test]
+fn one_servers_tls_has_what_it_does_not_say_from_all_servers() {
+    let me = concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml");
+    let text = GOOD.replacen("11:3306\"", "11:3306\"\ntls = { mode = \"verify_identity\" }", 1);
+    let text = format!("{text}[tls]\nmode = \"required\"\nca = \"{me}\"\n");
+    let (config, _) = ProxyConfig::parse("proxy.toml", &text).unwrap();
+    let tls: Vec<_> = config.servers.iter().map(|s| (s.tls.mode, s.tls.ca.is_some())).collect();
+    use pointsman_config::tls::ServerTlsMode::{Required, VerifyIdentity};
+    assert_eq!(tls, [(VerifyIdentity, true), (Required, true)]);
 }

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use pointsman_config::ProxyConfig;
 use pointsman_config::proxy::{Admin, AuthPlugin, Console, Limits, Monitor, Routing};
+use pointsman_config::tls::{ClientTls, ServerTls};
 
 /// A sample's text, with its secrets given in place: tests don't change the environment.
 fn sample(name: &str) -> String {
@@ -42,8 +43,11 @@ fn assert_defaults(config: &ProxyConfig) {
     assert_eq!(config.monitor.interval, Monitor::INTERVAL);
     assert_eq!(config.monitor.timeout, Monitor::TIMEOUT);
     assert_eq!(config.monitor.accounts_interval, Monitor::ACCOUNTS_INTERVAL);
-    assert!(config.servers.iter().all(|s| s.weight == 1));
+    assert!(config.servers.iter().all(|s| s.weight == 1 && !s.proxy_protocol));
+    assert!(config.servers.iter().all(|s| s.tls == ServerTls::default()));
     assert!(config.listeners.iter().all(|l| l.consistency.is_none()));
+    assert!(config.listeners.iter().all(|l| l.tls == ClientTls::default()));
+    assert!(config.listeners.iter().all(|l| l.proxy_protocol.is_empty()));
 }
 
 /// Every key that can be written stands in the full file: each is taken out in turn and, written
@@ -62,12 +66,19 @@ fn the_full_file_has_every_key() {
             if shown { bare } else { line }.to_owned() + "\n"
         })
         .map(|line| line.replace("{ file = \"/etc/pointsman/token\" }", "\"t\""))
+        .map(|line| match line.split_once("\"/etc/pointsman/") {
+            // Any file that is there will do.
+            Some((key, _)) => format!("{key}\"{}/Cargo.toml\"\n", env!("CARGO_MANIFEST_DIR")),
+            None => line,
+        })
         .collect();
     let (config, _) = ProxyConfig::parse("all", &all).unwrap();
     assert_eq!(config.users[0].host, "%");
     assert_eq!(config.users[0].plugin, AuthPlugin::NativePassword);
     assert!(config.admin.token.is_some());
     assert!(config.listeners[0].consistency.is_some());
+    assert!(config.listeners[0].tls.identity.is_some() && config.servers[0].tls.ca.is_some());
+    assert_eq!(config.listeners[0].proxy_protocol.len(), 2);
 
     // "known here: a, b" in the error for an unknown key is the reader's own list.
     let broken = all

@@ -107,16 +107,25 @@ impl ProxyDaemon {
         match ProxyConfig::load(&self.config_path) {
             Err(report) => Err(AdminError::new(Code::BadConfig, report.lines().join("; "))),
             Ok((new, _)) if takes_effect_live(self.proxy.config(), &new) => {
+                // First what may fail, so that all is taken over or nothing.
+                let tls = pointsman_proxy::Tls::load(&new)
+                    .map_err(|e| AdminError::new(Code::BadConfig, e.to_string()))?;
                 match self.proxy.cluster().reconfigure(&new) {
-                    Ok(()) => Ok(format!("{path} is read; weights and max_lag are as it says")),
+                    Ok(()) => {
+                        self.proxy.set_tls(tls);
+                        Ok(format!(
+                            "{path} and its certificates are read; TLS, weights and max_lag are \
+                             as it says"
+                        ))
+                    }
                     Err(e) => Err(AdminError::new(Code::NeedsRestart, e.to_string())),
                 }
             }
             Ok(_) => Err(AdminError::new(
                 Code::NeedsRestart,
                 format!(
-                    "{path} is right and changes more than weights and max_lag, which is all that \
-                     can be taken over now"
+                    "{path} is right and changes more than TLS, weights and max_lag, which is all \
+                     that can be taken over now"
                 ),
             )),
         }
@@ -127,8 +136,12 @@ impl ProxyDaemon {
 fn takes_effect_live(old: &ProxyConfig, new: &ProxyConfig) -> bool {
     let mut like_old = new.clone();
     like_old.routing.max_lag = old.routing.max_lag;
+    for (listener, before) in like_old.listeners.iter_mut().zip(&old.listeners) {
+        listener.tls = before.tls.clone();
+    }
     for (server, before) in like_old.servers.iter_mut().zip(&old.servers) {
         server.weight = before.weight;
+        server.tls = before.tls.clone();
     }
     like_old == *old
 }

@@ -4,12 +4,13 @@ use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
-use pointsman_cluster::Accounts;
+use pointsman_cluster::{Accounts, TlsDemand};
 use pointsman_config::proxy::{AuthPlugin, User};
 use pointsman_wire::auth;
 use zeroize::Zeroizing;
 
 use crate::shared::Shared;
+use crate::tls::Facts;
 
 /// How an account's client proves itself.
 pub enum Proof {
@@ -34,7 +35,29 @@ pub struct Account {
     pub proof: Proof,
     pub locked: bool,
     /// `REQUIRE SSL` and the like.
-    pub needs_tls: bool,
+    pub demand: TlsDemand,
+}
+
+impl Account {
+    /// Whether the connection is what the account demands.
+    #[must_use]
+    pub fn is_met_by(&self, tls: Option<&Facts>) -> bool {
+        let peer = tls.and_then(|t| t.peer.as_ref());
+        match &self.demand {
+            TlsDemand::None => true,
+            TlsDemand::Tls => tls.is_some(),
+            TlsDemand::Certificate => peer.is_some(),
+            TlsDemand::Specified { cipher, issuer, subject } => {
+                let same = |wanted: &str, is: Option<&String>| {
+                    wanted.is_empty() || is.is_some_and(|is| is == wanted)
+                };
+                tls.is_some()
+                    && same(cipher, tls.map(|t| &t.cipher))
+                    && same(issuer, peer.map(|p| &p.issuer))
+                    && same(subject, peer.map(|p| &p.subject))
+            }
+        }
+    }
 }
 
 fn of_user(user: &User) -> Account {
@@ -44,7 +67,7 @@ fn of_user(user: &User) -> Account {
     } else {
         Proof::Password { plugin: user.plugin, password }
     };
-    Account { proof, locked: false, needs_tls: false }
+    Account { proof, locked: false, demand: TlsDemand::None }
 }
 
 /// Finds the account: those of the config first, then those of the databases.
@@ -75,7 +98,7 @@ pub fn find(shared: &Shared, user: &[u8], peer: IpAddr) -> Option<Account> {
         auth::CACHING_SHA2 => Proof::Sha2 { stored: Zeroizing::new(stored.as_bytes().to_vec()) },
         other => Proof::Unsupported(other.to_owned()),
     };
-    Some(Account { proof, locked: account.locked, needs_tls: account.tls })
+    Some(Account { proof, locked: account.locked, demand: account.tls.clone() })
 }
 
 /// Passwords proved in full by caching_sha2_password, for the fast path and for further servers.
@@ -119,6 +142,6 @@ pub fn of_config(users: &[User]) -> Accounts {
         methods: Vec::new(),
         locked: false,
         expired: false,
-        tls: false,
+        tls: TlsDemand::None,
     }))
 }

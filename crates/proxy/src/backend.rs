@@ -10,7 +10,7 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::Duration;
 
 use pointsman_cluster::{Live, Server, ServerId};
-use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch};
+use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch, ssl_request};
 use pointsman_wire::{
     Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, OkPacket, Status, Step,
     Tracker, auth, write_packet,
@@ -19,7 +19,9 @@ use tokio::time::timeout;
 
 use crate::buffers::Buffer;
 use crate::credentials::Credentials;
+use crate::shared::Shared;
 use crate::socket::Socket;
+use crate::tls::ToServer;
 
 /// A connection that belongs to one session.
 pub struct Backend {
@@ -96,6 +98,8 @@ pub enum ConnectError {
     /// It asked for a proof that the client did not give us.
     NoProof(String),
     Malformed(Malformed),
+    /// TLS as configured is not to be had with this server.
+    Tls(String),
 }
 
 impl From<io::Error> for ConnectError {
@@ -146,6 +150,15 @@ pub struct Login {
     pub collation: u8,
     pub database: Option<Vec<u8>>,
     pub attributes: Option<Vec<u8>>,
+    /// The client's own connection is encrypted.
+    pub secure: bool,
+}
+
+/// The longest packet we say we take, in bytes.
+const MAX_PACKET: u32 = 1 << 30;
+
+fn no_full_proof() -> ConnectError {
+    ConnectError::NoProof("caching_sha2_password (full)".to_owned())
 }
 
 /// Longest packet believed while logging in, from either side, in bytes.
@@ -185,17 +198,43 @@ async fn resolve(address: &str) -> io::Result<SocketAddr> {
 impl Backend {
     /// Connects and logs in; `within` bounds all of it.
     pub async fn connect(
+        shared: &Shared,
         server: &Server,
         login: &Login,
         within: Duration,
     ) -> Result<Self, ConnectError> {
-        match timeout(within, Self::log_in(server, login)).await {
+        let tls = shared.tls.load().server(usize::from(server.id.0)).cloned();
+        let tls = tls.as_deref();
+        let log_in = async {
+            match Self::log_in(server, tls, login, login.secure).await {
+                Err(ConnectError::Refused(payload))
+                    if tls.is_some_and(|t| t.may_demand(login.secure, error_code(&payload))) =>
+                {
+                    match Self::log_in(server, tls, login, true).await {
+                        Ok(backend) => {
+                            if let Some(tls) = tls.filter(|_| backend.socket.is_secure()) {
+                                tls.demands.store(true, Relaxed);
+                            }
+                            Ok(backend)
+                        }
+                        Err(_) => Err(ConnectError::Refused(payload)),
+                    }
+                }
+                done => done,
+            }
+        };
+        match timeout(within, log_in).await {
             Ok(done) => done,
             Err(_) => Err(ConnectError::Unreachable(io::ErrorKind::TimedOut.into())),
         }
     }
 
-    async fn log_in(server: &Server, login: &Login) -> Result<Self, ConnectError> {
+    async fn log_in(
+        server: &Server,
+        tls: Option<&ToServer>,
+        login: &Login,
+        secure: bool,
+    ) -> Result<Self, ConnectError> {
         let mut socket = Socket::connect(resolve(&server.address).await?).await?;
         let mut buf = Buffer::borrow();
         let (_, payload) = read_packet(&mut socket, &mut buf).await?;
@@ -221,9 +260,24 @@ impl Backend {
                 (native, token)
             }
         };
+        let mut seq = 1;
+        if let Some(tls) = tls
+            && tls.wanted(secure, greeting.capabilities.contains(Capabilities::SSL))?
+        {
+            let request = ssl_request(caps | Capabilities::SSL, MAX_PACKET, login.collation);
+            let mut out = Vec::new();
+            seq = write_packet(&mut out, seq, &request);
+            socket.write_all(&out).await?;
+            let session = tls.session().map_err(|e| ConnectError::Tls(e.to_string()))?;
+            socket.secure(session, &mut buf).await.map_err(|e| match e.kind() {
+                io::ErrorKind::InvalidData => ConnectError::Tls(e.to_string()),
+                _ => ConnectError::Unreachable(e),
+            })?;
+        }
         let response = Response {
-            capabilities: caps,
-            max_packet: 1 << 30,
+            capabilities: caps
+                | if socket.is_secure() { Capabilities::SSL } else { Capabilities::empty() },
+            max_packet: MAX_PACKET,
             collation: login.collation,
             user: credentials.user.clone(),
             token,
@@ -233,7 +287,7 @@ impl Backend {
             zstd_level: None,
         };
         let mut out = Vec::new();
-        write_packet(&mut out, 1, &response.build());
+        write_packet(&mut out, seq, &response.build());
         socket.write_all(&out).await?;
 
         let mut salt = greeting.salt;
@@ -251,10 +305,11 @@ impl Backend {
                 }
                 Some(0x01) => match payload.get(1) {
                     Some(&auth::SHA2_FAST_OK) => continue,
+                    Some(&auth::SHA2_FULL) if socket.is_secure() => {
+                        credentials.clear().ok_or_else(no_full_proof)?
+                    }
                     Some(&auth::SHA2_FULL) => vec![auth::SHA2_REQUEST_KEY],
-                    _ => credentials.encrypted(&payload[1..], &salt).ok_or_else(|| {
-                        ConnectError::NoProof("caching_sha2_password (full)".to_owned())
-                    })?,
+                    _ => credentials.encrypted(&payload[1..], &salt).ok_or_else(no_full_proof)?,
                 },
                 _ => return Err(Malformed("login").into()),
             };

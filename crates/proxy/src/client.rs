@@ -631,7 +631,11 @@ impl Client {
 
 /// Whether a server accepts these credentials; if not, its ERR payload, or `None` if no server can be
 /// asked.
-pub async fn try_log_in(worker: &Worker, credentials: &Credentials) -> Result<(), Option<Vec<u8>>> {
+pub async fn try_log_in(
+    worker: &Worker,
+    credentials: &Credentials,
+    secure: bool,
+) -> Result<(), Option<Vec<u8>>> {
     let servers = worker.snapshot(|s| {
         let primary = s.primary().cloned();
         primary
@@ -645,10 +649,11 @@ pub async fn try_log_in(worker: &Worker, credentials: &Credentials) -> Result<()
         collation: 45,
         database: None,
         attributes: None,
+        secure,
     };
     let within = worker.shared.config.limits.connect_timeout;
     for server in servers {
-        match Backend::connect(&server, &login, within).await {
+        match Backend::connect(&worker.shared, &server, &login, within).await {
             Ok(_) => return Ok(()),
             Err(crate::backend::ConnectError::Refused(payload)) => return Err(Some(payload)),
             Err(_) => {}

@@ -12,6 +12,7 @@ use crate::backend::{Backend, Broken, ConnectError, Here, error_code};
 use crate::client::Client;
 use crate::prepared::Context;
 use crate::route::{Job, Kind, Problem};
+use crate::seldom::warn_seldom;
 use crate::worker::{Place, Waiting};
 
 /// Why a server could not be used for a statement.
@@ -75,7 +76,7 @@ impl Client {
     ) -> Result<Box<Backend>, Unusable> {
         let mut backend = match self.backends.iter().position(|b| b.server == server) {
             Some(at) => {
-                let backend = self.backends.swap_remove(at);
+                let mut backend = self.backends.swap_remove(at);
                 if backend.socket.is_stale() {
                     drop(backend);
                     self.forget_backend(server);
@@ -129,7 +130,8 @@ impl Client {
         let Some(target) = target else {
             return Err(Unusable::Unreachable("it is not configured any more".to_owned()));
         };
-        match Backend::connect(&target, &self.login, self.config().limits.connect_timeout).await {
+        let within = self.config().limits.connect_timeout;
+        match Backend::connect(&self.worker.shared, &target, &self.login, within).await {
             Ok(backend) => {
                 let place = Place {
                     server,
@@ -155,6 +157,11 @@ impl Client {
                  name the account and its password in a [[user]] table"
             ))),
             Err(ConnectError::Malformed(e)) => Err(Unusable::Unreachable(e.to_string())),
+            Err(ConnectError::Tls(why)) => {
+                let server = &target.name;
+                warn_seldom!(%server, why, "TLS with a server failed");
+                Err(Unusable::Unreachable(format!("TLS failed: {why}")))
+            }
         }
     }
 

@@ -65,6 +65,14 @@ impl Credentials {
         }
     }
 
+    /// The password as it is sent where nobody listens: NUL-terminated.
+    #[must_use]
+    pub fn clear(&self) -> Option<Vec<u8>> {
+        let mut password = self.password.as_ref()?.to_vec();
+        password.push(0);
+        Some(password)
+    }
+
     /// The password encrypted for a server's RSA key, for caching_sha2_password's full path.
     #[must_use]
     pub fn encrypted(&self, pem: &[u8], salt: &[u8; auth::SALT]) -> Option<Vec<u8>> {

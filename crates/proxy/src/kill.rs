@@ -75,6 +75,7 @@ impl Client {
             collation: self.login.collation,
             database: None,
             attributes: None,
+            secure: self.login.secure,
         };
         let within = self.config().limits.connect_timeout;
         for (server, thread) in victim.backends {
@@ -84,7 +85,9 @@ impl Client {
             let Some(server) = self.worker.snapshot(|s| s.server(server).cloned()) else {
                 continue;
             };
-            if let Ok(mut backend) = Backend::connect(&server, &login, within).await {
+            if let Ok(mut backend) =
+                Backend::connect(&self.worker.shared, &server, &login, within).await
+            {
                 let what = if connection { "KILL" } else { "KILL QUERY" };
                 let command = format!("\x03{what} {thread}");
                 // It may have ended by itself meanwhile; then there is nothing to do.

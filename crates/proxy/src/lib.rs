@@ -24,9 +24,11 @@ mod recover;
 mod relay;
 mod repeat;
 mod route;
+mod seldom;
 mod shared;
 mod socket;
 mod stats;
+mod tls;
 mod view;
 mod worker;
 
@@ -42,6 +44,7 @@ use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
 
 pub use listen::ListenError;
+pub use tls::{Tls, TlsError};
 pub use view::{SessionRow, StatementRow};
 
 use listen::Listening;
@@ -73,16 +76,21 @@ pub fn bind(config: &ProxyConfig) -> Result<Bound, ListenError> {
 
 impl Proxy {
     /// Starts the workers. Clients are served from here on.
-    pub fn start(config: ProxyConfig, bound: Bound, cluster: Cluster) -> std::io::Result<Self> {
+    pub fn start(
+        config: ProxyConfig,
+        tls: Tls,
+        bound: Bound,
+        cluster: Cluster,
+    ) -> std::io::Result<Self> {
         let count = worker_count(&config);
-        let shared = Arc::new(Shared::new(config, cluster, count));
+        let shared = Arc::new(Shared::new(config, tls, cluster, count));
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         let _ = shared.workers.set(senders);
         let mut per_worker: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
         for listening in bound.0 {
             for (sockets, socket) in per_worker.iter_mut().zip(listening.sockets) {
-                sockets.push((socket, listening.level));
+                sockets.push((socket, listening.entrance));
             }
         }
         let mut threads = Vec::new();
@@ -93,8 +101,8 @@ impl Proxy {
                 let local = tokio::task::LocalSet::new();
                 local.block_on(&runtime, async {
                     let mut listeners = Vec::new();
-                    for (socket, level) in sockets {
-                        listeners.push((TcpListener::from_std(socket)?, level));
+                    for (socket, entrance) in sockets {
+                        listeners.push((TcpListener::from_std(socket)?, entrance));
                     }
                     Rc::new(Worker::new(index, shared)).run(listeners, asks).await;
                     Ok(())
@@ -118,6 +126,12 @@ impl Proxy {
     #[must_use]
     pub fn cluster(&self) -> &Cluster {
         &self.shared.cluster
+    }
+
+    /// New connections, of clients and to servers, have this from now on; it must be of a config
+    /// with the same listeners and servers.
+    pub fn set_tls(&self, tls: Tls) {
+        self.shared.tls.store(Arc::new(tls));
     }
 
     /// Clients connected now.

@@ -12,9 +12,17 @@ use crate::shared::level;
 /// Connections the kernel holds until a worker accepts them.
 const BACKLOG: i32 = 4096;
 
+/// Which `[[listener]]` a client came in by.
+#[derive(Debug, Clone, Copy)]
+pub struct Entrance {
+    /// Its place in the config.
+    pub listener: usize,
+    pub level: Level,
+}
+
 /// One `[[listener]]`: a socket per worker, among which the kernel spreads new connections.
 pub struct Listening {
-    pub level: Level,
+    pub entrance: Entrance,
     pub sockets: Vec<TcpListener>,
 }
 
@@ -57,7 +65,7 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
 /// Binds every listener, or none.
 pub fn bind(config: &ProxyConfig, workers: usize) -> Result<Vec<Listening>, ListenError> {
     let mut all = Vec::new();
-    for listener in &config.listeners {
+    for (index, listener) in config.listeners.iter().enumerate() {
         let failed = |source| ListenError { address: listener.address, source };
         // With SO_REUSEPORT a second daemon would get its share of the clients instead of an
         // error. Without it the kernel says so.
@@ -72,7 +80,7 @@ pub fn bind(config: &ProxyConfig, workers: usize) -> Result<Vec<Listening>, List
             sockets.push(TcpListener::from(socket));
         }
         let level = level(listener.consistency.unwrap_or(config.routing.consistency));
-        all.push(Listening { level, sockets });
+        all.push(Listening { entrance: Entrance { listener: index, level }, sockets });
     }
     Ok(all)
 }

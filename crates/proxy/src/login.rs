@@ -1,13 +1,13 @@
 //! A client's way in: greeting, proof of password, first backend.
 
 use std::cell::{Cell, RefCell};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
 
 use pointsman_config::proxy::AuthPlugin;
-use pointsman_session::{Level, Session, Transcript};
-use pointsman_wire::handshake::{ChangeUser, Greeting, Response, auth_switch};
+use pointsman_session::{Session, Transcript};
+use pointsman_wire::handshake::{ChangeUser, Greeting, Response, auth_switch, is_ssl_request};
 use pointsman_wire::{Capabilities, Malformed, Status, auth, err_packet, write_packet};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
@@ -18,8 +18,11 @@ use crate::backend::{Login, error_code, read_packet};
 use crate::buffers::Buffer;
 use crate::client::Client;
 use crate::credentials::Credentials;
+use crate::listen::Entrance;
 use crate::prepared::Prepared;
+use crate::seldom::warn_seldom;
 use crate::socket::Socket;
+use crate::tls::Facts;
 use crate::worker::{SessionInfo, Worker};
 
 /// Why a login ended.
@@ -67,7 +70,7 @@ impl Denied {
 }
 
 /// Serves one client from greeting to goodbye.
-pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, level: Level) {
+pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
     let Ok(mut socket) = Socket::new(stream) else { return };
     let limits = &worker.shared.config.limits;
     if worker.shared.sessions() > limits.max_connections as u64 {
@@ -95,17 +98,18 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, leve
     });
     // Declared after the socket, so that it goes first.
     let registered = worker.enter(&info);
-    let client = match timeout(limits.login_timeout, log_in(&worker, &mut socket, &info)).await {
-        Ok(Ok((login, seq))) => Some((login, seq)),
-        Ok(Err(denied)) => {
-            if let Some(packet) = denied.packet() {
-                worker.stats.logins_failed.add(1);
-                let _ = socket.write_all(&packet).await;
+    let client =
+        match timeout(limits.login_timeout, log_in(&worker, &mut socket, &info, entrance)).await {
+            Ok(Ok((login, seq))) => Some((login, seq)),
+            Ok(Err(denied)) => {
+                if let Some(packet) = denied.packet() {
+                    worker.stats.logins_failed.add(1);
+                    let _ = socket.write_all(&packet).await;
+                }
+                None
             }
-            None
-        }
-        Err(_) => None,
-    };
+            Err(_) => None,
+        };
     if let Some((login, seq)) = client {
         let autocommit = worker.snapshot(|s| s.greeting.autocommit);
         let mut session = Session::new(autocommit);
@@ -125,7 +129,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, leve
             prepared: Prepared::default(),
             wrote: None,
             unsure: false,
-            level,
+            level: entrance.level,
             transcript: Transcript::default(),
             owed: None,
             repeating: false,
@@ -170,7 +174,9 @@ async fn log_in(
     worker: &Worker,
     socket: &mut Socket,
     info: &SessionInfo,
+    entrance: Entrance,
 ) -> Result<(Login, u8), Denied> {
+    let tls = worker.shared.tls.load().listener(entrance.listener).cloned();
     let salt = salt();
     let (greeting, offered) = worker.snapshot(|snapshot| {
         let known = &snapshot.greeting;
@@ -180,6 +186,7 @@ async fn log_in(
         } else {
             offered &= Capabilities::from_bits_retain(u64::from(u32::MAX));
         }
+        offered.set(Capabilities::SSL, tls.is_some());
         let plugin = default_plugin(known.mariadb);
         let greeting = Greeting {
             server_version: known.server_version.as_bytes().to_vec(),
@@ -196,21 +203,34 @@ async fn log_in(
     write_packet(&mut out, 0, &greeting.build());
     socket.write_all(&out).await?;
     let mut buf = Buffer::borrow();
-    let (seq, payload) = read_packet(socket, &mut buf).await?;
+    let (mut seq, mut payload) = read_packet(socket, &mut buf).await?;
+    match tls {
+        Some(tls) if is_ssl_request(&payload) => {
+            let session = tls.session().map_err(|_| Denied::Gone)?;
+            if let Err(error) = socket.secure(session, &mut buf).await {
+                let peer = info.peer;
+                warn_seldom!(%peer, %error, "a client's TLS handshake failed");
+                return Err(Denied::Gone);
+            }
+            (seq, payload) = read_packet(socket, &mut buf).await?;
+        }
+        Some(tls) if tls.required => {
+            return Err(Denied::Error {
+                seq: seq.wrapping_add(1),
+                code: 3159,
+                state: "HY000",
+                message: "Connections using insecure transport are prohibited while \
+                          --require_secure_transport=ON."
+                    .to_owned(),
+            });
+        }
+        _ => {}
+    }
     let response =
         Response::parse(&payload).map_err(|e| Denied::malformed(seq.wrapping_add(1), e))?;
     // MariaDB clients leave LONG_PASSWORD out to speak of extended capabilities; old flags stay.
     let caps = response.capabilities & (offered | Capabilities::LONG_PASSWORD);
-    if response.capabilities.contains(Capabilities::SSL) && response.user.is_empty() {
-        return Err(Denied::Error {
-            seq: seq.wrapping_add(1),
-            code: 1043,
-            state: "08S01",
-            message: "TLS is not offered here".to_owned(),
-        });
-    }
-    let mut proving =
-        Proving { worker, socket, buf: &mut buf, peer: info.peer, seq, judged: false };
+    let mut proving = Proving::new(worker, socket, &mut buf, info.peer, seq);
     let plugin = response.plugin.clone().unwrap_or_else(|| auth::NATIVE.as_bytes().to_vec());
     let credentials = proving.prove(&response.user, response.token, &plugin, salt).await?;
     let seq = proving.seq.wrapping_add(1);
@@ -220,6 +240,7 @@ async fn log_in(
         collation: response.collation,
         database: response.database,
         attributes: response.attributes,
+        secure: socket.is_secure(),
     };
     Ok((login, seq))
 }
@@ -234,7 +255,8 @@ pub async fn change_user(
     payload: &[u8],
 ) -> std::io::Result<Result<(Login, u8), Vec<u8>>> {
     let mut buf = Buffer::borrow();
-    let mut proving = Proving { worker, socket, buf: &mut buf, peer, seq: 0, judged: false };
+    let secure = socket.is_secure();
+    let mut proving = Proving::new(worker, socket, &mut buf, peer, 0);
     let result = match ChangeUser::parse(payload, caps) {
         Err(e) => Err(Denied::malformed(1, e)),
         Ok(change) => {
@@ -246,6 +268,7 @@ pub async fn change_user(
                 collation: change.collation.map_or(collation, |c| c as u8),
                 database: change.database,
                 attributes: change.attributes,
+                secure,
             })
         }
     };
@@ -263,13 +286,26 @@ struct Proving<'a> {
     socket: &'a mut Socket,
     buf: &'a mut Buffer,
     peer: SocketAddr,
+    /// What protects the connection.
+    tls: Option<Facts>,
     /// Sequence id of the client's newest packet.
     seq: u8,
     /// The client has gone the full path of caching_sha2_password, which it does but once.
     judged: bool,
 }
 
-impl Proving<'_> {
+impl<'a> Proving<'a> {
+    fn new(
+        worker: &'a Worker,
+        socket: &'a mut Socket,
+        buf: &'a mut Buffer,
+        peer: SocketAddr,
+        seq: u8,
+    ) -> Self {
+        let tls = socket.tls();
+        Self { worker, socket, buf, peer, tls, seq, judged: false }
+    }
+
     async fn ask(&mut self, payload: &[u8]) -> Result<Vec<u8>, Denied> {
         let mut out = Vec::new();
         write_packet(&mut out, self.seq.wrapping_add(1), payload);
@@ -296,7 +332,9 @@ impl Proving<'_> {
             // asking: by the wrong plugin first and then by the right one is more than some clients
             // put up with.
             let usable = account.as_ref().is_some_and(|a| {
-                !a.locked && !a.needs_tls && !matches!(a.proof, Proof::Unsupported(_))
+                !a.locked
+                    && a.is_met_by(self.tls.as_ref())
+                    && !matches!(a.proof, Proof::Unsupported(_))
             });
             if !usable && !refreshed {
                 shared.cluster.refresh_accounts().await;
@@ -326,7 +364,7 @@ impl Proving<'_> {
                 plugin = wanted.as_bytes().to_vec();
             }
             let proved = match &account {
-                Some(account) if !account.locked && !account.needs_tls => {
+                Some(account) if !account.locked && account.is_met_by(self.tls.as_ref()) => {
                     self.check(user, &account.proof, &token, &salt).await?
                 }
                 _ => None,
@@ -334,12 +372,12 @@ impl Proving<'_> {
             if let Some(credentials) = proved {
                 return Ok(credentials);
             }
-            if account.as_ref().is_some_and(|a| a.needs_tls) {
-                let message = format!(
-                    "[PM3002] account '{}' demands TLS, which this listener does not offer",
-                    String::from_utf8_lossy(user)
-                );
-                return Err(self.denied(1045, "28000", message));
+            if let Some(account) = account.as_ref().filter(|a| !a.is_met_by(self.tls.as_ref())) {
+                let (user, peer) = (String::from_utf8_lossy(user), self.peer);
+                let demand = &account.demand;
+                // The client is told no more than a server tells it.
+                warn_seldom!(%peer, %user, ?demand, tls = ?self.tls, "[PM3002] the account demands more of the connection");
+                return Err(self.access_denied(&user, ip, !token.is_empty()));
             }
             if account.as_ref().is_some_and(|a| a.locked) {
                 let name = String::from_utf8_lossy(user).into_owned();
@@ -355,16 +393,18 @@ impl Proving<'_> {
             }
             // The account may be newer than what was read of them; not if a server has judged.
             if refreshed || self.judged {
-                let message = format!(
-                    "Access denied for user '{}'@'{ip}' (using password: {})",
-                    String::from_utf8_lossy(user),
-                    if token.is_empty() { "NO" } else { "YES" }
-                );
-                return Err(self.denied(1045, "28000", message));
+                let user = String::from_utf8_lossy(user);
+                return Err(self.access_denied(&user, ip, !token.is_empty()));
             }
             shared.cluster.refresh_accounts().await;
             refreshed = true;
         }
+    }
+
+    fn access_denied(&self, user: &str, ip: IpAddr, password: bool) -> Denied {
+        let used = if password { "YES" } else { "NO" };
+        let message = format!("Access denied for user '{user}'@'{ip}' (using password: {used})");
+        self.denied(1045, "28000", message)
     }
 
     fn denied(&self, code: u16, state: &'static str, message: String) -> Denied {
@@ -398,7 +438,8 @@ impl Proving<'_> {
                     // Only the servers can check this one: take the password and try it on them.
                     let Some(password) = self.full_password(salt).await? else { return Ok(None) };
                     let credentials = Credentials::from_password(user, &password);
-                    match crate::client::try_log_in(self.worker, &credentials).await {
+                    let secure = self.tls.is_some();
+                    match crate::client::try_log_in(self.worker, &credentials, secure).await {
                         Ok(()) => {
                             shared.known.remember(user, stored, &password);
                             Ok(Some(credentials))
@@ -440,13 +481,17 @@ impl Proving<'_> {
         Ok(Some(Credentials::from_password(user, password)))
     }
 
-    /// caching_sha2_password's full path: the password, RSA-encrypted.
+    /// caching_sha2_password's full path: the password, through TLS or RSA-encrypted.
     async fn full_password(
         &mut self,
         salt: &[u8; auth::SALT],
     ) -> Result<Option<Zeroizing<Vec<u8>>>, Denied> {
         self.judged = true;
         let mut answer = self.ask(&[1, auth::SHA2_FULL]).await?;
+        if self.tls.is_some() && answer != [auth::SHA2_REQUEST_KEY] {
+            let mut password = Zeroizing::new(answer);
+            return Ok((password.pop() == Some(0)).then_some(password));
+        }
         let Some(rsa) = self.worker.shared.rsa() else { return Ok(None) };
         if answer == [auth::SHA2_REQUEST_KEY] {
             let mut key = vec![1];

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
+use arc_swap::ArcSwap;
 use pointsman_cluster::{Accounts, Cluster};
 use pointsman_config::proxy::{Consistency, ProxyConfig};
 use pointsman_session::Level;
@@ -13,11 +14,14 @@ use crate::accounts::Known;
 use crate::credentials::RsaKey;
 use crate::fate::Told;
 use crate::stats::WorkerStats;
+use crate::tls::Tls;
 use crate::worker::Ask;
 
 pub struct Shared {
     pub config: ProxyConfig,
     pub cluster: Cluster,
+    /// Replaced as a whole by a reload.
+    pub tls: ArcSwap<Tls>,
     pub stats: Vec<Arc<WorkerStats>>,
     pub workers: OnceLock<Vec<UnboundedSender<Ask>>>,
     /// Fingerprints agree among workers, and can't be foreseen.
@@ -36,12 +40,13 @@ pub struct Shared {
 const SLACK: u64 = 1;
 
 impl Shared {
-    pub fn new(config: ProxyConfig, cluster: Cluster, workers: usize) -> Self {
+    pub fn new(config: ProxyConfig, tls: Tls, cluster: Cluster, workers: usize) -> Self {
         let servers = config.servers.len();
         let own_accounts = crate::accounts::of_config(&config.users);
         Self {
             config,
             cluster,
+            tls: ArcSwap::from_pointee(tls),
             stats: (0..workers).map(|_| Arc::new(WorkerStats::new(servers))).collect(),
             workers: OnceLock::new(),
             seed: rand::random(),

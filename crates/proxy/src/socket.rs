@@ -1,22 +1,30 @@
 //! The one place that touches sockets on the data path.
 //!
-//! Every call tries first and parks only when the kernel says so. A different transport (TLS,
-//! io_uring) goes in here.
+//! Every call tries first and parks only when the kernel says so. What lies between the socket and
+//! the protocol (TLS, compression) goes in here; where nothing does, all it costs is to see that.
 
 use std::future::poll_fn;
 use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::task::{Poll, ready};
+use std::task::{Context, Poll, Waker, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
 use crate::buffers::Buffer;
+use crate::tls;
 
 /// A stream of bytes to a client or a server.
 pub struct Socket {
     stream: TcpStream,
+    layers: Option<Box<Layers>>,
+}
+
+/// What the bytes go through on their way to the protocol.
+#[derive(Debug)]
+struct Layers {
+    tls: tls::Session,
 }
 
 impl Socket {
@@ -27,11 +35,38 @@ impl Socket {
             .with_interval(std::time::Duration::from_secs(10))
             .with_retries(3);
         socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-        Ok(Self { stream })
+        Ok(Self { stream, layers: None })
     }
 
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
         Self::new(TcpStream::connect(address).await?)
+    }
+
+    /// Everything from here on is encrypted. `ahead`: what was read of it already, and is used up.
+    ///
+    /// # Errors
+    /// The handshake failed; nothing more can be sent, the peer has been told why.
+    pub async fn secure(&mut self, mut tls: tls::Session, ahead: &mut Buffer) -> io::Result<()> {
+        debug_assert!(self.layers.is_none());
+        let fed = tls.feed(ahead.filled());
+        let n = ahead.filled().len();
+        ahead.consume(n);
+        if fed.is_err() {
+            tls.close(&self.stream);
+            return fed;
+        }
+        poll_fn(|cx| tls.poll_handshake(cx, &mut self.stream)).await?;
+        self.layers = Some(Box::new(Layers { tls }));
+        Ok(())
+    }
+
+    /// What TLS was agreed, if there is any.
+    pub fn tls(&self) -> Option<tls::Facts> {
+        self.layers.as_ref()?.tls.facts()
+    }
+
+    pub fn is_secure(&self) -> bool {
+        self.layers.is_some()
     }
 
     pub fn raw_fd(&self) -> std::os::fd::RawFd {
@@ -40,6 +75,9 @@ impl Socket {
 
     /// Waits until there is something to read (or the end).
     pub async fn readable(&self) -> io::Result<()> {
+        if self.layers.as_ref().is_some_and(|l| l.tls.has_more()) {
+            return Ok(());
+        }
         self.stream.readable().await
     }
 
@@ -49,17 +87,27 @@ impl Socket {
     /// that the next wait costs no call that only says so.
     pub async fn read(&mut self, buf: &mut Buffer) -> io::Result<usize> {
         poll_fn(|cx| {
-            let mut space = ReadBuf::new(buf.space());
-            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
-            let n = space.filled().len();
+            let n = ready!(self.poll_read(cx, buf.space()))?;
             buf.advance(n);
             Poll::Ready(Ok(n))
         })
         .await
     }
 
+    fn poll_read(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
+        if let Some(layers) = &mut self.layers {
+            return layers.tls.poll_read(cx, &mut self.stream, space);
+        }
+        let mut space = ReadBuf::new(space);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
+        Poll::Ready(Ok(space.filled().len()))
+    }
+
     pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         poll_fn(|cx| {
+            if let Some(layers) = &mut self.layers {
+                return layers.tls.poll_write_all(cx, &mut self.stream, &mut bytes);
+            }
             while !bytes.is_empty() {
                 let n = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
                 if n == 0 {
@@ -73,13 +121,31 @@ impl Socket {
     }
 
     /// Sends if that is possible at once; nobody waits for it.
-    pub fn try_write(&self, bytes: &[u8]) {
-        let _ = self.stream.try_write(bytes);
+    pub fn try_write(&mut self, bytes: &[u8]) {
+        match &mut self.layers {
+            Some(layers) => layers.tls.try_write(&self.stream, bytes),
+            None => {
+                let _ = self.stream.try_write(bytes);
+            }
+        }
     }
 
     /// Whether the other side has closed, or said something unasked, while nobody was listening.
     /// Costs no system call unless something did arrive.
-    pub fn is_stale(&self) -> bool {
+    pub fn is_stale(&mut self) -> bool {
+        if self.layers.is_some() {
+            // TLS may have had something to say to itself: tickets, keys.
+            let mut cx = Context::from_waker(Waker::noop());
+            return self.poll_read(&mut cx, &mut [0; 1]).is_ready();
+        }
         !matches!(self.stream.try_read(&mut [0; 1]), Err(e) if e.kind() == io::ErrorKind::WouldBlock)
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        if let Some(layers) = &mut self.layers {
+            layers.tls.close(&self.stream);
+        }
     }
 }

@@ -14,13 +14,13 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache as SnapshotCache;
 use pointsman_cluster::gtid::Position;
 use pointsman_cluster::{AdminState, Role, Server, ServerId, Snapshot};
-use pointsman_session::Level;
 use pointsman_sql::{Cache, Entry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::Counted;
 use crate::kill::KillRequest;
+use crate::listen::Entrance;
 use crate::login;
 use crate::shared::Shared;
 use crate::stats::{StatementStats, WorkerStats};
@@ -35,7 +35,7 @@ pub enum Ask {
     Serve {
         stream: std::net::TcpStream,
         peer: SocketAddr,
-        level: Level,
+        entrance: Entrance,
     },
     Sessions(std::sync::mpsc::Sender<Vec<SessionRow>>),
     Statements(std::sync::mpsc::Sender<Vec<StatementRow>>),
@@ -137,22 +137,22 @@ impl Worker {
     /// Serves until drained.
     pub async fn run(
         self: Rc<Self>,
-        listeners: Vec<(TcpListener, Level)>,
+        listeners: Vec<(TcpListener, Entrance)>,
         mut asks: mpsc::UnboundedReceiver<Ask>,
     ) {
         // What was acknowledged before this daemon started counts as well.
         self.note_present_position().await;
         let mut accepting = Vec::new();
-        for (listener, level) in listeners {
-            accepting.push(tokio::task::spawn_local(Rc::clone(&self).accept(listener, level)));
+        for (listener, entrance) in listeners {
+            accepting.push(tokio::task::spawn_local(Rc::clone(&self).accept(listener, entrance)));
         }
         tokio::task::spawn_local(Rc::clone(&self).free_from_dead_servers());
         tokio::task::spawn_local(Rc::clone(&self).make_checkpoints());
         while let Some(ask) = asks.recv().await {
             match ask {
-                Ask::Serve { stream, peer, level } => {
+                Ask::Serve { stream, peer, entrance } => {
                     if let Ok(stream) = TcpStream::from_std(stream) {
-                        self.serve(stream, peer, level);
+                        self.serve(stream, peer, entrance);
                     }
                 }
                 Ask::Sessions(reply) => {
@@ -231,14 +231,14 @@ impl Worker {
         Some(Position::clone(&newest.1))
     }
 
-    async fn accept(self: Rc<Self>, listener: TcpListener, level: Level) {
+    async fn accept(self: Rc<Self>, listener: TcpListener, entrance: Entrance) {
         loop {
             match listener.accept().await {
                 Ok((stream, peer)) => match self.shared.place(self.index) {
-                    None => self.serve(stream, peer, level),
+                    None => self.serve(stream, peer, entrance),
                     Some(other) => {
                         if let Ok(stream) = stream.into_std() {
-                            let _ = other.send(Ask::Serve { stream, peer, level });
+                            let _ = other.send(Ask::Serve { stream, peer, entrance });
                         }
                     }
                 },
@@ -251,13 +251,13 @@ impl Worker {
         }
     }
 
-    fn serve(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, level: Level) {
+    fn serve(self: &Rc<Self>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
         self.stats.connections_total.add(1);
         self.stats.sessions.fetch_add(1, Relaxed);
         let worker = Rc::clone(self);
         tokio::task::spawn_local(async move {
             let _present = Present(&worker);
-            login::serve(Rc::clone(&worker), stream, peer, level).await;
+            login::serve(Rc::clone(&worker), stream, peer, entrance).await;
         });
     }
 

@@ -176,6 +176,25 @@ impl Response {
     }
 }
 
+/// Length of an SSLRequest: what a Response begins with.
+const SSL_REQUEST: usize = 32;
+
+/// Whether a client's first packet asks for TLS (Protocol::SSLRequest), after which the handshake
+/// and a full [`Response`] follow.
+#[must_use]
+pub fn is_ssl_request(payload: &[u8]) -> bool {
+    let Some(flags) = payload.first_chunk().map(|b| u32::from_le_bytes(*b)) else { return false };
+    payload.len() == SSL_REQUEST && u64::from(flags) & Capabilities::SSL.bits() != 0
+}
+
+/// An SSLRequest's payload.
+#[must_use]
+pub fn ssl_request(capabilities: Capabilities, max_packet: u32, collation: u8) -> Vec<u8> {
+    let mut out = Response { capabilities, max_packet, collation, ..Response::default() }.build();
+    out.truncate(SSL_REQUEST);
+    out
+}
+
 /// COM_CHANGE_USER's fields.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct ChangeUser {
@@ -275,9 +294,21 @@ mod tests {
         assert_eq!(Response::parse(&response.build()), Ok(response));
     }
 
+    #[test]
+    fn an_ssl_request_is_told_from_a_response() {
+        let caps = Capabilities::OFFERED | Capabilities::SSL;
+        let request = ssl_request(caps, 1 << 24, 45);
+        assert!(is_ssl_request(&request));
+        assert!(!is_ssl_request(&request[..31]));
+        assert!(!is_ssl_request(&ssl_request(Capabilities::OFFERED, 1 << 24, 45)));
+        let response = Response { capabilities: caps, ..Response::default() };
+        assert!(!is_ssl_request(&response.build()));
+    }
+
     proptest! {
         #[test]
         fn arbitrary_bytes_never_panic(bytes: Vec<u8>) {
+            let _ = is_ssl_request(&bytes);
             let _ = Greeting::parse(&bytes);
             let _ = Response::parse(&bytes);
             let _ = ChangeUser::parse(&bytes, Capabilities::all());

@@ -6,7 +6,7 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 use serde_json::Value as Json;
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Account, Accounts, Method};
+use super::{Account, Accounts, Method, TlsDemand};
 use crate::gtid::Flavour;
 use crate::link::{Fields, Link};
 use crate::monitor::Shared;
@@ -148,7 +148,19 @@ pub fn from_global_priv(
         methods,
         locked: json["account_locked"].as_bool() == Some(true),
         expired: changed == Some(0) || lifetime > 0 && age_days >= lifetime,
-        tls: json["ssl_type"].as_u64().is_some_and(|kind| kind > 0),
+        tls: match json["ssl_type"].as_u64() {
+            None | Some(0) => TlsDemand::None,
+            Some(1) => TlsDemand::Tls,
+            Some(2) => TlsDemand::Certificate,
+            Some(_) => {
+                let text = |name: &str| json[name].as_str().unwrap_or_default().to_owned();
+                TlsDemand::Specified {
+                    cipher: text("ssl_cipher"),
+                    issuer: text("x509_issuer"),
+                    subject: text("x509_subject"),
+                }
+            }
+        },
     })
 }
 
@@ -171,6 +183,15 @@ fn from_user_table(row: &Fields<'_>) -> Option<Account> {
         }],
         locked: text("account_locked") == "Y",
         expired: text("password_expired") == "Y",
-        tls: !text("ssl_type").is_empty(),
+        tls: match &*text("ssl_type") {
+            "" => TlsDemand::None,
+            "ANY" => TlsDemand::Tls,
+            "X509" => TlsDemand::Certificate,
+            _ => TlsDemand::Specified {
+                cipher: text("ssl_cipher"),
+                issuer: text("x509_issuer"),
+                subject: text("x509_subject"),
+            },
+        },
     })
 }

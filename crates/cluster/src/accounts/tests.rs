@@ -78,7 +78,7 @@ fn reads_what_mariadb_keeps() {
     .unwrap();
     assert_eq!(plain.plugin(), "mysql_native_password");
     assert!(plain.auth_string().starts_with(b"*B69"));
-    assert!(!plain.locked && !plain.expired && !plain.tls);
+    assert!(!plain.locked && !plain.expired && plain.tls == TlsDemand::None);
     assert!(!format!("{plain:?}").contains("B690"), "secrets do not show");
 
     let bare = read(r#"{"access":18446744073709551615}"#).unwrap();
@@ -104,7 +104,17 @@ fn reads_what_mariadb_keeps() {
     assert!(!days(r#"{"password_last_changed":86400,"password_lifetime":0}"#, 5));
     assert!(days(r#"{"password_last_changed":86400,"password_lifetime":-1}"#, 5));
     assert!(days(r#"{"password_last_changed":86400}"#, 5));
-    assert!(read(r#"{"ssl_type":1}"#).unwrap().tls);
-    assert!(!read(r#"{"ssl_type":0}"#).unwrap().tls);
+    let demand = |json| read(json).unwrap().tls;
+    assert_eq!(demand(r#"{"ssl_type":1}"#), TlsDemand::Tls);
+    assert_eq!(demand(r#"{"ssl_type":2}"#), TlsDemand::Certificate);
+    assert_eq!(
+        demand(r#"{"ssl_type":3,"ssl_cipher":"","x509_issuer":"","x509_subject":"/CN=x"}"#),
+        TlsDemand::Specified {
+            cipher: String::new(),
+            issuer: String::new(),
+            subject: "/CN=x".to_owned()
+        }
+    );
+    assert_eq!(demand(r#"{"ssl_type":0}"#), TlsDemand::None);
     assert!(read("not json").is_some(), "an account that can't be read still hides wider ones");
 }

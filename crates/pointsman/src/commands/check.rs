@@ -4,7 +4,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use anyhow::Result;
-use pointsman_config::{Kind, ProxyConfig, Report};
+use pointsman_config::{Kind, Problem, ProxyConfig, Report};
 
 use crate::USAGE;
 
@@ -53,7 +53,12 @@ fn check(path: &Path) -> Result<(Kind, Vec<String>), Vec<Report>> {
     let style = super::style();
     match pointsman_config::kind(&text) {
         Kind::Proxy => match ProxyConfig::load(path) {
-            Ok((_, warnings)) => {
+            Ok((config, warnings)) => {
+                // What is in the files it names.
+                pointsman_proxy::Tls::load(&config).map_err(|error| {
+                    let problem = Problem::new(error.to_string());
+                    vec![Report::new(&path.display().to_string(), &text, vec![problem])]
+                })?;
                 Ok((Kind::Proxy, warnings.iter().map(|w| w.render(style)).collect()))
             }
             Err(report) => Err(vec![report]),

@@ -55,6 +55,7 @@ fn load(path: &std::path::Path) -> Option<ProxyConfig> {
 ///
 /// Everything that can fail at the start does so before the first client is let in.
 pub fn serve(config: ProxyConfig, path: PathBuf) -> Result<ExitCode> {
+    let tls = pointsman_proxy::Tls::load(&config)?;
     let bound = pointsman_proxy::bind(&config)?;
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -68,7 +69,7 @@ pub fn serve(config: ProxyConfig, path: PathBuf) -> Result<ExitCode> {
         cluster.ready().await;
         announce(&config, &cluster);
         let drain_timeout = config.limits.drain_timeout;
-        let proxy = Arc::new(Proxy::start(config, bound, cluster)?);
+        let proxy = Arc::new(Proxy::start(config, tls, bound, cluster)?);
         let registry = prometheus::Registry::new();
         proxy.register_metrics(&registry)?;
         let daemon: Arc<dyn Daemon> = Arc::new(ProxyDaemon {

@@ -1,0 +1,285 @@
+//! TLS between clients and the proxy, and between the proxy and the servers.
+
+#![allow(clippy::unwrap_used)]
+
+use std::process::Command;
+
+use mysql_async::prelude::Queryable as _;
+use pointsman_tests::{APP_PASSWORD, APP_USER, LONG, Output, Pki, Setup, Site, wait_until};
+
+/// The `mariadb` client, whose own word on the connection is part of what it prints.
+fn mariadb(site: &Site, args: &[&str], user: &str, password: &str, sql: &str) -> Output {
+    let mut command = Command::new("mariadb");
+    command
+        .args(["--no-defaults", "--host=127.0.0.1", "--batch", "--skip-column-names"])
+        .args([format!("--port={}", site.port()), format!("--user={user}")])
+        .arg(format!("--password={password}"))
+        .args(args)
+        .arg(format!("--execute={sql}"))
+        .arg("app");
+    Output::of(&mut command)
+}
+
+fn app(site: &Site, args: &[&str], sql: &str) -> Output {
+    mariadb(site, args, APP_USER, APP_PASSWORD, sql)
+}
+
+#[test]
+fn without_any_configuration_who_asks_for_tls_gets_it() {
+    let site = Site::start();
+    let said = app(&site, &["--ssl"], "\\s").ok();
+    println!("{said}");
+    assert!(said.contains("Cipher in use is TLS_AES_256_GCM_SHA384"), "{said}");
+    let said = app(&site, &["--skip-ssl"], "\\s").ok();
+    assert!(said.contains("Not in use"), "{said}");
+    let said = app(&site, &["--tls-version=TLSv1.2"], "\\s").ok();
+    assert!(said.contains("Cipher in use is ECDHE-"), "{said}");
+    // More than fits into any buffer on the way, both ways.
+    let long = "x".repeat(100_000);
+    app(&site, &["--ssl"], "CREATE TABLE t (v LONGTEXT)").ok();
+    for _ in 0..5 {
+        app(&site, &["--ssl"], &format!("INSERT INTO t VALUES ('{long}')")).ok();
+    }
+    let got = app(&site, &["--ssl"], "SELECT v FROM t").ok();
+    assert_eq!(got.len(), 5 * (long.len() + 1));
+}
+
+#[test]
+fn a_given_certificate_is_verified_by_clients() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::new(dir.path(), "ca").unwrap();
+    let other = Pki::new(dir.path(), "other").unwrap();
+    let server = pki.issue("proxy", &["127.0.0.1", "localhost"]).unwrap();
+    let site = Site::with(Setup {
+        listener: format!("tls = {{ mode = \"required\", {} }}\n", server.toml()),
+        ..Setup::default()
+    });
+    let verify = |ca: String| ["--ssl-verify-server-cert".to_owned(), format!("--ssl-ca={ca}")];
+    let args = verify(pki.ca());
+    let said = app(&site, &[&args[0], &args[1]], "\\s").ok();
+    assert!(said.contains("Cipher in use"), "{said}");
+    let args = verify(other.ca());
+    let said = app(&site, &[&args[0], &args[1]], "SELECT 1");
+    assert!(said.stderr.contains("2026"), "{said:?}");
+    let said = app(&site, &["--skip-ssl"], "SELECT 1");
+    println!("{}", said.stderr);
+    assert!(said.stderr.contains("ERROR 3159"), "{said:?}");
+    wait_until("the log tells of it", LONG, || {
+        Ok(site.proxy.log().contains("a client's TLS handshake failed"))
+    })
+    .unwrap();
+
+    let page = |ssl: &str| {
+        let script = format!(
+            "mysqli_report(MYSQLI_REPORT_ERROR | MYSQLI_REPORT_STRICT);
+             $db = mysqli_init();
+             {ssl}
+             echo $db->query(\"SHOW STATUS LIKE 'Threads_running'\")->num_rows, ' ',
+                  $db->query('SELECT 42')->fetch_row()[0];",
+        );
+        let mut php = Command::new("php");
+        Output::of(php.args(["-r", &script, "--", &site.port().to_string()]))
+    };
+    let real = format!(
+        "$db->ssl_set(null, null, '{}', null, null);
+         $db->real_connect('127.0.0.1', '{APP_USER}', '{APP_PASSWORD}', 'app', (int) $argv[1],
+             null, MYSQLI_CLIENT_SSL);",
+        pki.ca()
+    );
+    assert_eq!(page(&real).ok(), "1 42");
+    let wrong = page(&real.replace(&pki.ca(), &other.ca()));
+    assert!(!wrong.status.success(), "{wrong:?}");
+    let pdo = format!(
+        "$db = new PDO('mysql:host=127.0.0.1;dbname=app;port=' . $argv[1], '{APP_USER}', \
+         '{APP_PASSWORD}', [PDO::MYSQL_ATTR_SSL_CA => '{}']);
+         echo $db->query('SELECT 43')->fetchColumn();",
+        pki.ca()
+    );
+    let mut php = Command::new("php");
+    let got = Output::of(php.args(["-r", &pdo, "--", &site.port().to_string()])).ok();
+    assert_eq!(got, "43");
+}
+
+#[tokio::test]
+async fn prepared_statements_and_big_results_through_tls() {
+    let server_args = vec!["--max-allowed-packet=64M".to_owned()];
+    let site = Site::with(Setup { server_args, ..Setup::default() });
+    let ssl = mysql_async::SslOpts::default().with_danger_accept_invalid_certs(true);
+    let opts = mysql_async::OptsBuilder::default()
+        .ip_or_hostname("127.0.0.1")
+        .tcp_port(site.port())
+        .user(Some(APP_USER))
+        .pass(Some(APP_PASSWORD))
+        .db_name(Some("app"))
+        .ssl_opts(ssl)
+        .prefer_socket(false);
+    let mut db = mysql_async::Conn::new(opts).await.unwrap();
+    db.query_drop("CREATE TABLE t (id INT PRIMARY KEY, v LONGBLOB)").await.unwrap();
+    let blob: Vec<u8> = (0..20_000_000u32).map(|n| (n % 251) as u8).collect();
+    db.query_drop("SET max_statement_time = 0").await.unwrap();
+    for id in 0..100 {
+        db.exec_drop("INSERT INTO t VALUES (?, ?)", (id, &blob[..id * 100])).await.unwrap();
+    }
+    for id in 0..100usize {
+        let got: Option<(Vec<u8>, u32)> =
+            db.exec_first("SELECT v, @@server_id FROM t WHERE id = ?", (id,)).await.unwrap();
+        let (got, _) = got.unwrap();
+        assert!(got == blob[..id * 100], "{id}");
+    }
+    // In several packets.
+    let big: Option<Vec<u8>> =
+        db.exec_first("SELECT REPEAT(?, 17000)", (&blob[..1000],)).await.unwrap();
+    assert!(big.unwrap() == blob[..1000].repeat(17_000));
+    db.disconnect().await.unwrap();
+}
+
+#[test]
+fn accounts_get_what_they_demand_or_are_denied_as_by_a_server() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::new(dir.path(), "ca").unwrap();
+    let other = Pki::new(dir.path(), "other").unwrap();
+    let server = pki.issue("proxy", &["127.0.0.1"]).unwrap();
+    let (alice, bob) = (pki.issue("alice", &[]).unwrap(), pki.issue("bob", &[]).unwrap());
+    let stranger = other.issue("alice", &[]).unwrap();
+    let tls = format!("client_ca = \"{}\", {}", pki.ca(), server.toml());
+    let site = Site::with(Setup {
+        listener: format!("tls = {{ {tls} }}\n"),
+        // The servers look at the proxy's certificate.
+        config: format!("workers = 2\n[tls]\n{}\n", alice.toml().replace(", ", "\n")),
+        server_args: vec![
+            format!("--ssl-ca={}", pki.ca()),
+            format!("--ssl-cert={}", server.certificate),
+            format!("--ssl-key={}", server.key),
+        ],
+        ..Setup::default()
+    });
+    for (user, demand) in [
+        ("plain", "NONE"),
+        ("tls", "SSL"),
+        ("x509", "X509"),
+        ("alice", "SUBJECT '/O=Pointsman/CN=alice'"),
+        ("issuer", "ISSUER '/O=Pointsman/CN=ca'"),
+        ("elsewhere", "ISSUER '/O=Pointsman/CN=other'"),
+        ("cipher", "CIPHER 'TLS_AES_256_GCM_SHA384'"),
+    ] {
+        site.primary()
+            .client_sql(&format!(
+                "CREATE USER {user}@'%' IDENTIFIED BY 'secret' REQUIRE {demand}; \
+                 GRANT SELECT ON app.* TO {user}@'%'"
+            ))
+            .unwrap();
+    }
+    site.sandbox.wait_caught_up().unwrap();
+    let args = |pem: &pointsman_tests::Pem| {
+        vec![
+            "--ssl".to_owned(),
+            format!("--ssl-cert={}", pem.certificate),
+            format!("--ssl-key={}", pem.key),
+        ]
+    };
+    let ways = [vec!["--skip-ssl".to_owned()], vec!["--ssl".to_owned()], args(&alice), args(&bob)];
+    for (user, good) in [
+        ("plain", [true, true, true, true]),
+        ("tls", [false, true, true, true]),
+        ("x509", [false, false, true, true]),
+        ("alice", [false, false, true, false]),
+        ("issuer", [false, false, true, true]),
+        ("elsewhere", [false; 4]),
+        ("cipher", [false, true, true, true]),
+    ] {
+        for (way, good) in ways.iter().zip(good) {
+            let way: Vec<&str> = way.iter().map(String::as_str).collect();
+            let said = mariadb(&site, &way, user, "secret", "SELECT 1");
+            assert_eq!(said.status.success(), good, "{user} {way:?}: {said:?}");
+            if !good {
+                let denied = format!(
+                    "ERROR 1045 (28000): Access denied for user '{user}'@'127.0.0.1' \
+                             (using password: YES)"
+                );
+                assert!(said.stderr.contains(&denied), "{user} {way:?}: {said:?}");
+            }
+        }
+    }
+    let way = args(&stranger);
+    let way: Vec<&str> = way.iter().map(String::as_str).collect();
+    let said = mariadb(&site, &way, "plain", "secret", "SELECT 1");
+    assert!(!said.status.success(), "a certificate of a CA that is not trusted: {said:?}");
+    let log = site.proxy.log();
+    assert!(log.contains("PM3002") && !log.contains("BEGIN "), "{log}");
+}
+
+/// What the servers say of the connections to them: of a read's, of a write's.
+fn ciphers(site: &Site, args: &[&str]) -> [String; 2] {
+    ["", "FOR UPDATE"].map(|tail| {
+        let sql = format!(
+            "SELECT variable_value FROM information_schema.session_status \
+             WHERE variable_name = 'Ssl_cipher' {tail}"
+        );
+        app(site, args, &sql).ok().trim().to_owned()
+    })
+}
+
+#[test]
+fn servers_are_spoken_to_as_the_mode_says() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::new(dir.path(), "ca").unwrap();
+    let other = Pki::new(dir.path(), "other").unwrap();
+    let named = pki.issue("named", &["127.0.0.1"]).unwrap();
+    let unnamed = pki.issue("unnamed", &["db1.example.net"]).unwrap();
+    let with = |certificate: &pointsman_tests::Pem, tls: &str, more: &[&str]| {
+        let mut server_args = vec![
+            format!("--ssl-cert={}", certificate.certificate),
+            format!("--ssl-key={}", certificate.key),
+        ];
+        server_args.extend(more.iter().map(ToString::to_string));
+        let config = format!("workers = 2\n[tls]\n{tls}\n");
+        Site::with(Setup { server_args, config, replicas: 0, ..Setup::default() })
+    };
+    let tls13 = "TLS_AES_256_GCM_SHA384";
+    let site = with(&named, "", &[]);
+    assert_eq!(ciphers(&site, &["--ssl"]), [tls13, tls13], "as the client");
+    assert_eq!(ciphers(&site, &["--skip-ssl"]), ["", ""], "as the client");
+    let ca = pki.ca();
+    for (certificate, tls) in [
+        (&named, "mode = \"preferred\"".to_owned()),
+        (&named, "mode = \"required\"".to_owned()),
+        (&unnamed, format!("mode = \"verify_ca\"\nca = \"{ca}\"")),
+        (&named, format!("mode = \"verify_identity\"\nca = \"{ca}\"")),
+    ] {
+        // The servers take nothing else from anyone, the monitor included.
+        let site = with(certificate, &tls, &["--require-secure-transport=ON"]);
+        for args in [&["--ssl"], &["--skip-ssl"]] {
+            println!("{tls} {args:?}");
+            assert_eq!(ciphers(&site, args), [tls13, tls13], "{tls} {args:?}");
+        }
+    }
+    let site = with(&named, "", &["--require-secure-transport=ON"]);
+    assert_eq!(ciphers(&site, &["--skip-ssl"]), [tls13, tls13], "the server demands it");
+
+    // Not to the wrong ones: then there is no server.
+    let sandbox = &site.sandbox;
+    for (tls, why) in [
+        (format!("mode = \"verify_ca\"\nca = \"{}\"", other.ca()), "UnknownIssuer"),
+        (format!("mode = \"verify_identity\"\nca = \"{ca}\""), ""),
+    ] {
+        let log = sandbox.dir().join("other.log");
+        let config = sandbox.dir().join("other.toml");
+        let (port, admin) =
+            (pointsman_tests::free_port().unwrap(), pointsman_tests::free_port().unwrap());
+        let more = format!("workers = 1\n[tls]\n{tls}\n");
+        sandbox.write_proxy_config(&config, port, admin, &more).unwrap();
+        let mut proxy = pointsman_tests::Proxy::spawn(&config, admin, &log).unwrap();
+        let mut body = String::new();
+        proxy
+            .wait_for("it has looked", || {
+                body = pointsman_tests::http_get(admin, "/api/v1/servers")?.1;
+                Ok(body.contains("db1") && !body.contains("\"unknown\""))
+            })
+            .unwrap();
+        if why.is_empty() {
+            assert!(body.contains("\"primary\""), "{body}");
+        } else {
+            assert!(body.contains(why) && !body.contains("\"primary\""), "{body}");
+        }
+    }
+}
