@@ -120,7 +120,7 @@ impl Client {
                 continue;
             }
             let mut request = Buffer::borrow();
-            if self.socket.read(&mut request).await? == 0 {
+            if self.socket.read(&mut request).await? == 0 || self.info.ended.get() {
                 return Err(End::Client);
             }
             // Clients may send several commands at once.

@@ -89,6 +89,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
         changed: Cell::new(Instant::now()),
         busy: Cell::new(None),
         killed: Cell::new(false),
+        ended: Cell::new(false),
         held: Cell::new(None),
         recalled: Cell::new(false),
         waker: Cell::new(None),

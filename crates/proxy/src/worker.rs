@@ -61,6 +61,8 @@ pub struct SessionInfo {
     pub busy: Cell<Option<(ServerId, RawFd)>>,
     /// Someone killed what it is running: that is not to be repeated elsewhere.
     pub killed: Cell<bool>,
+    /// Someone killed the session: what else its client has sent is not run.
+    pub ended: Cell<bool>,
     /// What holds its reads on the primary.
     pub held: Cell<Option<&'static str>>,
     /// An open transaction, and whether it is read-only.
@@ -362,6 +364,7 @@ impl Worker {
         if victim.user == request.by {
             session.killed.set(true);
             if request.connection {
+                session.ended.set(true);
                 hang_up(session.fd);
             }
         }
