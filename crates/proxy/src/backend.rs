@@ -19,7 +19,6 @@ use tokio::time::timeout;
 
 use crate::buffers::Buffer;
 use crate::credentials::Credentials;
-use crate::shared::Shared;
 use crate::socket::Socket;
 use crate::tls::ToServer;
 
@@ -198,13 +197,11 @@ async fn resolve(address: &str) -> io::Result<SocketAddr> {
 impl Backend {
     /// Connects and logs in; `within` bounds all of it.
     pub async fn connect(
-        shared: &Shared,
         server: &Server,
+        tls: Option<&ToServer>,
         login: &Login,
         within: Duration,
     ) -> Result<Self, ConnectError> {
-        let tls = shared.tls.load().server(usize::from(server.id.0)).cloned();
-        let tls = tls.as_deref();
         let log_in = async {
             match Self::log_in(server, tls, login, login.secure).await {
                 Err(ConnectError::Refused(payload))

@@ -653,7 +653,8 @@ pub async fn try_log_in(
     };
     let within = worker.shared.config.limits.connect_timeout;
     for server in servers {
-        match Backend::connect(&worker.shared, &server, &login, within).await {
+        let tls = worker.shared.tls_to(server.id);
+        match Backend::connect(&server, tls.as_deref(), &login, within).await {
             Ok(_) => return Ok(()),
             Err(crate::backend::ConnectError::Refused(payload)) => return Err(Some(payload)),
             Err(_) => {}

@@ -131,7 +131,8 @@ impl Client {
             return Err(Unusable::Unreachable("it is not configured any more".to_owned()));
         };
         let within = self.config().limits.connect_timeout;
-        match Backend::connect(&self.worker.shared, &target, &self.login, within).await {
+        let tls = self.worker.shared.tls_to(server);
+        match Backend::connect(&target, tls.as_deref(), &self.login, within).await {
             Ok(backend) => {
                 let place = Place {
                     server,

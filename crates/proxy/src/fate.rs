@@ -22,6 +22,7 @@ use tokio::time::timeout;
 use crate::backend::{Backend, Login};
 use crate::buffers::Buffer;
 use crate::credentials::Credentials;
+use crate::tls::ToServer;
 use crate::worker::Worker;
 
 /// What is known of a commit in flight.
@@ -205,7 +206,9 @@ impl Worker {
         let config = &self.shared.config;
         let within = config.limits.connect_timeout;
         let told = self.shared.told().await;
-        let log = read_log(&server, &config.monitor, within, inquiry, before, &told);
+        let tls = self.shared.tls_to(server.id);
+        let log =
+            read_log(&server, tls.as_deref(), &config.monitor, within, inquiry, before, &told);
         match timeout(PATIENCE, log).await {
             Ok(Ok(fate)) => fate,
             Ok(Err(error)) => {
@@ -226,6 +229,7 @@ impl Worker {
 /// Reads the log of `server` from `before` on.
 async fn read_log(
     server: &Server,
+    tls: Option<&ToServer>,
     monitor: &Monitor,
     within: Duration,
     inquiry: &Inquiry,
@@ -241,8 +245,9 @@ async fn read_log(
         collation: 45,
         database: None,
         attributes: None,
+        secure: false,
     };
-    let connected = Backend::connect(server, &login, within).await;
+    let connected = Backend::connect(server, tls, &login, within).await;
     let mut backend = connected.map_err(|e| format!("{e:?}"))?;
     // Unlike any server's, so that no replica is taken for us.
     let id = rand::random::<u32>() | 1 << 31;
@@ -458,7 +463,7 @@ mod tests {
             };
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let log = read_log(&server, &monitor, PATIENCE, &inquiry, &before, told);
+            let log = read_log(&server, None, &monitor, PATIENCE, &inquiry, &before, told);
             runtime.block_on(log).unwrap()
         };
         let mut told: Told = numbers(&own).collect();

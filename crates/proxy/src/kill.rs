@@ -85,9 +85,9 @@ impl Client {
             let Some(server) = self.worker.snapshot(|s| s.server(server).cloned()) else {
                 continue;
             };
-            if let Ok(mut backend) =
-                Backend::connect(&self.worker.shared, &server, &login, within).await
-            {
+            let tls = self.worker.shared.tls_to(server.id);
+            let connected = Backend::connect(&server, tls.as_deref(), &login, within).await;
+            if let Ok(mut backend) = connected {
                 let what = if connection { "KILL" } else { "KILL QUERY" };
                 let command = format!("\x03{what} {thread}");
                 // It may have ended by itself meanwhile; then there is nothing to do.

@@ -4,7 +4,7 @@ use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use pointsman_cluster::{Accounts, Cluster};
+use pointsman_cluster::{Accounts, Cluster, ServerId};
 use pointsman_config::proxy::{Consistency, ProxyConfig};
 use pointsman_session::Level;
 use tokio::sync::mpsc::UnboundedSender;
@@ -14,7 +14,7 @@ use crate::accounts::Known;
 use crate::credentials::RsaKey;
 use crate::fate::Told;
 use crate::stats::WorkerStats;
-use crate::tls::Tls;
+use crate::tls::{Tls, ToServer};
 use crate::worker::Ask;
 
 pub struct Shared {
@@ -56,6 +56,11 @@ impl Shared {
             next_id: AtomicU32::new(1),
             repeating: AtomicU32::new(0),
         }
+    }
+
+    /// TLS towards a server.
+    pub fn tls_to(&self, server: ServerId) -> Option<Arc<ToServer>> {
+        self.tls.load().server(usize::from(server.0)).cloned()
     }
 
     /// A connection id no live session has, short of four billion connections.
