@@ -1,5 +1,5 @@
 #!/bin/sh
-# Builds direct_routing.bpf.o from its source. The same clang gives the same bytes anywhere.
+# Builds direct_routing.bpf.o from its sources. The same clang gives the same bytes anywhere.
 set -eu
 cd "$(dirname "$0")"
 out=${1:-direct_routing.bpf.o}

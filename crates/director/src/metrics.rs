@@ -32,6 +32,7 @@ struct Families {
     up: IntGaugeVec,
     weight: IntGaugeVec,
     connections: IntCounterVec,
+    held: IntGaugeVec,
     packets: IntCounterVec,
     bytes: IntCounterVec,
 }
@@ -83,6 +84,12 @@ impl Families {
                 "Connections sent to a real server",
                 &real,
             ),
+            held: gauge(
+                "pointsman_virtual_server_current_connections",
+                "Connections a real server has: established (active), and being opened, being \
+                 closed, or UDP (inactive)",
+                &["vip", "port", "real_server", "state"],
+            ),
             packets: counter(
                 "pointsman_virtual_server_packets_total",
                 "Packets sent to a real server",
@@ -96,7 +103,7 @@ impl Families {
         }
     }
 
-    fn all(&self) -> [&dyn Collector; 11] {
+    fn all(&self) -> [&dyn Collector; 12] {
         [
             &self.state,
             &self.priority,
@@ -107,6 +114,7 @@ impl Families {
             &self.up,
             &self.weight,
             &self.connections,
+            &self.held,
             &self.packets,
             &self.bytes,
         ]
@@ -159,6 +167,13 @@ impl Families {
                 self.up.with_label_values(&labels).set(server.up.into());
                 self.weight.with_label_values(&labels).set(server.weight.into());
                 self.connections.with_label_values(&labels).inc_by(server.traffic.connections);
+                let held =
+                    [("active", server.traffic.active), ("inactive", server.traffic.inactive)];
+                // TCP and UDP of one port have the same labels.
+                for (state, n) in held {
+                    let labels = [ip.as_str(), port.as_str(), address.as_str(), state];
+                    self.held.with_label_values(&labels).add(n as i64);
+                }
                 self.packets.with_label_values(&labels).inc_by(server.traffic.packets);
                 self.bytes.with_label_values(&labels).inc_by(server.traffic.bytes);
             }

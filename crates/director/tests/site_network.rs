@@ -223,6 +223,7 @@ fn downloads_survive_the_death_of_the_director() {
 fn icmp_errors_follow_their_connection() {
     use std::io::Read;
     use std::net::{Ipv4Addr, SocketAddr, TcpStream};
+    use std::sync::{Arc, Barrier};
 
     let lab = lab_or_skip!();
     let _web = [web(&lab, 33), web(&lab, 44)];
@@ -238,9 +239,10 @@ fn icmp_errors_follow_their_connection() {
         .unwrap()
     };
     // Each web server counts what it gets of ICMP type 3 code 4.
-    let watch = |host: u8| {
+    let watch = |host: u8, ready: Arc<Barrier>| {
         lab::in_namespace(lab.namespace(host), move || {
             let socket = raw();
+            ready.wait();
             socket.set_read_timeout(Some(seconds(2))).unwrap();
             let mut socket = std::fs::File::from(std::os::fd::OwnedFd::from(socket));
             let mut buffer = [0; 1500];
@@ -252,9 +254,11 @@ fn icmp_errors_follow_their_connection() {
         })
     };
     for _ in 0..2 {
-        let watchers = [watch(33), watch(44)];
+        let ready = Arc::new(Barrier::new(3));
+        let watchers = [33, 44].map(|host| watch(host, Arc::clone(&ready)));
         let client = lab::in_namespace(lab.namespace(CLIENT), move || {
             use std::io::Write;
+            ready.wait();
             let mut stream = TcpStream::connect((vip, 80)).unwrap();
             let SocketAddr::V4(own) = stream.local_addr().unwrap() else { panic!() };
             let mut message = vec![3, 4, 0, 0, 0, 0, 0x05, 0x78];

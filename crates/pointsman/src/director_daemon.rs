@@ -30,10 +30,16 @@ impl DirectorDaemon {
                 .to_owned(),
                 reads: real.up && real.weight > 0,
                 connections: real.traffic.connections,
-                why: if real.why.is_empty() {
-                    through.clone()
-                } else {
-                    format!("{through}: {}", real.why)
+                why: {
+                    let t = real.traffic;
+                    let traffic = format!(
+                        "{} active, {} inactive, {} packets, {} bytes",
+                        t.active, t.inactive, t.packets, t.bytes
+                    );
+                    match real.why.as_str() {
+                        "" => format!("{through}: {traffic}"),
+                        why => format!("{through}: {traffic}; {why}"),
+                    }
                 },
                 ..ServerRow::default()
             })
@@ -66,8 +72,9 @@ impl Daemon for DirectorDaemon {
         for server in self.shared.virtual_servers() {
             let up = server.real_servers.iter().filter(|r| r.up).count();
             let quorum = if server.quorum { "" } else { ", NO QUORUM" };
+            let active: u64 = server.real_servers.iter().map(|r| r.traffic.active).sum();
             headlines.push(format!(
-                "{} ({}, {}): {up} of {} real servers up{quorum}",
+                "{} ({}, {}): {up} of {} real servers up{quorum}, {active} connections",
                 server.name,
                 server.scheduler,
                 server.data_plane,

@@ -293,6 +293,8 @@ pub struct VirtualServer {
     pub lb_algo: Scheduler,
     pub lb_kind: Forwarding,
     pub persistence_timeout: Option<Duration>,
+    /// Clients that are the same in so many bits are one client; `None`: in all.
+    pub persistence_granularity: Option<u8>,
     /// One-packet scheduling (UDP).
     pub ops: bool,
     /// Real servers start as down and come up with their first good check.
@@ -316,6 +318,10 @@ pub struct RealServer {
     pub address: SocketAddr,
     /// Zero: no new connections.
     pub weight: u32,
+    /// No new connections once it has so many; 0: no limit.
+    pub uthreshold: u32,
+    /// New connections again once it has fewer than so many; 0: three quarters of `uthreshold`.
+    pub lthreshold: u32,
     pub lb_kind: Option<Forwarding>,
     /// A failed server gets weight 0 instead of being removed.
     pub inhibit_on_failure: bool,

@@ -194,6 +194,10 @@ pub(crate) fn virtual_server(found: &mut Findings, item: &Item<'_>) -> Option<Vi
             vs.persistence_timeout =
                 found.value(&item, "a time in seconds", as_seconds).filter(|d| !d.is_zero());
         }
+        "persistence_granularity" => {
+            let what = "a netmask, or a prefix length of IPv6";
+            vs.persistence_granularity = found.value(&item, what, as_granularity);
+        }
         "ops" => vs.ops = flag(&item),
         "omega" => vs.omega = flag(&item),
         "quorum" => found.set(&mut vs.quorum, &item, "a number from 1", as_count),
@@ -256,6 +260,8 @@ fn real_server(
                 as_number(t).filter(|n| *n <= 65_535)
             });
         }
+        "uthreshold" => found.set(&mut server.uthreshold, &item, "a number", as_number),
+        "lthreshold" => found.set(&mut server.lthreshold, &item, "a number", as_number),
         "lb_kind" | "lvs_method" => server.lb_kind = forwarding(found, &item),
         "inhibit_on_failure" => server.inhibit_on_failure = flag(&item),
         "notify_up" => server.notify_up = found.script(&item),
@@ -515,6 +521,15 @@ fn hex(words: &[Word]) -> Vec<u8> {
     out
 }
 
+/// `255.255.255.0` or `64`, in bits.
+fn as_granularity(text: &str) -> Option<u8> {
+    if let Ok(mask) = text.parse::<std::net::Ipv4Addr>() {
+        let bits = u32::from(mask);
+        return (bits.leading_ones() == bits.count_ones()).then_some(bits.count_ones() as u8);
+    }
+    text.parse().ok().filter(|n| (1..=128).contains(n))
+}
+
 impl VirtualServer {
     /// With keepalived's defaults.
     #[must_use]
@@ -525,6 +540,7 @@ impl VirtualServer {
             lb_algo: Scheduler::Wlc,
             lb_kind: Forwarding::Nat,
             persistence_timeout: None,
+            persistence_granularity: None,
             ops: false,
             alpha: false,
             omega: false,
@@ -547,6 +563,8 @@ impl RealServer {
         Self {
             address,
             weight: 1,
+            uthreshold: 0,
+            lthreshold: 0,
             lb_kind: None,
             inhibit_on_failure: false,
             notify_up: None,

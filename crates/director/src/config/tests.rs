@@ -238,12 +238,31 @@ fn root_does_not_run_what_others_may_change() {
 fn what_is_read_but_not_done_is_told() {
     let (_, warnings) = good(
         "global_defs {\n vrrp_rt_priority 50\n}\n\
-         virtual_server 10.0.0.1 80 {\n persistence_granularity 255.255.255.0\n\
+         virtual_server 10.0.0.1 80 {\n persistence_engine sip\n\
          real_server 10.0.0.2 80 {\n uthreshold 9\n lthreshold 3\n\
          MYSQL_CHECK {\n role primary\n }\n }\n}\n",
     );
     let lines: Vec<_> = warnings.iter().map(|w| w.split(':').nth(1).unwrap()).collect();
-    assert_eq!(lines, ["2", "5", "7", "8", "9"], "{warnings:?}");
+    assert_eq!(lines, ["2", "5", "9"], "{warnings:?}");
+}
+
+#[test]
+fn thresholds_and_granularity() {
+    let (config, warnings) = good(
+        "virtual_server 10.0.0.1 80 {\n persistence_granularity 255.255.255.0\n\
+         real_server 10.0.0.2 80 {\n uthreshold 9\n lthreshold 3\n }\n}\n\
+         virtual_server fd00::1 80 {\n persistence_granularity 64\n\
+         real_server fd00::2 80 {\n }\n}\n",
+    );
+    assert!(warnings.is_empty(), "{warnings:?}");
+    let [v4, v6] = &config.virtual_servers[..] else { panic!("{config:?}") };
+    let prefixes = (v4.persistence_granularity, v6.persistence_granularity);
+    assert_eq!(prefixes, (Some(24), Some(64)));
+    let server = &v4.real_servers[0];
+    assert_eq!((server.uthreshold, server.lthreshold), (9, 3));
+    let odd = "virtual_server 10.0.0.1 80 {\n persistence_granularity 255.0.255.0\n\
+               real_server 10.0.0.2 80 {\n }\n}\n";
+    assert_eq!(good(odd).1.len(), 1);
 }
 
 #[test]

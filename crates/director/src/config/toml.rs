@@ -252,6 +252,7 @@ fn virtual_server(found: &mut Findings, mut section: Section<'_>) -> Option<Virt
         &[("DR", Forwarding::Dr), ("NAT", Forwarding::Nat), ("TUN", Forwarding::Tun)],
     );
     vs.persistence_timeout = section.at::<Duration>(found, "persistence_timeout").map(|d| d.value);
+    vs.persistence_granularity = granularity(found, &mut section, vip);
     vs.ops = section.or(found, "ops", false);
     vs.alpha = section.or(found, "alpha", false);
     vs.omega = section.or(found, "omega", false);
@@ -269,6 +270,8 @@ fn virtual_server(found: &mut Findings, mut section: Section<'_>) -> Option<Virt
         let mut real =
             RealServer::new(address.as_ref().map_or(([0, 0, 0, 0], 0).into(), |a| a.value));
         real.weight = server.or(found, "weight", 1);
+        real.uthreshold = server.or(found, "uthreshold", 0);
+        real.lthreshold = server.or(found, "lthreshold", 0);
         real.inhibit_on_failure = server.or(found, "inhibit_on_failure", inhibit);
         real.notify_up = command(found, &mut server, "notify_up");
         real.notify_down = command(found, &mut server, "notify_down");
@@ -289,6 +292,22 @@ fn virtual_server(found: &mut Findings, mut section: Section<'_>) -> Option<Virt
         );
     }
     vip.map(|_| vs)
+}
+
+/// A prefix length.
+fn granularity(
+    found: &mut Findings,
+    section: &mut Section<'_>,
+    vip: Option<SocketAddr>,
+) -> Option<u8> {
+    let prefix = section.at::<u8>(found, "persistence_granularity")?;
+    let most = if vip.is_some_and(|v| v.is_ipv6()) { 128 } else { 32 };
+    if prefix.value > most {
+        let message = format!("persistence_granularity is a prefix length: 0 to {most}");
+        found.error(Problem::new(message).at(prefix.span));
+        return None;
+    }
+    Some(prefix.value)
 }
 
 #[derive(Clone, Copy)]

@@ -1,143 +1,51 @@
-//! Direct routing by eBPF on tc ingress: loads `bpf/direct_routing.bpf.o` and fills its tables.
+//! Direct routing by eBPF: fills the tables of `bpf/direct_routing.bpf.c`.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
-use aya::Ebpf;
-use aya::maps::{Array, HashMap as BpfHashMap, MapData, PerCpuArray, PerCpuValues};
-use aya::programs::tc::TcAttachOptions;
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc};
-use aya::util::KernelVersion;
-
+use super::flows::{Flows, Keeper, Registry, SharedRegistry, lock};
+use super::layout::{
+    BY_HASH, BY_WEIGHT, Counters, FRAGMENTS, HASH_PORT, HASH_VIP, IDLE_FIRST, LEAST, LOAD_ACTIVE,
+    LinkValue, Load, MAX_REALS, MAX_SCAN, Name, ONE_PACKET, PERSISTENT, REAL_LOCAL, REAL_NEW,
+    REAL_USABLE, RealValue, ServiceKey, ServiceValue, family, mask, octets, service_key,
+};
+use super::program::Program;
 use super::table::{self, Candidate, MAX_SLOTS};
 use super::{DataPlane, Service, Target, Traffic};
-use crate::config::{Protocol, Scheduler};
+use crate::config::Scheduler;
 use crate::sys::link::Links;
 use crate::sys::netlink;
 
-/// Built by `bpf/build.sh`; a test builds it again and compares.
-static OBJECT: &[u8] = aya::include_bytes_aligned!("../../bpf/direct_routing.bpf.o");
-
 /// Two tables of slots for each service, so that one can be written while the other is read.
 const MAX_SERVICES: usize = 1_048_576 / (2 * MAX_SLOTS);
-const MAX_REALS: u32 = 4096;
-
-// Flags, as in the C source.
-const BY_HASH: u32 = 1;
-const HASH_PORT: u32 = 2;
-const ONE_PACKET: u32 = 4;
-const REAL_USABLE: u32 = 1;
-const REAL_LOCAL: u32 = 2;
-
-#[repr(C)]
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-struct ServiceKey {
-    vip: [u8; 16],
-    port: [u8; 2],
-    protocol: u8,
-    family: u8,
-}
-
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-struct ServiceValue {
-    base: u32,
-    slots: u32,
-    flags: u32,
-    id: u32,
-}
-
-#[repr(C)]
-#[derive(Debug, Clone, Copy, Default)]
-struct RealValue {
-    ip: [u8; 16],
-    interface: u32,
-    flags: u32,
-    generation: u32,
-    family: u8,
-    pad: [u8; 3],
-}
-
-#[repr(C)]
-#[derive(Debug, Clone, Copy)]
-struct CountersValue {
-    packets: u64,
-    bytes: u64,
-    connections: u64,
-}
-
-// SAFETY: all are repr(C) of plain numbers, without padding that is not named.
-unsafe impl aya::Pod for ServiceKey {}
-// SAFETY: as above.
-unsafe impl aya::Pod for ServiceValue {}
-// SAFETY: as above.
-unsafe impl aya::Pod for RealValue {}
-// SAFETY: as above.
-unsafe impl aya::Pod for CountersValue {}
-
-/// A real server of a service has one index for as long as it is configured.
-type RealKey = (ServiceKey, SocketAddr);
 
 pub(crate) struct EbpfPlane {
-    // Keeps the program attached.
-    _ebpf: Ebpf,
-    services: BpfHashMap<MapData, ServiceKey, ServiceValue>,
-    slots: Array<MapData, u32>,
-    reals: Array<MapData, RealValue>,
-    statistics: PerCpuArray<MapData, CountersValue>,
+    program: Program,
+    /// Started with the first services: when the plane is loaded, the process must have one thread.
+    flows: Option<Flows>,
+    registry: SharedRegistry,
     /// Number of a service, and which of its two tables is in use.
     numbers: HashMap<ServiceKey, (u32, bool)>,
-    indexes: HashMap<RealKey, u32>,
-    generations: Vec<u32>,
-    interface: u32,
-}
-
-fn other(error: impl std::error::Error + Send + Sync + 'static) -> io::Error {
-    io::Error::other(error)
+    interfaces: Vec<String>,
+    processors: usize,
 }
 
 impl EbpfPlane {
     /// Loads the program and attaches it to `interfaces`.
     pub fn load(interfaces: &[String]) -> io::Result<Self> {
-        let mut ebpf = Ebpf::load(OBJECT).map_err(other)?;
-        let program: &mut SchedClassifier = ebpf
-            .program_mut("direct_routing")
-            .ok_or_else(|| io::Error::other("no program in the object"))?
-            .try_into()
-            .map_err(other)?;
-        program.load().map_err(other)?;
+        let mut program = Program::load()?;
+        let processors = aya::util::nr_cpus().map_err(|(_, e)| e)?;
         for interface in interfaces {
-            let attached = if has_tcx() {
-                // Before the one of a run that just ended, which its guard keeps for a moment.
-                let order = TcAttachOptions::TcxOrder(LinkOrder::first());
-                program.attach_with_options(interface, TcAttachType::Ingress, order)
-            } else {
-                // There already is fine.
-                let _ = tc::qdisc_add_clsact(interface);
-                program.attach(interface, TcAttachType::Ingress)
-            };
-            attached.map_err(|e| io::Error::other(format!("attaching to {interface}: {e}")))?;
+            program.attach_tc(interface)?;
         }
-        let mut map = |name: &str| {
-            ebpf.take_map(name).ok_or_else(|| io::Error::other(format!("no map {name}")))
-        };
-        let services = map("services")?.try_into().map_err(other)?;
-        let slots = map("slots")?.try_into().map_err(other)?;
-        let reals = map("reals")?.try_into().map_err(other)?;
-        let statistics = map("statistics")?.try_into().map_err(other)?;
-        let links = Links::read(&mut netlink::Socket::route()?)?;
-        let interface = interfaces.first().and_then(|n| links.by_name(n)).map_or(0, |(i, _)| i);
         Ok(Self {
-            services,
-            slots,
-            reals,
-            statistics,
-            _ebpf: ebpf,
+            program,
+            flows: None,
+            registry: SharedRegistry::default(),
             numbers: HashMap::new(),
-            indexes: HashMap::new(),
-            generations: vec![0; MAX_REALS as usize],
-            interface,
+            interfaces: interfaces.to_vec(),
+            processors,
         })
     }
 
@@ -149,26 +57,38 @@ impl EbpfPlane {
         };
         let mut indexes = Vec::with_capacity(service.targets.len());
         for target in &service.targets {
-            indexes.push(self.put_real((key, target.address), links)?);
+            indexes.push(self.put_real(key, target, links)?);
         }
         let takes_new: Vec<usize> =
             (0..service.targets.len()).filter(|&i| service.targets[i].weight > 0).collect();
         let candidates: Vec<Candidate> = takes_new
             .iter()
             .map(|&i| {
-                let Target { address, weight } = service.targets[i];
+                let Target { address, weight, .. } = service.targets[i];
                 Candidate { address, weight }
             })
             .collect();
         let (order, flags) = slots_of(service, &candidates);
         let base = (number * 2 + u32::from(second)) * MAX_SLOTS as u32;
+        let tables = &self.program.tables;
         for (at, &i) in order.iter().enumerate() {
-            self.slots.set(base + at as u32, indexes[takes_new[i]], 0).map_err(other)?;
+            tables.slots.set(&(base + at as u32), &indexes[takes_new[i]])?;
         }
         // The new table is complete: one write makes it the one in use.
-        let value = ServiceValue { base, slots: order.len() as u32, flags, id: number };
-        self.services.insert(key, value, 0).map_err(other)?;
+        let persistence = service.persistence;
+        let value = ServiceValue {
+            base,
+            slots: order.len() as u32,
+            flags,
+            id: number,
+            mask: persistence.map_or([0; 16], |p| mask(p.prefix, key.family)),
+            persistence: persistence.map_or(0, |p| p.timeout.as_nanos() as u64),
+            port: key.port,
+            pad: [0; 6],
+        };
+        tables.services.set(&key, &value)?;
         self.numbers.insert(key, (number, second));
+        lock(&self.registry).services.insert(key, value);
         Ok(key)
     }
 
@@ -178,36 +98,107 @@ impl EbpfPlane {
             .ok_or_else(|| io::Error::other(format!("at most {MAX_SERVICES} virtual servers")))
     }
 
-    fn put_real(&mut self, key: RealKey, links: &Links) -> io::Result<u32> {
-        let index = match self.indexes.get(&key) {
+    fn put_real(&self, service: ServiceKey, target: &Target, links: &Links) -> io::Result<u32> {
+        let tables = &self.program.tables;
+        let mut registry = lock(&self.registry);
+        let name = Name::new(service, target.address);
+        let index = match registry.indexes.get(&name) {
             Some(&index) => index,
             None => {
-                let used: std::collections::HashSet<u32> = self.indexes.values().copied().collect();
-                let index = (0..MAX_REALS)
-                    .find(|i| !used.contains(i))
-                    .ok_or_else(|| io::Error::other(format!("at most {MAX_REALS} real servers")))?;
-                self.generations[index as usize] += 1;
-                self.indexes.insert(key, index);
-                let cpus = aya::util::nr_cpus().map_err(|(_, e)| e)?;
-                let zero = CountersValue { packets: 0, bytes: 0, connections: 0 };
-                let zeros = PerCpuValues::try_from(vec![zero; cpus])?;
-                self.statistics.set(index, zeros, 0).map_err(other)?;
+                let index = free_index(&registry)?;
+                let before = tables.reals.get(&index)?.unwrap_or_default();
+                registry.generations.insert(index, before.generation.wrapping_add(1).max(1));
+                registry.indexes.insert(name, index);
+                tables.statistics.set_all(&index, self.processors, Counters::default())?;
+                tables.loads.set(&index, &Load::default())?;
+                tables.names.set(&index, &name)?;
                 index
             }
         };
-        let ip = key.1.ip();
+        let ip = target.address.ip();
         let local = links.addresses().iter().any(|a| a.ip == ip);
+        let default = self.interfaces.first().and_then(|n| links.by_name(n)).map_or(0, |(i, _)| i);
+        let flag = |on: bool, flag: u32| if on { flag } else { 0 };
         let value = RealValue {
             ip: octets(ip),
-            interface: links.towards(ip).unwrap_or(self.interface),
-            flags: REAL_USABLE | if local { REAL_LOCAL } else { 0 },
-            generation: self.generations[index as usize],
+            interface: links.towards(ip).unwrap_or(default),
+            flags: REAL_USABLE | flag(local, REAL_LOCAL) | flag(target.weight > 0, REAL_NEW),
+            generation: registry.generations.get(&index).copied().unwrap_or(1),
+            weight: target.weight,
+            upper: target.upper,
+            lower: lower_threshold(target),
             family: family(ip),
-            pad: [0; 3],
+            ..RealValue::default()
         };
-        self.reals.set(index, value, 0).map_err(other)?;
+        tables.reals.set(&index, &value)?;
         Ok(index)
     }
+
+    /// Of each virtual address and protocol, one service takes fragments without ports that come
+    /// before the first one.
+    fn put_fragments(&self, kept: &[ServiceKey]) -> io::Result<()> {
+        let tables = &self.program.tables;
+        let registry = lock(&self.registry);
+        let mut written = HashSet::new();
+        for key in kept {
+            let fragments = ServiceKey { port: [0; 2], family: key.family | FRAGMENTS, ..*key };
+            if let Some(value) = registry.services.get(key)
+                && written.insert(fragments)
+            {
+                tables.services.set(&fragments, value)?;
+            }
+        }
+        for key in tables.services.keys()? {
+            if key.family & FRAGMENTS != 0 && !written.contains(&key) {
+                tables.services.remove(&key)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn forget_unused(&mut self, services: &[Service], kept: &[ServiceKey]) {
+        let tables = &self.program.tables;
+        let mut registry = lock(&self.registry);
+        let gone: Vec<ServiceKey> =
+            self.numbers.keys().filter(|k| !kept.contains(k)).copied().collect();
+        for key in gone {
+            let _ = tables.services.remove(&key);
+            self.numbers.remove(&key);
+            registry.services.remove(&key);
+        }
+        let wanted: HashSet<Name> = services
+            .iter()
+            .flat_map(|s| s.targets.iter().map(|t| Name::new(service_key(s), t.address)))
+            .collect();
+        let unused: Vec<(Name, u32)> = registry
+            .indexes
+            .iter()
+            .filter(|(name, _)| !wanted.contains(name))
+            .map(|(name, index)| (*name, *index))
+            .collect();
+        for (name, index) in unused {
+            registry.indexes.remove(&name);
+            let generation = registry.generations.remove(&index).unwrap_or(0);
+            // The generation stays, for whoever gets the index next.
+            let _ = tables.reals.set(&index, &RealValue { generation, ..RealValue::default() });
+            let _ = tables.names.set(&index, &Name::default());
+        }
+    }
+
+    fn put_links(&self, links: &Links) -> io::Result<()> {
+        for name in &self.interfaces {
+            if let Some((index, link)) = links.by_name(name) {
+                self.program.tables.links.set(&index, &LinkValue { mac: link.mac, pad: [0; 2] })?;
+            }
+        }
+        Ok(())
+    }
+}
+
+fn free_index(registry: &Registry) -> io::Result<u32> {
+    (0..MAX_REALS)
+        .find(|i| !registry.generations.contains_key(i))
+        .ok_or_else(|| io::Error::other(format!("at most {MAX_REALS} real servers")))
 }
 
 impl DataPlane for EbpfPlane {
@@ -217,7 +208,7 @@ impl DataPlane for EbpfPlane {
 
     fn apply(&mut self, services: &[Service]) -> io::Result<()> {
         let links = Links::read(&mut netlink::Socket::route()?)?;
-        let mut result = Ok(());
+        let mut result = self.put_links(&links);
         let mut kept = Vec::new();
         for service in services {
             match self.apply_service(service, &links) {
@@ -225,104 +216,100 @@ impl DataPlane for EbpfPlane {
                 Err(error) => result = Err(error),
             }
         }
-        let gone: Vec<ServiceKey> =
-            self.numbers.keys().filter(|k| !kept.contains(k)).copied().collect();
-        for key in gone {
-            let _ = self.services.remove(&key);
-            self.numbers.remove(&key);
-        }
-        let wanted = |key: &RealKey| {
-            services
-                .iter()
-                .any(|s| service_key(s) == key.0 && s.targets.iter().any(|t| t.address == key.1))
-        };
-        let unused: Vec<(RealKey, u32)> =
-            self.indexes.iter().filter(|(k, _)| !wanted(k)).map(|(k, i)| (*k, *i)).collect();
-        for (key, index) in unused {
-            self.indexes.remove(&key);
-            let _ = self.reals.set(index, RealValue::default(), 0);
+        result = result.and(self.put_fragments(&kept));
+        self.forget_unused(services, &kept);
+        if self.flows.is_none() {
+            let keeper = Keeper::new(&self.program.tables, self.registry.clone())?;
+            self.flows = Some(Flows::start(keeper)?);
         }
         result
     }
 
     fn traffic(&self, service: &Service, target: SocketAddr) -> Traffic {
-        let Some(index) = self.indexes.get(&(service_key(service), target)) else {
+        let name = Name::new(service_key(service), target);
+        let Some(index) = lock(&self.registry).indexes.get(&name).copied() else {
             return Traffic::default();
         };
-        let Ok(values) = self.statistics.get(index, 0) else { return Traffic::default() };
-        values.iter().fold(Traffic::default(), |t, v| Traffic {
+        let tables = &self.program.tables;
+        let values = tables.statistics.get_all(&index, self.processors).unwrap_or_default();
+        let load = tables.loads.get(&index).ok().flatten().unwrap_or_default();
+        // A count that the program took below zero for a moment is none.
+        let count = |n: u32| u64::from(if n > i32::MAX as u32 { 0 } else { n });
+        let start = Traffic {
+            active: count(load.active),
+            inactive: count(load.inactive),
+            ..Traffic::default()
+        };
+        values.iter().fold(start, |t, v| Traffic {
             packets: t.packets + v.packets,
             bytes: t.bytes + v.bytes,
             connections: t.connections + v.connections,
+            ..t
         })
     }
 
     fn doubts(&self, services: &[Service]) -> Vec<String> {
-        services
-            .iter()
-            .filter_map(|s| {
-                let instead = stand_in(s.scheduler)?;
-                let (name, vip) = (s.scheduler.name(), s.vip);
-                Some(format!("{vip}: {name} is served as {instead} by the eBPF data plane"))
-            })
-            .collect()
+        let mut doubts = Vec::new();
+        for s in services {
+            let (name, vip) = (s.scheduler.name(), s.vip);
+            if let Some(instead) = stand_in(s.scheduler) {
+                doubts.push(format!("{vip}: {name} is served as {instead} by the eBPF data plane"));
+            }
+            if by_load(s.scheduler).is_some() && s.targets.len() > MAX_SCAN {
+                doubts
+                    .push(format!("{vip}: {name} looks at the first {MAX_SCAN} real servers only"));
+            }
+        }
+        doubts
     }
 }
 
 /// What is used for schedulers this data plane does not have.
 fn stand_in(scheduler: Scheduler) -> Option<&'static str> {
+    use Scheduler::{Fo, Lblc, Lblcr, Ovf, Twos};
     match scheduler {
-        Scheduler::Rr | Scheduler::Wrr | Scheduler::Mh | Scheduler::Sh => None,
-        Scheduler::Lc => Some("rr"),
-        Scheduler::Dh => Some("mh"),
-        _ => Some("wrr"),
+        // Those two are for caches: by destination, and by load among equals.
+        Lblc | Lblcr => Some("dh"),
+        Fo | Ovf | Twos => Some("wlc"),
+        _ => None,
+    }
+}
+
+/// The flags of schedulers that go by load.
+fn by_load(scheduler: Scheduler) -> Option<u32> {
+    use Scheduler::{Fo, Lc, Nq, Ovf, Sed, Twos, Wlc};
+    match scheduler {
+        Lc => Some(LEAST),
+        Wlc | Fo | Ovf | Twos => Some(LEAST | BY_WEIGHT),
+        Sed => Some(LEAST | LOAD_ACTIVE | BY_WEIGHT),
+        Nq => Some(LEAST | LOAD_ACTIVE | BY_WEIGHT | IDLE_FIRST),
+        _ => None,
     }
 }
 
 /// The table of a service, and the flags that say how to read it.
 fn slots_of(service: &Service, candidates: &[Candidate]) -> (Vec<usize>, u32) {
-    let one_packet = if service.one_packet { ONE_PACKET } else { 0 };
-    if service.sticky {
-        return (table::maglev(candidates), BY_HASH | one_packet);
-    }
+    use Scheduler::{Dh, Lblc, Lblcr, Mh, Rr, Sh};
     let (order, flags) = match service.scheduler {
-        Scheduler::Rr | Scheduler::Lc => (table::round_robin(candidates), 0),
-        Scheduler::Mh => (table::maglev(candidates), BY_HASH | HASH_PORT),
-        Scheduler::Sh | Scheduler::Dh => (table::maglev(candidates), BY_HASH),
-        _ => (table::weighted_round_robin(candidates), 0),
-    };
-    (order, flags | one_packet)
-}
-
-fn service_key(service: &Service) -> ServiceKey {
-    ServiceKey {
-        vip: octets(service.vip.ip()),
-        port: service.vip.port().to_be_bytes(),
-        protocol: match service.protocol {
-            Protocol::Tcp => libc::IPPROTO_TCP as u8,
-            Protocol::Udp => libc::IPPROTO_UDP as u8,
-            Protocol::Sctp => libc::IPPROTO_SCTP as u8,
+        Rr => (table::round_robin(candidates), 0),
+        Mh => (table::maglev(candidates), BY_HASH | HASH_PORT),
+        Sh => (table::maglev(candidates), BY_HASH),
+        Dh | Lblc | Lblcr => (table::maglev(candidates), BY_HASH | HASH_VIP),
+        scheduler => match by_load(scheduler) {
+            Some(flags) => ((0..candidates.len().min(MAX_SCAN)).collect(), flags),
+            None => (table::weighted_round_robin(candidates), 0),
         },
-        family: family(service.vip.ip()),
+    };
+    let one_packet = if service.one_packet { ONE_PACKET } else { 0 };
+    let persistent = if service.persistence.is_some() { PERSISTENT } else { 0 };
+    (order, flags | one_packet | persistent)
+}
+
+/// As IPVS: three quarters of the upper one unless given.
+fn lower_threshold(target: &Target) -> u32 {
+    match (target.upper, target.lower) {
+        (0, _) => 0,
+        (upper, 0) => (u64::from(upper) * 3).div_ceil(4) as u32,
+        (_, lower) => lower,
     }
-}
-
-fn family(ip: IpAddr) -> u8 {
-    if ip.is_ipv6() { libc::AF_INET6 as u8 } else { libc::AF_INET as u8 }
-}
-
-/// As the program has them: IPv4 in the last four bytes.
-fn octets(ip: IpAddr) -> [u8; 16] {
-    match ip {
-        IpAddr::V4(ip) => {
-            let [a, b, c, d] = ip.octets();
-            [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, a, b, c, d]
-        }
-        IpAddr::V6(ip) => ip.octets(),
-    }
-}
-
-/// Since Linux 6.6 programs on tc have an order of their own.
-fn has_tcx() -> bool {
-    KernelVersion::current().is_ok_and(|v| v >= KernelVersion::new(6, 6, 0))
 }

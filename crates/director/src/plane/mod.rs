@@ -1,10 +1,15 @@
 //! Data planes: what moves packets from a virtual server to its real servers.
 
 pub(crate) mod ebpf;
+mod flows;
+mod layout;
+mod program;
+mod sweep;
 pub mod table;
 
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use crate::config::{Protocol, Scheduler};
 
@@ -15,10 +20,18 @@ pub struct Service {
     pub vip: SocketAddr,
     pub protocol: Protocol,
     pub scheduler: Scheduler,
-    /// All connections of a client go to one server.
-    pub sticky: bool,
+    pub persistence: Option<Persistence>,
     pub one_packet: bool,
     pub targets: Vec<Target>,
+}
+
+/// All connections of a client go to one server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Persistence {
+    /// How long after its last connection.
+    pub timeout: Duration,
+    /// Clients that are the same in so many bits are one. 32 or 128: each for itself.
+    pub prefix: u8,
 }
 
 /// A real server of a service.
@@ -27,6 +40,10 @@ pub struct Target {
     pub address: SocketAddr,
     /// Zero: keeps the connections it has, gets no new ones.
     pub weight: u32,
+    /// Connections from which on it gets no new ones; 0: no limit.
+    pub upper: u32,
+    /// It gets new ones again with fewer than these; 0: three quarters of `upper`.
+    pub lower: u32,
 }
 
 /// What went to one real server since the data plane was loaded.
@@ -35,6 +52,10 @@ pub struct Traffic {
     pub packets: u64,
     pub bytes: u64,
     pub connections: u64,
+    /// Connections it has that are established.
+    pub active: u64,
+    /// Connections it has that are being opened or closed, and UDP.
+    pub inactive: u64,
 }
 
 /// A way to move packets. Calls block; they come from one thread.

@@ -2,7 +2,7 @@
 
 use crate::checks::Verdict;
 use crate::config::{CheckKind, ServiceId, VirtualServer};
-use crate::plane::{Service, Target};
+use crate::plane::{Persistence, Service, Target};
 
 /// What is known of one virtual server's real servers.
 #[derive(Debug, Clone)]
@@ -127,7 +127,8 @@ pub(crate) fn service(vs: &VirtualServer, health: &Health) -> Option<Service> {
         }
         let weight = if up { health.weight(vs, r) } else { 0 };
         taking += u64::from(weight);
-        targets.push(Target { address: server.address, weight });
+        let (upper, lower) = (server.uthreshold, server.lthreshold);
+        targets.push(Target { address: server.address, weight, upper, lower });
     }
     if let Some(sorry) = vs.sorry_server
         && (!health.quorum || taking == 0)
@@ -137,13 +138,16 @@ pub(crate) fn service(vs: &VirtualServer, health: &Health) -> Option<Service> {
         } else {
             targets.clear();
         }
-        targets.push(Target { address: sorry, weight: 1 });
+        targets.push(Target { address: sorry, weight: 1, upper: 0, lower: 0 });
     }
     Some(Service {
         vip,
         protocol: vs.protocol,
         scheduler: vs.lb_algo,
-        sticky: vs.persistence_timeout.is_some(),
+        persistence: vs.persistence_timeout.map(|timeout| {
+            let whole = if vip.is_ipv6() { 128 } else { 32 };
+            Persistence { timeout, prefix: vs.persistence_granularity.unwrap_or(whole) }
+        }),
         one_packet: vs.ops,
         targets,
     })

@@ -1,5 +1,6 @@
 //! The kernel's side: netlink, raw sockets, signals, clocks. All `unsafe` of the crate is in here.
 
+pub(crate) mod bpf;
 pub(crate) mod guard;
 pub(crate) mod link;
 pub(crate) mod netlink;
@@ -52,6 +53,14 @@ pub(crate) fn now() -> Duration {
     // SAFETY: `time` is valid for writing; the clock exists since Linux 2.6.39.
     unsafe { libc::clock_gettime(libc::CLOCK_BOOTTIME, &mut time) };
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
+}
+
+/// Nanoseconds of CLOCK_MONOTONIC: what eBPF programs see.
+pub(crate) fn monotonic() -> u64 {
+    let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };
+    // SAFETY: `time` is valid for writing.
+    unsafe { libc::clock_gettime(libc::CLOCK_MONOTONIC, &mut time) };
+    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
 }
 
 /// Waits until one of `fds` is readable, or `timeout` has passed. Returns which are.

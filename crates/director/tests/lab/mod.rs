@@ -13,6 +13,8 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+pub mod traffic;
+
 pub const VIP: &str = "192.168.4.253";
 
 /// Why namespaces can't be used here; `None` if they can.
@@ -144,8 +146,22 @@ impl Lab {
     pub fn director(&self, host: u8, config: &str) -> Daemon {
         let file = self.write(&format!("director-{host}.conf"), config);
         let mut command = self.command(host, director().to_str().unwrap());
-        command.arg(file);
+        command.arg(file).arg(self.metrics_file(host));
         Daemon::start(command, self.dir.path().join(format!("director-{host}.log")))
+    }
+
+    fn metrics_file(&self, host: u8) -> PathBuf {
+        self.dir.path().join(format!("director-{host}.prom"))
+    }
+
+    /// A line of /metrics of a director, whose name and labels contain all of `words`.
+    pub fn metric(&self, host: u8, words: &[&str]) -> Option<f64> {
+        let text = std::fs::read_to_string(self.metrics_file(host)).ok()?;
+        let line = text.lines().find(|l| {
+            let name = l.split(' ').next().unwrap_or_default();
+            !l.starts_with('#') && words.iter().all(|w| name.contains(w))
+        })?;
+        line.rsplit(' ').next()?.parse().ok()
     }
 
     pub fn keepalived(&self, host: u8, config: &str) -> Daemon {
