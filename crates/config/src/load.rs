@@ -10,8 +10,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::proxy::{
-    Admin, AuthPlugin, Consistency, Console, Failover, Limits, Listener, Monitor, ProxyConfig,
-    Routing, Server, User,
+    Admin, AuthPlugin, Consistency, Console, Failover, Limits, Listener, Monitor, Pool,
+    ProxyConfig, Routing, Server, User,
 };
 use crate::read::{At, Findings, HostPort, Read, Section, Size, readable_by_all, word};
 use crate::report::{Problem, Report, Warning};
@@ -122,6 +122,7 @@ fn proxy(found: &mut Findings, root: &Spanned<DeTable<'_>>) -> Option<ProxyConfi
     let monitor = monitor(found, &mut file);
     let routing = routing(found, &mut file);
     let failover = failover(found, &mut file);
+    let pool = pool(found, &mut file);
     let limits = limits(found, &mut file);
     let admin = admin(found, &mut file, &mut sockets);
     let console = console(found, &mut file, &mut sockets);
@@ -135,6 +136,7 @@ fn proxy(found: &mut Findings, root: &Spanned<DeTable<'_>>) -> Option<ProxyConfi
         monitor: monitor?,
         routing,
         failover,
+        pool,
         limits,
         admin,
         console,
@@ -324,6 +326,20 @@ fn failover(found: &mut Findings, file: &mut Section<'_>) -> Failover {
     };
     s.finish(found);
     failover
+}
+
+fn pool(found: &mut Findings, file: &mut Section<'_>) -> Pool {
+    let default = Pool::default();
+    let Some(mut s) = file.section(found, "pool") else { return default };
+    let pool = Pool {
+        max_idle: s.or(found, "max_idle", default.max_idle),
+        max_connections: s.or(found, "max_connections", default.max_connections),
+        idle_timeout: s.checked(found, "idle_timeout", default.idle_timeout, positive),
+        max_age: s.checked(found, "max_age", default.max_age, positive),
+        wait_timeout: s.or(found, "wait_timeout", default.wait_timeout),
+    };
+    s.finish(found);
+    pool
 }
 
 fn limits(found: &mut Findings, file: &mut Section<'_>) -> Limits {

@@ -16,6 +16,7 @@ pub struct ProxyConfig {
     pub monitor: Monitor,
     pub routing: Routing,
     pub failover: Failover,
+    pub pool: Pool,
     pub limits: Limits,
     pub admin: Admin,
     pub console: Console,
@@ -139,6 +140,33 @@ pub struct Failover {
 impl Default for Failover {
     fn default() -> Self {
         Self { write_wait: Duration::from_secs(10), replay_max_size: 1 << 20 }
+    }
+}
+
+/// Connections to servers, between sessions.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Pool {
+    /// Most idle connections kept per server. 0: none.
+    pub max_idle: usize,
+    /// Most connections per server, idle or not; beyond that, sessions share. 0: any number.
+    pub max_connections: usize,
+    /// An idle connection is closed after this.
+    pub idle_timeout: Duration,
+    /// A connection is not kept longer than this, so that what an account may do is asked anew.
+    pub max_age: Duration,
+    /// How long a session waits for a connection when all are taken.
+    pub wait_timeout: Duration,
+}
+
+impl Default for Pool {
+    fn default() -> Self {
+        Self {
+            max_idle: 100,
+            max_connections: 0,
+            idle_timeout: Duration::from_secs(60),
+            max_age: Duration::from_secs(600),
+            wait_timeout: Duration::from_secs(10),
+        }
     }
 }
 

@@ -7,18 +7,19 @@ use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::Ordering::Relaxed;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use pointsman_cluster::{Live, Server, ServerId};
 use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch, ssl_request};
 use pointsman_wire::{
-    Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, OkPacket, Status, Step,
-    Tracker, auth, write_packet,
+    Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, OkPacket, Reader, Status,
+    Step, Tracker, auth, write_packet,
 };
 use tokio::time::timeout;
 
 use crate::buffers::Buffer;
 use crate::credentials::Credentials;
+use crate::pool::{self, AfterLogin, Key, Slot};
 use crate::socket::Socket;
 use crate::tls::ToServer;
 
@@ -42,6 +43,17 @@ pub struct Backend {
     pub mariadb: bool,
     /// No reply is owed: it may be told goodbye.
     pub in_step: bool,
+    /// Its default schema; `None`: none.
+    pub schema: Option<Box<[u8]>>,
+    /// Who may use it.
+    pub key: Key,
+    pub born: Instant,
+    /// Its place in the pool's count.
+    pub slot: Option<Slot>,
+    /// COM_SET_OPTION changed it; no reset undoes that.
+    pub option_set: bool,
+    /// What to do after a reset; `None`: it can't be used by another session.
+    pub after_login: AfterLogin,
 }
 
 /// One open connection in the server's count.
@@ -327,6 +339,12 @@ impl Backend {
             counted: Counted::new(&server.live),
             mariadb: greeting.server_version.windows(7).any(|w| w == b"MariaDB"),
             in_step: true,
+            schema: login.database.as_deref().map(Into::into),
+            key: pool::key(login),
+            born: Instant::now(),
+            slot: None,
+            option_set: false,
+            after_login: None,
         };
         match backend.track().await {
             Ok(Ok(_)) => Ok(backend),
@@ -339,12 +357,47 @@ impl Backend {
     /// Has every change of a session variable reported: that is how state is carried, and how the
     /// positions of writes are learnt.
     pub async fn track(&mut self) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
-        let track: &[u8] = if self.mariadb {
+        self.command(self.tracking()).await
+    }
+
+    fn tracking(&self) -> &'static [u8] {
+        if self.mariadb {
             b"\x03SET session_track_system_variables='*', session_track_schema=1"
         } else {
             b"\x03SET session_track_system_variables='*', session_track_schema=1, session_track_gtids=OWN_GTID"
-        };
-        self.command(track).await
+        }
+    }
+
+    /// Whether another session may have it, once it is clean.
+    pub fn may_be_shared(&self) -> bool {
+        // An interactive client's connection has other timeouts, which a reset would take away.
+        !self.option_set
+            && self.after_login.is_some()
+            && !self.caps.contains(Capabilities::INTERACTIVE)
+    }
+
+    /// Makes it as after its login, but for the default schema. False: it can't be.
+    pub async fn clean(&mut self) -> bool {
+        let Some(after_login) = self.after_login.clone() else { return false };
+        let mut out = std::mem::take(&mut self.pending);
+        out.clear();
+        self.statements.clear();
+        self.version = 0;
+        write_packet(&mut out, 0, &[0x1f]);
+        write_packet(&mut out, 0, &after_login);
+        write_packet(&mut out, 0, self.tracking());
+        self.in_step = false;
+        if self.socket.write_all(&out).await.is_err() {
+            return false;
+        }
+        let mut buf = Buffer::borrow();
+        for command in [Command::ResetConnection, Command::Query, Command::Query] {
+            if !matches!(self.own_reply(command, &mut buf).await, Ok(Ok(_))) {
+                return false;
+            }
+        }
+        self.in_step = true;
+        true
     }
 
     /// Sends a client's command, after what was put off for it.
@@ -367,17 +420,59 @@ impl Backend {
         write_packet(&mut out, 0, payload);
         self.in_step = false;
         self.socket.write_all(&out).await?;
-        let command = Command::from_byte(payload[0]);
-        let mut tracker = Tracker::new(command.expect(), self.caps);
         let mut buf = Buffer::borrow();
-        let mut answer = Ok((0, 0, 0));
-        while !tracker.is_done() {
-            if self.socket.read(&mut buf).await? == 0 {
-                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+        let answer = self.own_reply(Command::from_byte(payload[0]), &mut buf).await?;
+        self.in_step = true;
+        Ok(answer)
+    }
+
+    /// The only row of a short answer to COM_QUERY.
+    pub async fn row(&mut self, payload: &[u8]) -> Result<Vec<Option<Vec<u8>>>, Broken> {
+        let mut out = std::mem::take(&mut self.pending);
+        write_packet(&mut out, 0, payload);
+        self.in_step = false;
+        self.socket.write_all(&out).await?;
+        let mut buf = Buffer::borrow();
+        let (_, head) = read_packet(&mut self.socket, &mut buf).await?;
+        let columns = match head.first() {
+            Some(n @ 1..=250) => usize::from(*n),
+            _ => return Err(Malformed("no result").into()),
+        };
+        let eof = usize::from(!self.caps.contains(Capabilities::DEPRECATE_EOF));
+        for _ in 0..columns + eof {
+            read_packet(&mut self.socket, &mut buf).await?;
+        }
+        let (_, row) = read_packet(&mut self.socket, &mut buf).await?;
+        let (_, end) = read_packet(&mut self.socket, &mut buf).await?;
+        if end.first() != Some(&0xfe) {
+            return Err(Malformed("more than one row").into());
+        }
+        self.in_step = true;
+        let mut r = Reader::new(&row);
+        let mut fields = Vec::new();
+        while !r.is_empty() {
+            if r.rest()[0] == 0xfb {
+                r.u8()?;
+                fields.push(None);
+            } else {
+                fields.push(Some(r.lenenc_bytes()?.to_vec()));
             }
-            loop {
+        }
+        Ok(fields)
+    }
+
+    /// The reply to a command of our own. What comes behind it stays in `buf`.
+    async fn own_reply(
+        &mut self,
+        command: Command,
+        buf: &mut Buffer,
+    ) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
+        let mut tracker = Tracker::new(command.expect(), self.caps);
+        let mut answer = Ok((0, 0, 0));
+        loop {
+            while !tracker.is_done() {
                 let (used, more) = match tracker.step(buf.filled())? {
-                    Step::More { pass } => (pass, false),
+                    Step::More { pass } => (pass, true),
                     Step::Control { pass, end, control, .. } => {
                         match control {
                             Control::Err(_) => {
@@ -390,17 +485,21 @@ impl Backend {
                             Control::LocalInfile => return Err(Malformed("unasked file").into()),
                             _ => {}
                         }
-                        (end, true)
+                        (end, false)
                     }
                 };
                 buf.consume(used);
-                if !more {
+                if more {
                     break;
                 }
             }
+            if tracker.is_done() {
+                return Ok(answer);
+            }
+            if self.socket.read(buf).await? == 0 {
+                return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
+            }
         }
-        self.in_step = true;
-        Ok(answer)
     }
 }
 

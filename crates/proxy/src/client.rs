@@ -107,11 +107,13 @@ impl Client {
         }
         // A client that just vanishes is no news.
         let _ = self.serve().await;
+        self.give_back();
     }
 
     async fn serve(&mut self) -> Result<(), End> {
         loop {
             if !self.readable().await? {
+                self.yield_connections();
                 if let Some(deposed) = self.deposed() {
                     self.trouble.set(None);
                     self.owed = Box::pin(self.follow_primary(deposed)).await.err();
@@ -133,11 +135,8 @@ impl Client {
         }
     }
 
-    /// Waits for a command. False: there is another primary, and a transaction is open.
+    /// Waits for a command. False: there is something else to do, see [`SessionInfo::recalled`].
     async fn readable(&self) -> io::Result<bool> {
-        if self.session.transaction().is_none() {
-            return self.socket.readable().await.map(|()| true);
-        }
         let mut readable = pin!(self.socket.readable());
         poll_fn(|cx| {
             if let Poll::Ready(ready) = readable.as_mut().poll(cx) {
@@ -339,8 +338,7 @@ impl Client {
                 self.kill(id, true).await
             }
             Command::ResetConnection if !streamed => {
-                self.backends.clear();
-                self.info.backends.borrow_mut().clear();
+                self.give_back();
                 self.prepared = Prepared::default();
                 self.session.reset(self.worker.snapshot(|s| s.greeting.autocommit));
                 self.login.database = self.session.variables().schema().map(<[u8]>::to_vec);
@@ -549,8 +547,7 @@ impl Client {
                 .await?;
         match changed {
             Ok((login, seq)) => {
-                self.backends.clear();
-                self.info.backends.borrow_mut().clear();
+                self.give_back();
                 self.prepared = Prepared::default();
                 self.session = Session::new(self.worker.snapshot(|s| s.greeting.autocommit));
                 if let Some(database) = &login.database {

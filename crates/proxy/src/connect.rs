@@ -10,6 +10,7 @@ use smallvec::SmallVec;
 
 use crate::backend::{Backend, Broken, ConnectError, Here, error_code};
 use crate::client::Client;
+use crate::pool::{self, Taken};
 use crate::prepared::Context;
 use crate::route::{Job, Kind, Problem};
 use crate::seldom::warn_seldom;
@@ -25,6 +26,8 @@ pub enum Unusable {
     Lost(&'static str),
     /// The session had a transaction open there, and nothing in flight.
     LostTransaction,
+    /// As many connections as `[pool] max_connections` allows are in use, and none came free.
+    TooMany,
 }
 
 impl Client {
@@ -39,11 +42,20 @@ impl Client {
                     let status = backend.status
                         & (Status::AUTOCOMMIT | Status::NO_BACKSLASH_ESCAPES | Status::ANSI_QUOTES);
                     self.session.replied(choice.server.0, status);
-                    let mut backend = backend;
-                    backend.version = self.session.variables().version();
-                    self.backends.push(backend);
+                    // One that was used before may have another schema, or the server none of it.
+                    match self.bring_up_to_date(backend).await {
+                        Ok(backend) => self.backends.push(backend),
+                        Err(Unusable::Refused(payload)) => {
+                            return Err(Problem::Server(payload));
+                        }
+                        Err(_) => {
+                            excluded.push(choice.server);
+                            continue;
+                        }
+                    }
                     return Ok(status);
                 }
+                Err(Unusable::TooMany) => return Err(too_many()),
                 Err(Unusable::Refused(payload)) if choice.primary => {
                     return Err(Problem::Server(payload));
                 }
@@ -125,7 +137,23 @@ impl Client {
         Ok(backend)
     }
 
+    /// A connection of this session's account: one that nobody uses, or a new one. Not in step yet.
     pub(crate) async fn connect(&mut self, server: ServerId) -> Result<Box<Backend>, Unusable> {
+        let key = pool::key(&self.login);
+        let schema = self.session.variables().schema();
+        let settings = &self.config().pool;
+        let worker = &self.worker;
+        let taken = worker.pool.take(server, &key, schema, settings.wait_timeout, || {
+            worker.ask_to_yield(server);
+        });
+        let slot = match taken.await {
+            Taken::Backend(backend) => {
+                self.register(&backend);
+                return Ok(backend);
+            }
+            Taken::Slot(slot) => slot,
+            Taken::TooMany => return Err(Unusable::TooMany),
+        };
         let target = self.worker.snapshot(|s| s.server(server).cloned());
         let Some(target) = target else {
             return Err(Unusable::Unreachable("it is not configured any more".to_owned()));
@@ -133,14 +161,11 @@ impl Client {
         let within = self.config().limits.connect_timeout;
         let tls = self.worker.shared.tls_to(server);
         match Backend::connect(&target, tls.as_deref(), &self.login, within).await {
-            Ok(backend) => {
-                let place = Place {
-                    server,
-                    thread: backend.thread_id,
-                    fd: backend.socket.raw_fd(),
-                    counted: Rc::clone(&backend.counted),
-                };
-                self.info.backends.borrow_mut().push(place);
+            Ok(mut backend) => {
+                backend.slot = Some(slot);
+                let learnt = self.worker.pool.learn(&mut backend, self.login.collation).await;
+                learnt.map_err(|broken| Unusable::Unreachable(broken.to_string()))?;
+                self.register(&backend);
                 Ok(Box::new(backend))
             }
             Err(ConnectError::Refused(payload)) => {
@@ -166,6 +191,43 @@ impl Client {
         }
     }
 
+    fn register(&self, backend: &Backend) {
+        self.info.backends.borrow_mut().push(Place {
+            server: backend.server,
+            thread: backend.thread_id,
+            fd: backend.socket.raw_fd(),
+            counted: Rc::clone(&backend.counted),
+        });
+    }
+
+    /// Gives all connections back: the session is over, or begins anew.
+    pub(crate) fn give_back(&mut self) {
+        self.info.backends.borrow_mut().clear();
+        let within = self.config().limits.connect_timeout;
+        for backend in self.backends.drain(..) {
+            self.worker.pool.give(backend, within);
+        }
+    }
+
+    /// Other sessions wait for connections: gives back those that nothing would be lost with.
+    pub(crate) fn yield_connections(&mut self) {
+        if self.session.transaction().is_some() || self.prepared.has_cursor() {
+            return;
+        }
+        let within = self.config().limits.connect_timeout;
+        let pool = Rc::clone(&self.worker.pool);
+        let (give, keep) =
+            std::mem::take(&mut self.backends).into_iter().partition::<Vec<_>, _>(|backend| {
+                pool.is_short_of(backend.server) && !self.session.needs(backend.server.0)
+            });
+        self.backends = keep;
+        for backend in give {
+            self.forget_backend(backend.server);
+            self.session.yielded(backend.server.0);
+            pool.give(backend, within);
+        }
+    }
+
     pub(crate) async fn bring_up_to_date(
         &mut self,
         mut backend: Box<Backend>,
@@ -176,18 +238,25 @@ impl Client {
         while let Some(step) = steps.pop_front() {
             let mut payload;
             let is_set = matches!(step, Restore::Set(_));
+            let mut schema = None;
             match step {
+                Restore::Schema(name) if backend.schema.as_deref() == Some(&name) => continue,
                 Restore::Schema(name) => {
                     payload = vec![0x02];
                     payload.extend_from_slice(&name);
+                    schema = Some(name);
                 }
                 Restore::Set(sql) => {
                     payload = vec![0x03];
                     payload.extend_from_slice(&sql);
                 }
-                Restore::MultiStatements(on) => payload = vec![0x1b, u8::from(!on), 0],
+                Restore::MultiStatements(on) => {
+                    payload = vec![0x1b, u8::from(!on), 0];
+                    backend.option_set = true;
+                }
             }
             match self.own_command(&mut backend, &payload).await {
+                Ok(Ok(_)) if schema.is_some() => backend.schema = schema,
                 Ok(Ok(_)) => {}
                 // A server of another version may lack a variable or a value. The others count.
                 Ok(Err(_)) if is_set && !one_by_one => {
@@ -224,6 +293,7 @@ impl Client {
         let mut commands = Vec::new();
         if let Some(schema) = &context.schema {
             commands.push([b"\x02", &schema[..]].concat());
+            backend.schema = None;
         }
         commands.push(match &context.sql_mode {
             Some(mode) => [b"\x03SET sql_mode='", &mode[..], b"'"].concat(),
@@ -293,6 +363,12 @@ impl Client {
             }
         }
     }
+}
+
+pub(crate) fn too_many() -> Problem {
+    let message = "[PM2011] all connections to the server are taken; `max_connections` in [pool] \
+                   sets how many there may be";
+    Problem::own(1040, "08004", message)
 }
 
 /// "I don't know that variable, that value, or that character set."

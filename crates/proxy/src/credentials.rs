@@ -42,6 +42,14 @@ impl Credentials {
         }
     }
 
+    /// Hands out all that tells these credentials from others.
+    pub fn identify(&self, each: &mut dyn FnMut(&[u8])) {
+        each(&self.user);
+        each(self.native.as_ref().map_or(&[], |s| &s[..]));
+        each(self.sha2.as_ref().map_or(&[], |s| &s[..]));
+        each(&[u8::from(self.has_empty_password())]);
+    }
+
     #[must_use]
     pub fn has_empty_password(&self) -> bool {
         self.password.as_ref().is_some_and(|p| p.is_empty())

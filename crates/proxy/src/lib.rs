@@ -19,6 +19,7 @@ mod listen;
 mod login;
 mod metrics;
 mod pick;
+mod pool;
 mod prepared;
 mod recover;
 mod relay;

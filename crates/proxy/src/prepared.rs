@@ -145,6 +145,11 @@ impl Prepared {
         self.statements.get(&id).or_else(|| self.closed.get(&id))
     }
 
+    /// Whether a cursor is open on some server.
+    pub fn has_cursor(&self) -> bool {
+        self.statements.values().any(|s| s.cursor_at.is_some())
+    }
+
     /// The transaction is over.
     pub fn forget_closed(&mut self) {
         if !self.closed.is_empty() {

@@ -130,7 +130,7 @@ pub async fn relay(
                             outcome.insert_id = ok.last_insert_id;
                             session.replied(server.0, status);
                             if !ok.state.is_empty() {
-                                note_changes(session, &ok, watcher);
+                                note_changes(session, &mut backend.schema, &ok, watcher);
                                 let tracks = client_caps.contains(Capabilities::SESSION_TRACK);
                                 let packet = &mut buf.filled_mut()[start..end];
                                 let len = retain_state(packet, tracks, is_reported);
@@ -190,7 +190,12 @@ pub async fn relay(
     }
 }
 
-fn note_changes(session: &mut Session, ok: &OkPacket<'_>, watcher: &mut impl Watcher) {
+fn note_changes(
+    session: &mut Session,
+    schema: &mut Option<Box<[u8]>>,
+    ok: &OkPacket<'_>,
+    watcher: &mut impl Watcher,
+) {
     for change in ok.state_changes() {
         match change {
             StateChange::Variable { name: b"last_gtid", value } => {
@@ -199,6 +204,10 @@ fn note_changes(session: &mut Session, ok: &OkPacket<'_>, watcher: &mut impl Wat
                 }
             }
             StateChange::Gtids(gtids) => watcher.wrote(gtids),
+            StateChange::Schema(name) => {
+                *schema = (!name.is_empty()).then(|| name.into());
+                session.changed(change);
+            }
             other => session.changed(other),
         }
     }

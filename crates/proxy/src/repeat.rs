@@ -157,6 +157,9 @@ impl Client {
             Err(Unusable::Refused(payload)) => {
                 return Err(Missed::Problem(Problem::Server(payload)));
             }
+            Err(Unusable::TooMany) => {
+                return Err(Missed::Problem(restart("no connection was free")));
+            }
             Err(Unusable::Lost(_) | Unusable::LostTransaction) => return Err(Missed::Differs),
         };
         let mut request = Buffer::borrow();

@@ -14,7 +14,7 @@ use crate::backend::{Backend, Broken};
 use crate::buffers::Buffer;
 use crate::choose::Choice;
 use crate::client::{Client, End};
-use crate::connect::Unusable;
+use crate::connect::{Unusable, too_many};
 use crate::prepared::LongData;
 use crate::recover::{Broke, Recovered, is_rollback};
 use crate::relay::{Failure, Outcome};
@@ -122,6 +122,10 @@ impl Client {
         {
             self.skip(request, end).await?;
             return self.report(problem, 1).await;
+        }
+        if self.session.answers_gone() && job.statement.verdict.route == Route::LastUsed {
+            self.skip(request, end).await?;
+            return self.report(answers_gone(), 1).await;
         }
         let watched = self.watch_transaction(&job);
         let mut sent_again = 0;
@@ -290,6 +294,9 @@ impl Client {
             }
         }
         self.backends.push(backend);
+        if outcome.insert_id != 0 {
+            self.session.note_insert();
+        }
         self.finish(job, server, outcome);
         if outcome.error.is_none() && end != 0 && sets_names(job) {
             self.session.set_names(&request.filled()[HEADER + 1..end]);
@@ -340,6 +347,11 @@ impl Client {
                 Next::Again
             }
             Unusable::Refused(payload) => Next::Report(Problem::Server(payload)),
+            Unusable::TooMany if elsewhere => {
+                excluded.push(server);
+                Next::Again
+            }
+            Unusable::TooMany => Next::Report(too_many()),
         }
     }
 
@@ -358,6 +370,7 @@ impl Client {
             self.login.caps.set(Capabilities::MULTI_STATEMENTS, on);
             if let Some(backend) = self.backends.last_mut() {
                 backend.version = self.session.variables().version();
+                backend.option_set = true;
             }
         }
     }
@@ -438,6 +451,12 @@ enum Next {
 fn session_lost(what: &str) -> Problem {
     let message = format!("[PM2004] the connection to the server was lost, and with it {what}");
     Problem::own(2013, "HY000", message)
+}
+
+fn answers_gone() -> Problem {
+    let message = "[PM2012] the connection that ran the last statement went to another session, and \
+                   with it the answer to this; `max_connections` in [pool] is short of what is needed";
+    Problem::own(1105, "HY000", message)
 }
 
 fn read_only() -> Problem {

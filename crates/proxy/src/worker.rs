@@ -22,6 +22,7 @@ use crate::backend::Counted;
 use crate::kill::KillRequest;
 use crate::listen::Entrance;
 use crate::login;
+use crate::pool::Pool;
 use crate::shared::Shared;
 use crate::stats::{StatementStats, WorkerStats};
 use crate::view::{SessionRow, StatementRow};
@@ -67,13 +68,23 @@ pub struct SessionInfo {
     pub held: Cell<Option<&'static str>>,
     /// An open transaction, and whether it is read-only.
     pub transaction: Cell<Option<bool>>,
-    /// There is another primary: whoever waits with an open transaction should look.
+    /// There is another primary, and it has an open transaction, or others wait for the connections
+    /// that it does not use: it should look.
     pub recalled: Cell<bool>,
     /// Wakes it while it waits so.
     pub waker: Cell<Option<Waker>>,
     /// Its connections to servers.
     pub backends: RefCell<Vec<Place>>,
     pub last_statement: RefCell<Option<Arc<Statement>>>,
+}
+
+impl SessionInfo {
+    fn recall(&self) {
+        self.recalled.set(true);
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+    }
 }
 
 /// A session's connection to a server, as the rest of its worker sees it.
@@ -93,6 +104,7 @@ pub struct Worker {
     pub statements: RefCell<Cache<StatementStats>>,
     pub sessions: RefCell<HashMap<u32, Rc<SessionInfo>>>,
     pub draining: Cell<bool>,
+    pub pool: Rc<Pool>,
     /// Since when there is no primary, if there is none.
     pub without_primary_since: Cell<Option<Instant>>,
     /// The newest primary there was.
@@ -121,6 +133,7 @@ impl Worker {
             statements: RefCell::new(Cache::new(limits.statement_cache, shared.seed)),
             sessions: RefCell::default(),
             draining: Cell::new(false),
+            pool: Rc::new(Pool::new(&shared.config.pool, shared.stats.len())),
             without_primary_since: Cell::new(None),
             last_primary: Cell::new(None),
             snapshot: RefCell::new(SnapshotCache::new(Arc::clone(shared.cluster.shared()))),
@@ -211,6 +224,7 @@ impl Worker {
                 }
                 checkpoints.push_back((Instant::now(), position));
             }
+            self.snapshot(|s| self.pool.expire(s));
             tokio::time::sleep(CHECKPOINT_EVERY).await;
         }
     }
@@ -276,6 +290,7 @@ impl Worker {
             if self.note_primary() {
                 self.recall();
             }
+            self.snapshot(|s| self.pool.expire(s));
             let with = |f: &dyn Fn(&Server) -> bool| {
                 self.snapshot(|s| {
                     s.servers.iter().filter(|s| f(s)).map(|s| s.id).collect::<Vec<_>>()
@@ -308,10 +323,20 @@ impl Worker {
     fn recall(&self) {
         for session in self.sessions.borrow().values() {
             if session.transaction.get() == Some(false) {
-                session.recalled.set(true);
-                if let Some(waker) = session.waker.take() {
-                    waker.wake();
-                }
+                session.recall();
+            }
+        }
+    }
+
+    /// Others wait for connections to `server`: sessions that do nothing with theirs are asked for
+    /// them.
+    pub fn ask_to_yield(&self, server: ServerId) {
+        for session in self.sessions.borrow().values() {
+            if session.transaction.get().is_none()
+                && session.busy.get().is_none()
+                && session.backends.borrow().iter().any(|p| p.server == server)
+            {
+                session.recall();
             }
         }
     }

@@ -91,6 +91,8 @@ pub struct Session {
     pub(crate) variables: Variables,
     /// As they were when the open transaction began, if they have changed since.
     begun_with: Option<Box<Variables>>,
+    answers_gone: bool,
+    inserted: bool,
 }
 
 impl Session {
@@ -108,6 +110,8 @@ impl Session {
             primary: None,
             variables: Variables::default(),
             begun_with: None,
+            answers_gone: false,
+            inserted: false,
         }
     }
 
@@ -178,6 +182,7 @@ impl Session {
     /// reply may be lost and the effect still be there.
     pub fn sent(&mut self, server: Server, primary: bool, verdict: &Verdict) {
         self.last_used = Some(server);
+        self.answers_gone = false;
         if primary {
             self.primary = Some(server);
         }
@@ -318,6 +323,36 @@ impl Session {
         if self.transaction.is_some() && self.begun_with.is_none() {
             self.begun_with = Some(Box::new(self.variables.clone()));
         }
+    }
+
+    /// The connection to `server` was given up, with nothing on it but the answers to questions about
+    /// the last statement.
+    pub fn yielded(&mut self, server: Server) {
+        if self.last_used == Some(server) {
+            self.last_used = None;
+            self.answers_gone = true;
+        }
+    }
+
+    /// A statement was told of an AUTO_INCREMENT value: `LAST_INSERT_ID()` may be asked for.
+    pub fn note_insert(&mut self) {
+        self.inserted = true;
+    }
+
+    /// Whether the session has something on its connection to `server` that can't be carried to
+    /// another. (A transaction aside.)
+    #[must_use]
+    pub fn needs(&self, server: Server) -> bool {
+        // LAST_INSERT_ID() is that of the connection.
+        let state = self.inserted || self.lives_on_primary().is_some();
+        self.primary == Some(server) && state
+    }
+
+    /// Whether what the last statement left behind (warnings, FOUND_ROWS(), ...) went with a
+    /// connection.
+    #[must_use]
+    pub fn answers_gone(&self) -> bool {
+        self.answers_gone
     }
 
     /// The connection to `server` is gone.

@@ -1,0 +1,290 @@
+//! Connections to servers that no session uses: given back clean, taken by the next session of the
+//! same account. Each worker has its own.
+//!
+//! A connection is cleaned by COM_RESET_CONNECTION when it is given back, off everybody's way: its
+//! transaction is rolled back, its variables, temporary tables, locks and statements are gone. The
+//! default schema stays, so that counts when one is taken. Character sets become the server's own and
+//! are set again to what they were after the login; `init_connect` is not run again, so servers that
+//! have one get every session a connection of its own.
+
+use std::cell::{Cell, RefCell};
+use std::collections::HashMap;
+use std::rc::Rc;
+use std::time::{Duration, Instant};
+
+use pointsman_cluster::{AdminState, Role, ServerId, Snapshot};
+use pointsman_config::proxy::Pool as Settings;
+use pointsman_wire::Capabilities;
+use sha2::{Digest as _, Sha256};
+use tokio::sync::Notify;
+use tokio::time::timeout;
+
+use crate::backend::{Backend, Broken, Login};
+
+/// Whose connection it is, and what was agreed on it: SHA-256 of account, proof, capabilities and
+/// collation. Who has the same may use it.
+pub type Key = [u8; 32];
+
+/// See [`Key`]. What a client says of itself (connection attributes) does not count.
+#[must_use]
+pub fn key(login: &Login) -> Key {
+    let caps = login.caps - Capabilities::CONNECT_WITH_DB - Capabilities::CONNECT_ATTRS;
+    let mut hash = Sha256::new();
+    login.credentials.identify(&mut |part: &[u8]| {
+        hash.update((part.len() as u64).to_le_bytes());
+        hash.update(part);
+    });
+    hash.update(caps.bits().to_le_bytes());
+    hash.update([login.collation, u8::from(login.secure)]);
+    hash.finalize().into()
+}
+
+/// One worker's pool.
+pub struct Pool {
+    /// Most idle connections and most connections at all, per server; 0 of the latter: any number.
+    max_idle: usize,
+    max_open: usize,
+    idle_timeout: Duration,
+    max_age: Duration,
+    servers: RefCell<HashMap<ServerId, Rc<PerServer>>>,
+}
+
+#[derive(Default)]
+struct PerServer {
+    idle: RefCell<Vec<Idle>>,
+    /// Connections that sessions have, that are idle, being made or being cleaned.
+    open: Rc<Cell<usize>>,
+    /// Rings when one was given back or closed.
+    freed: Rc<Notify>,
+    waiting: Cell<usize>,
+    /// What a login with a collation leaves behind, and when that was asked.
+    after_login: RefCell<HashMap<u8, (Instant, AfterLogin)>>,
+}
+
+/// How to make a connection that was reset like one that has just logged in. `None`: impossible.
+pub type AfterLogin = Option<Rc<[u8]>>;
+
+/// For how long the answer to that is believed.
+const BELIEVED: Duration = Duration::from_secs(60);
+
+struct Idle {
+    backend: Box<Backend>,
+    since: Instant,
+}
+
+/// A place among the connections to a server; free again when this is dropped.
+pub struct Slot {
+    open: Rc<Cell<usize>>,
+    freed: Rc<Notify>,
+}
+
+impl Drop for Slot {
+    fn drop(&mut self) {
+        self.open.set(self.open.get() - 1);
+        self.freed.notify_one();
+    }
+}
+
+/// What a session gets.
+pub enum Taken {
+    /// A connection of the same account.
+    Backend(Box<Backend>),
+    /// Leave to make one.
+    Slot(Slot),
+    /// As many as allowed are open, and none came free in time.
+    TooMany,
+}
+
+impl Pool {
+    #[must_use]
+    pub fn new(settings: &Settings, workers: usize) -> Self {
+        let share = |n: usize| n.div_ceil(workers.max(1));
+        Self {
+            max_idle: share(settings.max_idle),
+            max_open: share(settings.max_connections),
+            idle_timeout: settings.idle_timeout,
+            max_age: settings.max_age,
+            servers: RefCell::default(),
+        }
+    }
+
+    fn of(&self, server: ServerId) -> Rc<PerServer> {
+        Rc::clone(self.servers.borrow_mut().entry(server).or_default())
+    }
+
+    /// Whether sessions that do nothing should give their connections back.
+    pub fn is_short_of(&self, server: ServerId) -> bool {
+        self.servers.borrow().get(&server).is_some_and(|s| s.waiting.get() > 0)
+    }
+
+    /// A connection to `server` for whoever has this key and default schema, or leave to make one.
+    /// Waits `within`, if as many as allowed are open; `short` is called when that begins.
+    pub async fn take(
+        &self,
+        server: ServerId,
+        key: &Key,
+        schema: Option<&[u8]>,
+        within: Duration,
+        short: impl Fn(),
+    ) -> Taken {
+        let place = self.of(server);
+        if let Some(taken) = self.try_take(&place, key, schema) {
+            return taken;
+        }
+        place.waiting.set(place.waiting.get() + 1);
+        let wait = async {
+            loop {
+                // Before looking, so that nothing is missed.
+                let freed = place.freed.notified();
+                if let Some(taken) = self.try_take(&place, key, schema) {
+                    return taken;
+                }
+                short();
+                freed.await;
+            }
+        };
+        let taken = timeout(within, wait).await.unwrap_or(Taken::TooMany);
+        place.waiting.set(place.waiting.get() - 1);
+        taken
+    }
+
+    fn try_take(&self, place: &PerServer, key: &Key, schema: Option<&[u8]>) -> Option<Taken> {
+        let mut idle = place.idle.borrow_mut();
+        // The newest first, so that those that are not needed grow old.
+        let same = |i: &Idle, exact: bool| {
+            i.backend.key == *key
+                && match i.backend.schema.as_deref() {
+                    None => !exact || schema.is_none(),
+                    here => here == schema || !exact && schema.is_some(),
+                }
+        };
+        loop {
+            let at = idle
+                .iter()
+                .rposition(|i| same(i, true))
+                .or_else(|| idle.iter().rposition(|i| same(i, false)));
+            let Some(at) = at else { break };
+            let mut found = idle.remove(at).backend;
+            if !found.socket.is_stale() {
+                return Some(Taken::Backend(found));
+            }
+        }
+        if self.max_open > 0 && place.open.get() >= self.max_open {
+            // One of another account makes room.
+            if idle.is_empty() {
+                return None;
+            }
+            drop(idle.remove(0));
+        }
+        place.open.set(place.open.get() + 1);
+        Some(Taken::Slot(Slot { open: Rc::clone(&place.open), freed: Rc::clone(&place.freed) }))
+    }
+
+    /// Whether connections are kept at all.
+    fn is_on(&self) -> bool {
+        self.max_idle > 0 || self.max_open > 0
+    }
+
+    /// Finds out how a new connection, which has just logged in, is made like that again.
+    pub async fn learn(&self, backend: &mut Backend, collation: u8) -> Result<(), Broken> {
+        if !self.is_on() {
+            return Ok(());
+        }
+        let place = self.of(backend.server);
+        let known = place.after_login.borrow().get(&collation).cloned();
+        if let Some((_, known)) = known.filter(|(asked, _)| asked.elapsed() < BELIEVED) {
+            backend.after_login = known;
+            return Ok(());
+        }
+        let row = backend.row(AFTER_LOGIN).await?;
+        backend.after_login = after_login(&row);
+        let answer = (Instant::now(), backend.after_login.clone());
+        place.after_login.borrow_mut().insert(collation, answer);
+        Ok(())
+    }
+
+    /// Takes a connection back, and cleans it; closes it if it is not worth that.
+    pub fn give(self: &Rc<Self>, mut backend: Box<Backend>, within: Duration) {
+        let place = self.of(backend.server);
+        let wanted = place.waiting.get() > 0 || place.idle.borrow().len() < self.max_idle;
+        let young = backend.born.elapsed() < self.max_age;
+        if !(wanted && young && backend.in_step && backend.may_be_shared())
+            || backend.socket.is_stale()
+        {
+            return;
+        }
+        let pool = Rc::clone(self);
+        tokio::task::spawn_local(async move {
+            if !timeout(within, backend.clean()).await.unwrap_or(false) {
+                return;
+            }
+            let mut idle = place.idle.borrow_mut();
+            if idle.len() < pool.max_idle || place.waiting.get() > 0 {
+                idle.push(Idle { backend, since: Instant::now() });
+                place.freed.notify_one();
+            }
+        });
+    }
+
+    /// Closes what has been idle for long, is old, or leads to a server that is out of work.
+    pub fn expire(&self, snapshot: &Snapshot) {
+        let in_work = |server: ServerId| {
+            snapshot.server(server).is_some_and(|s| {
+                s.admin == AdminState::Running && !matches!(s.role, Role::Down | Role::Standalone)
+            })
+        };
+        for (server, place) in self.servers.borrow().iter() {
+            let keep = in_work(*server);
+            place.idle.borrow_mut().retain(|i| {
+                keep && i.since.elapsed() < self.idle_timeout
+                    && i.backend.born.elapsed() < self.max_age
+            });
+        }
+    }
+}
+
+const AFTER_LOGIN: &[u8] = b"\x03SELECT @@init_connect = '', @@character_set_client, \
+    @@collation_connection, @@character_set_results";
+
+/// The statement that sets the character sets, if there is no more to a login than that.
+fn after_login(row: &[Option<Vec<u8>>]) -> AfterLogin {
+    let [Some(plain), Some(client), Some(connection), results] = row else { return None };
+    let is_name = |name: &[u8]| name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_');
+    let names = [client, connection].into_iter().chain(results);
+    if plain != b"1" || !names.into_iter().all(|name| is_name(name)) {
+        return None;
+    }
+    let set = [
+        b"\x03SET character_set_client='",
+        &client[..],
+        b"', collation_connection='",
+        connection,
+        b"', character_set_results=",
+    ];
+    let mut sql = set.concat();
+    match results {
+        Some(name) => sql.extend_from_slice(&[b"'", &name[..], b"'"].concat()),
+        None => sql.extend_from_slice(b"NULL"),
+    }
+    Some(sql.into())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_login_is_repeated_by_its_character_sets() {
+        let some = |text: &str| Some(text.as_bytes().to_vec());
+        let row = |first: &str, last| [some(first), some("utf8mb4"), some("utf8mb4_bin"), last];
+        let sql = after_login(&row("1", some("latin1"))).unwrap();
+        assert_eq!(
+            String::from_utf8_lossy(&sql[1..]),
+            "SET character_set_client='utf8mb4', collation_connection='utf8mb4_bin', \
+             character_set_results='latin1'"
+        );
+        assert!(after_login(&row("1", None)).unwrap().ends_with(b"=NULL"));
+        assert!(after_login(&row("0", None)).is_none(), "init_connect");
+        assert!(after_login(&row("1", some("x'"))).is_none());
+    }
+}

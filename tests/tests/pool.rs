@@ -1,0 +1,209 @@
+//! Connections to servers are kept and shared; sessions notice nothing of it.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use pointsman_tests::{LONG, Node, Raw, ServerError, Setup, Site, wait_until};
+
+fn site(pool: &str) -> Site {
+    Site::with(Setup { config: format!("workers = 2\n[pool]\n{pool}\n"), ..Setup::default() })
+}
+
+/// Connections ever made to a server, by whomever.
+fn connections(node: &Node) -> u64 {
+    node.status("Connections").unwrap()
+}
+
+/// What the proxy's clients have open at a server.
+fn open(node: &Node) -> u64 {
+    let sql = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'app'";
+    node.client_sql(sql).unwrap().trim().parse().unwrap()
+}
+
+/// Until every connection given back has been cleaned.
+fn settle(site: &Site) {
+    wait_until("connections are idle", LONG, || {
+        let busy = site.metric("pointsman_client_connections", &[]);
+        let state = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'app' \
+                     AND command <> 'Sleep'";
+        let nodes = site.sandbox.nodes();
+        let idle = nodes.iter().all(|n| n.client_sql(state).is_ok_and(|n| n.trim() == "0"));
+        Ok(busy == 0.0 && idle)
+    })
+    .unwrap();
+}
+
+#[test]
+fn short_connections_cost_no_login_at_the_servers() {
+    let site = site("");
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v INT)").unwrap();
+    drop(db);
+    site.sandbox.wait_caught_up().unwrap();
+    let request = || {
+        let mut db = Raw::connect(site.port()).unwrap();
+        db.query("SET NAMES utf8mb4").unwrap();
+        db.query("INSERT INTO t (v) VALUES (1)").unwrap();
+        db.query("SELECT * FROM t").unwrap().len()
+    };
+    request();
+    settle(&site);
+    let before = site.sandbox.nodes().iter().map(connections).sum::<u64>();
+    for i in 0..100 {
+        assert_eq!(request(), i + 2, "what was just written is read");
+    }
+    let after = site.sandbox.nodes().iter().map(connections).sum::<u64>();
+    // Asking costs one connection per server; the monitor may have made some.
+    assert!(after - before < 30, "{} connections for 100 requests", after - before);
+}
+
+#[test]
+fn nothing_of_a_session_is_left_to_the_next() {
+    let site = site("");
+    let ask = [
+        "SELECT @@sql_mode, @@time_zone, @@autocommit, @@tx_isolation, @@max_statement_time",
+        "SELECT @@character_set_client, @@character_set_connection, @@character_set_results, \
+         @@collation_connection",
+        "SELECT DATABASE(), @a, LAST_INSERT_ID(), FOUND_ROWS(), @@warning_count",
+        "SELECT IS_FREE_LOCK('l'), @@foreign_key_checks, @@sql_select_limit, @@tx_read_only",
+        "SELECT COUNT(*) FROM t",
+    ];
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v INT)").unwrap();
+    let answers = |db: &mut Raw| ask.map(|sql| db.query(sql).unwrap());
+    site.sandbox.wait_caught_up().unwrap();
+    let fresh = answers(&mut Raw::connect(site.primary().port()).unwrap());
+    for round in 0..20 {
+        for sql in [
+            "SET NAMES latin1 COLLATE latin1_bin",
+            "SET SESSION sql_mode = 'ANSI_QUOTES', time_zone = '+03:00', foreign_key_checks = 0",
+            "SET SESSION TRANSACTION ISOLATION LEVEL SERIALIZABLE",
+            "SET @a = 1, SESSION sql_select_limit = 1",
+            "CREATE TEMPORARY TABLE t2 (id INT)",
+            "CREATE TEMPORARY TABLE t (id INT)",
+            "SELECT GET_LOCK('l', 1)",
+            "PREPARE s FROM 'SELECT 1'",
+            "USE information_schema",
+            "SET autocommit = 0",
+            "INSERT INTO app.t VALUES (1)",
+        ] {
+            db.query(sql).unwrap();
+        }
+        drop(db);
+        settle(&site);
+        db = Raw::connect(site.port()).unwrap();
+        assert_eq!(answers(&mut db), fresh, "round {round}");
+        let gone = db.query("EXECUTE s").unwrap_err().downcast::<ServerError>().unwrap();
+        assert_eq!(gone.code, 1243, "{gone}");
+    }
+    assert!(connections(site.primary()) < 100, "they were shared: {}", connections(site.primary()));
+}
+
+#[test]
+fn a_reset_session_is_a_new_one() {
+    let site = site("");
+    let mut db = Raw::connect(site.port()).unwrap();
+    for _ in 0..10 {
+        db.query("SET @a = 1, SESSION sql_mode = 'ANSI_QUOTES'").unwrap();
+        db.command(0x1f, b"").unwrap();
+        db.ok().unwrap();
+        assert_eq!(db.query("SELECT @a, @@sql_mode LIKE '%ANSI%'").unwrap()[0][0], None);
+        assert_eq!(db.one("SELECT DATABASE()").unwrap(), "app");
+    }
+}
+
+#[test]
+fn a_server_that_greets_sessions_with_init_connect_gets_each_of_them() {
+    let site = site("");
+    site.primary().client_sql("SET GLOBAL init_connect = 'SET @greeted = 1'").unwrap();
+    for _ in 0..5 {
+        let mut db = Raw::connect(site.port()).unwrap();
+        assert_eq!(db.one("SELECT @greeted").unwrap(), "1");
+        drop(db);
+        settle(&site);
+    }
+}
+
+#[test]
+fn many_clients_share_few_connections() {
+    let site = site("max_connections = 20");
+    let oracle = site.oracle();
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("CREATE TABLE t (id INT PRIMARY KEY, n INT)").unwrap();
+    db.query("INSERT INTO t SELECT seq, 0 FROM seq_1_to_500").unwrap();
+    site.sandbox.wait_caught_up().unwrap();
+    const CLIENTS: usize = 500;
+    const THREADS: usize = 10;
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let port = site.port();
+            scope.spawn(move || {
+                let mut all: Vec<_> =
+                    (0..CLIENTS / THREADS).map(|_| Raw::connect(port).unwrap()).collect();
+                for round in 1..=3 {
+                    for (i, db) in all.iter_mut().enumerate() {
+                        let id = thread * CLIENTS / THREADS + i + 1;
+                        // State of its own, on whichever connection it gets.
+                        db.query(&format!("SET SESSION sql_select_limit = {}", id + 1000)).unwrap();
+                        db.query("BEGIN").unwrap();
+                        db.query(&format!("UPDATE t SET n = n + 1 WHERE id = {id}")).unwrap();
+                        db.query("COMMIT").unwrap();
+                        let n = db.one(&format!("SELECT n FROM t WHERE id = {id}")).unwrap();
+                        assert_eq!(n, round.to_string());
+                    }
+                    for (i, db) in all.iter_mut().enumerate() {
+                        let id = thread * CLIENTS / THREADS + i + 1;
+                        let limit = db.one("SELECT @@sql_select_limit").unwrap();
+                        assert_eq!(limit, (id + 1000).to_string());
+                    }
+                }
+            });
+        }
+    });
+    for node in site.sandbox.nodes() {
+        assert!(open(node) <= 20, "{} at {}", open(node), node.name());
+    }
+    assert!(connections(site.primary()) < 400, "{}", connections(site.primary()));
+    site.sandbox.wait_caught_up().unwrap();
+    oracle.check();
+}
+
+#[test]
+fn what_can_not_be_shared_is_not_and_says_so() {
+    let site = Site::with(Setup {
+        config: "workers = 1\n[pool]\nmax_connections = 1\nwait_timeout = \"500ms\"\n".into(),
+        ..Setup::default()
+    });
+    let mut holder = Raw::connect(site.port()).unwrap();
+    holder.query("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY)").unwrap();
+    holder.query("INSERT INTO t VALUES ()").unwrap();
+    holder.query("SET @a = 1").unwrap();
+    let mut other = Raw::connect(site.port()).unwrap();
+    // The only connection to the primary holds somebody's variable.
+    let refused = other.query("INSERT INTO t VALUES ()").unwrap_err();
+    let refused = refused.downcast::<ServerError>().unwrap();
+    assert_eq!(refused.code, 1040, "{refused}");
+    assert!(refused.message.contains("PM2011"), "{refused}");
+    assert_eq!(holder.one("SELECT @a").unwrap(), "1");
+    drop(holder);
+    wait_until("it is free", Duration::from_secs(5), || {
+        Ok(other.query("INSERT INTO t VALUES ()").is_ok())
+    })
+    .unwrap();
+    assert_eq!(other.one("SELECT LAST_INSERT_ID()").unwrap(), "2");
+
+    // Warnings are answered by the connection that has them, or not at all.
+    let site = Site::with(Setup {
+        config: "workers = 1\n[pool]\nmax_connections = 1\n".into(),
+        ..Setup::default()
+    });
+    let mut first = Raw::connect(site.port()).unwrap();
+    first.query("CREATE TABLE t (id INT)").unwrap();
+    first.query("DROP TABLE IF EXISTS nothing").unwrap();
+    Raw::connect(site.port()).unwrap().query("INSERT INTO t VALUES (1)").unwrap();
+    let gone = first.query("SHOW WARNINGS").unwrap_err().downcast::<ServerError>().unwrap();
+    assert!(gone.message.contains("PM2012"), "{gone}");
+    first.query("INSERT INTO t VALUES (2)").unwrap();
+    assert!(first.query("SHOW WARNINGS").unwrap().is_empty());
+}
