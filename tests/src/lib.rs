@@ -4,6 +4,7 @@
 #![allow(clippy::missing_panics_doc, clippy::missing_errors_doc, clippy::unwrap_used)]
 
 mod binary;
+pub mod checker;
 mod clients;
 mod http;
 mod oracle;

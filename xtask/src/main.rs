@@ -2,6 +2,7 @@
 
 mod bench;
 mod cargo;
+mod checker;
 mod child;
 mod demo;
 mod fuzz;
@@ -24,6 +25,9 @@ usage: cargo xtask CHORE
                         after the other, show what happened
   test                  install what is missing, then all checks and all tests
   bench [--quick]       CPU per query: direct, HAProxy, Pointsman in one fair run
+  checker [NAME] [--seconds N] [--seed S]
+                        clients that keep books and faults at random; is anything lost, doubled
+                        or stale?
   fuzz [TARGET] [--seconds N]
                         fuzz one target, or list them
   setup                 only install what is missing (apt-get)
@@ -47,6 +51,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["demo", "--keep"] => demo::run(true)?,
         ["test"] => test::run()?,
         ["bench", rest @ ..] => bench::run(rest)?,
+        ["checker", rest @ ..] => checker::run(rest)?,
         ["fuzz", rest @ ..] => fuzz::run(rest)?,
         ["site"] => site::run()?,
         ["setup"] => setup::run()?,
