@@ -38,6 +38,8 @@ const FRONT_TIER: &[(&str, Sign)] = &[
     ("llvm-14", Program(&["llvm-strip-14"])),
     ("libbpf-dev", File("/usr/include/bpf/bpf_helpers.h")),
     ("iproute2", Program(&["ip"])),
+    ("ethtool", Program(&["ethtool"])),
+    ("bpftool", Program(&["bpftool"])),
     ("nginx-light", Program(&["nginx"])),
     ("php-fpm", Glob("/usr/sbin", "php-fpm")),
     ("curl", Program(&["curl"])),

@@ -44,6 +44,7 @@ static __always_inline void step(const struct packet *p, struct connection *c, _
 	__u32 before = c->state, after = before;
 
 	c->seen = now;
+	c->heard = 0;
 	if (p->tcp & TCP_RST)
 		after = CLOSED;
 	else if (p->tcp & TCP_FIN && before == ESTABLISHED)
@@ -98,6 +99,7 @@ static __always_inline struct real *known_real(struct packet *p, int kind, __u64
 	if (kind != PLAIN)
 		return real;
 	c->seen = now;
+	c->heard = 0;
 	if (p->flow.protocol == IPPROTO_TCP && !opens && !(p->tcp & TCP_RST)) {
 		done = *c;
 		done.state = p->tcp & TCP_FIN ? FIN_WAIT : ESTABLISHED;

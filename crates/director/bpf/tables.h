@@ -91,7 +91,7 @@ struct connection {
 	__u32 real;
 	__u32 generation;
 	__u32 state;
-	__u32 pad;
+	__u32 heard;      // from the peer; no packet of it came here since
 	__u64 seen;       // ns, CLOCK_MONOTONIC
 	__u64 told;       // when the peer was last told
 };

@@ -111,8 +111,13 @@ fn load_plane(config: &config::DirectorConfig) -> Result<Option<Box<dyn plane::D
         servable(vs)
             .map_err(|why| Error::Config(format!("virtual_server {}: {why}", vs.name())))?;
     }
-    let plane = plane::ebpf::EbpfPlane::load(&interfaces)
-        .map_err(Error::os("loading the eBPF data plane"))?;
+    let options = plane::ebpf::Options {
+        interfaces,
+        attach: config.global.data_plane,
+        sync: plane::SyncConfig::of(config),
+    };
+    let plane =
+        plane::ebpf::EbpfPlane::load(&options).map_err(Error::os("loading the eBPF data plane"))?;
     Ok(Some(Box::new(plane)))
 }
 

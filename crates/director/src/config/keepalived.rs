@@ -9,8 +9,8 @@ use pointsman_vrrp::{AnnounceConfig, Version};
 use super::keywords as kw;
 use super::lexer::Place;
 use super::model::{
-    DirectorConfig, Notify, SyncGroup, Track, TrackFile, TrackProcess, TrackScript, Tracking, User,
-    VirtualAddress, Vmac, VrrpInstance, Weight,
+    Attach, DirectorConfig, Notify, SyncGroup, Track, TrackFile, TrackProcess, TrackScript,
+    Tracking, User, VirtualAddress, Vmac, VrrpInstance, Weight,
 };
 use super::reader::{Findings, Item, as_ip, as_seconds, flag};
 use super::tree::{Statement, Stray, Word};
@@ -108,6 +108,15 @@ fn global(found: &mut Findings, item: &Item<'_>, config: &mut DirectorConfig, d:
         }
         "script_user" => global.script_user = user(item.args),
         "enable_script_security" => global.enable_script_security = flag(&item),
+        "data_plane" => {
+            found.set(&mut global.data_plane, &item, "auto, tc, xdp or xdp-generic", |t| {
+                Attach::ALL.iter().find(|(name, _)| *name == t).map(|(_, attach)| *attach)
+            });
+        }
+        "flow_sync" => global.flow_sync = Some(flag(&item)),
+        "flow_sync_secret" => {
+            global.flow_sync_secret = Some(Secret::new(item.args[0].text.clone()));
+        }
         "vrrp_strict" => d.strict = flag(&item),
         "v3_checksum_as_v2" => d.checksum_without_pseudo_header = Some(flag(&item)),
         _ => {}

@@ -52,6 +52,33 @@ pub struct Global {
     pub script_user: Option<User>,
     /// Refuse scripts that others than root may write.
     pub enable_script_security: bool,
+    pub data_plane: Attach,
+    /// Whether the peer is told of connections; `None`: yes.
+    pub flow_sync: Option<bool>,
+    /// What proves to the peer that it is us; `None`: the virtual routers' password.
+    pub flow_sync_secret: Option<Secret>,
+}
+
+/// Where the eBPF program takes packets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Attach {
+    /// On tc: it works with every driver and every offload.
+    #[default]
+    Auto,
+    Tc,
+    /// In the driver, before the kernel makes a packet of it; tc behind it for what is left.
+    Xdp,
+    /// As `Xdp`, for drivers that can't.
+    XdpGeneric,
+}
+
+impl Attach {
+    pub(crate) const ALL: [(&'static str, Self); 4] = [
+        ("auto", Self::Auto),
+        ("tc", Self::Tc),
+        ("xdp", Self::Xdp),
+        ("xdp-generic", Self::XdpGeneric),
+    ];
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]

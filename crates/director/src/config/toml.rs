@@ -11,7 +11,7 @@ use toml::de::{DeTable, DeValue};
 
 use super::keepalived::as_address;
 use super::model::{
-    Check, CheckKind, CheckUrl, DirectorConfig, Forwarding, Global, MysqlRole, Protocol,
+    Attach, Check, CheckKind, CheckUrl, DirectorConfig, Forwarding, Global, MysqlRole, Protocol,
     RealServer, Scheduler, Script, ServiceId, SyncGroup, Track, TrackScript, Tracking, User,
     VirtualAddress, VirtualServer, VrrpInstance, Weight,
 };
@@ -56,6 +56,9 @@ fn root(found: &mut Findings, table: &Spanned<DeTable<'_>>) -> DirectorConfig {
         config.global.script_user = Some(User { name: name.to_owned(), group });
     }
     config.global.enable_script_security = root.or(found, "enable_script_security", false);
+    config.global.data_plane = word(found, &mut root, "data_plane", Attach::Auto, &Attach::ALL);
+    config.global.flow_sync = root.at::<bool>(found, "flow_sync").map(|f| f.value);
+    config.global.flow_sync_secret = root.at::<Secret>(found, "flow_sync_secret").map(|s| s.value);
     // The binary's own part.
     root.section(found, "admin");
     for section in root.sections(found, "vrrp_script") {

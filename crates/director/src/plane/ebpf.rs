@@ -4,16 +4,19 @@ use std::collections::{HashMap, HashSet};
 use std::io;
 use std::net::SocketAddr;
 
-use super::flows::{Flows, Keeper, Registry, SharedRegistry, lock};
+use super::flows::{Flows, Keeper, Registry, SharedRegistry, Sharing, lock};
 use super::layout::{
     BY_HASH, BY_WEIGHT, Counters, FRAGMENTS, HASH_PORT, HASH_VIP, IDLE_FIRST, LEAST, LOAD_ACTIVE,
-    LinkValue, Load, MAX_REALS, MAX_SCAN, Name, ONE_PACKET, PERSISTENT, REAL_LOCAL, REAL_NEW,
-    REAL_USABLE, RealValue, ServiceKey, ServiceValue, family, mask, octets, service_key,
+    LinkValue, Load, MAX_REALS, MAX_SCAN, Name, ONE_PACKET, PERSISTENT, REAL_LOCAL, REAL_MAC,
+    REAL_NEW, REAL_USABLE, RealValue, ServiceKey, ServiceValue, Settings, family, mask, octets,
+    service_key,
 };
+use super::pins;
 use super::program::Program;
+use super::sync::{Peers, SyncConfig};
 use super::table::{self, Candidate, MAX_SLOTS};
 use super::{DataPlane, Service, Target, Traffic};
-use crate::config::Scheduler;
+use crate::config::{Attach, Scheduler};
 use crate::sys::link::Links;
 use crate::sys::netlink;
 
@@ -21,7 +24,7 @@ use crate::sys::netlink;
 const MAX_SERVICES: usize = 1_048_576 / (2 * MAX_SLOTS);
 
 pub(crate) struct EbpfPlane {
-    program: Program,
+    pub(super) program: Program,
     /// Started with the first services: when the plane is loaded, the process must have one thread.
     flows: Option<Flows>,
     registry: SharedRegistry,
@@ -29,24 +32,83 @@ pub(crate) struct EbpfPlane {
     numbers: HashMap<ServiceKey, (u32, bool)>,
     interfaces: Vec<String>,
     processors: usize,
+    /// XDP is attached: it needs the MACs of real servers.
+    xdp: bool,
+    peers: Option<Peers>,
+    /// What is to be told once.
+    told: Vec<String>,
+}
+
+/// How the program is to be run.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Options {
+    pub interfaces: Vec<String>,
+    pub attach: Attach,
+    pub sync: Option<SyncConfig>,
 }
 
 impl EbpfPlane {
-    /// Loads the program and attaches it to `interfaces`.
-    pub fn load(interfaces: &[String]) -> io::Result<Self> {
-        let mut program = Program::load()?;
+    /// Loads the program and attaches it, taking over what a run before left in the tables.
+    pub fn load(options: &Options) -> io::Result<Self> {
+        let (mut program, mut told) = load_pinned()?;
+        let interfaces = &options.interfaces;
         let processors = aya::util::nr_cpus().map_err(|(_, e)| e)?;
         for interface in interfaces {
             program.attach_tc(interface)?;
         }
-        Ok(Self {
+        let xdp = match options.attach {
+            Attach::Auto | Attach::Tc => false,
+            Attach::Xdp | Attach::XdpGeneric => {
+                program.attach_xdp(interfaces, options.attach == Attach::XdpGeneric)?;
+                true
+            }
+        };
+        let mut peers = None;
+        if let Some(sync) = &options.sync {
+            let links = Links::read(&mut netlink::Socket::route()?)?;
+            let (open, troubles) = Peers::open(sync, &links)?;
+            told.extend(troubles);
+            peers = Some(open);
+        }
+        let tell = u32::from(peers.is_some());
+        program.tables.settings.set(&0, &Settings { tell, pad: 0 })?;
+        let mut plane = Self {
             program,
             flows: None,
             registry: SharedRegistry::default(),
             numbers: HashMap::new(),
-            interfaces: interfaces.to_vec(),
+            interfaces: interfaces.clone(),
             processors,
-        })
+            xdp,
+            peers,
+            told,
+        };
+        plane.take_over()?;
+        Ok(plane)
+    }
+
+    /// What the run before had: services and real servers keep their numbers, and so their
+    /// connections.
+    fn take_over(&mut self) -> io::Result<()> {
+        let tables = &self.program.tables;
+        let mut registry = lock(&self.registry);
+        for key in tables.services.keys()? {
+            if key.family & FRAGMENTS == 0
+                && let Some(value) = tables.services.get(&key)?
+            {
+                let table = value.base / MAX_SLOTS as u32;
+                self.numbers.insert(key, (table / 2, table % 2 == 1));
+                registry.services.insert(key, value);
+            }
+        }
+        for index in 0..MAX_REALS {
+            let real = tables.reals.get(&index)?.unwrap_or_default();
+            let name = tables.names.get(&index)?.unwrap_or_default();
+            if real.flags & REAL_USABLE != 0 && name.family != 0 {
+                registry.insert(name, index, real.generation);
+            }
+        }
+        Ok(())
     }
 
     fn apply_service(&mut self, service: &Service, links: &Links) -> io::Result<ServiceKey> {
@@ -107,8 +169,7 @@ impl EbpfPlane {
             None => {
                 let index = free_index(&registry)?;
                 let before = tables.reals.get(&index)?.unwrap_or_default();
-                registry.generations.insert(index, before.generation.wrapping_add(1).max(1));
-                registry.indexes.insert(name, index);
+                registry.insert(name, index, before.generation.wrapping_add(1).max(1));
                 tables.statistics.set_all(&index, self.processors, Counters::default())?;
                 tables.loads.set(&index, &Load::default())?;
                 tables.names.set(&index, &name)?;
@@ -119,10 +180,19 @@ impl EbpfPlane {
         let local = links.addresses().iter().any(|a| a.ip == ip);
         let default = self.interfaces.first().and_then(|n| links.by_name(n)).map_or(0, |(i, _)| i);
         let flag = |on: bool, flag: u32| if on { flag } else { 0 };
+        let interface = links.towards(ip).unwrap_or(default);
+        let before = tables.reals.get(&index)?.unwrap_or_default();
+        // Its MAC is looked after by the thread; of another server it would be wrong.
+        let has_mac = (before.ip, before.interface) == (octets(ip), interface) && self.xdp;
         let value = RealValue {
             ip: octets(ip),
-            interface: links.towards(ip).unwrap_or(default),
-            flags: REAL_USABLE | flag(local, REAL_LOCAL) | flag(target.weight > 0, REAL_NEW),
+            interface,
+            flags: REAL_USABLE
+                | flag(local, REAL_LOCAL)
+                | flag(target.weight > 0, REAL_NEW)
+                | flag(has_mac, before.flags & REAL_MAC),
+            mac: before.mac,
+            source: before.source,
             generation: registry.generations.get(&index).copied().unwrap_or(1),
             weight: target.weight,
             upper: target.upper,
@@ -177,8 +247,7 @@ impl EbpfPlane {
             .map(|(name, index)| (*name, *index))
             .collect();
         for (name, index) in unused {
-            registry.indexes.remove(&name);
-            let generation = registry.generations.remove(&index).unwrap_or(0);
+            let generation = registry.remove(&name).unwrap_or(0);
             // The generation stays, for whoever gets the index next.
             let _ = tables.reals.set(&index, &RealValue { generation, ..RealValue::default() });
             let _ = tables.names.set(&index, &Name::default());
@@ -192,6 +261,28 @@ impl EbpfPlane {
             }
         }
         Ok(())
+    }
+}
+
+/// With pinned tables if that can be had. Those of another version are replaced.
+fn load_pinned() -> io::Result<(Program, Vec<String>)> {
+    let (directory, mut told) = match pins::directory() {
+        Ok(found) => found,
+        Err(error) => {
+            tracing::info!("a restart will forget the connections: {error}");
+            return Ok((Program::load(None)?, Vec::new()));
+        }
+    };
+    match Program::load(Some(&directory)) {
+        Ok(program) => Ok((program, told)),
+        Err(error) => {
+            pins::clear(&directory);
+            told.push(format!(
+                "the tables in {} can't be used, their connections are forgotten: {error}",
+                directory.display()
+            ));
+            Ok((Program::load(Some(&directory))?, told))
+        }
     }
 }
 
@@ -219,7 +310,12 @@ impl DataPlane for EbpfPlane {
         result = result.and(self.put_fragments(&kept));
         self.forget_unused(services, &kept);
         if self.flows.is_none() {
-            let keeper = Keeper::new(&self.program.tables, self.registry.clone())?;
+            let sharing = match (self.peers.take(), self.program.events.take()) {
+                (Some(peers), Some(events)) => Some(Sharing::new(peers, events)),
+                _ => None,
+            };
+            let registry = self.registry.clone();
+            let keeper = Keeper::new(&self.program.tables, registry, sharing, self.xdp)?;
             self.flows = Some(Flows::start(keeper)?);
         }
         result
@@ -249,7 +345,7 @@ impl DataPlane for EbpfPlane {
     }
 
     fn doubts(&self, services: &[Service]) -> Vec<String> {
-        let mut doubts = Vec::new();
+        let mut doubts = self.told.clone();
         for s in services {
             let (name, vip) = (s.scheduler.name(), s.vip);
             if let Some(instead) = stand_in(s.scheduler) {

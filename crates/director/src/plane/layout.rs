@@ -1,7 +1,5 @@
 //! What the eBPF program and user space share: `bpf/tables.h` in Rust.
 
-#![allow(dead_code, reason = "what is not used yet is the program's all the same")]
-
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
 use super::Service;
@@ -110,7 +108,8 @@ pub(crate) struct Connection {
     pub real: u32,
     pub generation: u32,
     pub state: u32,
-    pub pad: u32,
+    /// From the peer; no packet of it came here since.
+    pub heard: u32,
     /// ns of CLOCK_MONOTONIC
     pub seen: u64,
     pub told: u64,
@@ -175,6 +174,13 @@ macro_rules! plain {
 }
 plain!(ServiceKey, ServiceValue, RealValue, Load, Flow, Connection, Template, Counters, Event);
 plain!(Settings, LinkValue, Name);
+
+impl Event {
+    /// As it stands in the ring buffer.
+    pub fn read(bytes: &[u8]) -> Option<Self> {
+        crate::sys::bpf::read(bytes)
+    }
+}
 
 impl Name {
     pub fn new(service: ServiceKey, address: SocketAddr) -> Self {

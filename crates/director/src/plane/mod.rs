@@ -1,11 +1,17 @@
 //! Data planes: what moves packets from a virtual server to its real servers.
 
+pub mod cost;
 pub(crate) mod ebpf;
 mod flows;
 mod layout;
+mod neighbours;
+mod pins;
 mod program;
 mod sweep;
+mod sync;
 pub mod table;
+
+pub(crate) use sync::SyncConfig;
 
 use std::io;
 use std::net::SocketAddr;

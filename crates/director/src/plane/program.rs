@@ -2,17 +2,21 @@
 
 use std::io;
 use std::os::fd::AsFd;
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
-use aya::maps::Map;
+use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::tc::TcAttachOptions;
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc};
+use aya::programs::xdp::XdpMode;
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, tc};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 
 use super::layout::{
     Connection, Counters, Flow, LinkValue, Load, Name, RealValue, ServiceKey, ServiceValue,
-    Template,
+    Settings, Template,
 };
+use super::pins::PINNED;
 use crate::sys::bpf::{Plain, Table};
 
 /// Built by `bpf/build.sh`; a test builds it again and compares.
@@ -28,6 +32,7 @@ pub(crate) struct Tables {
     pub loads: Table<u32, Load>,
     /// One for each processor.
     pub statistics: Table<u32, Counters>,
+    pub settings: Table<u32, Settings>,
     pub links: Table<u32, LinkValue>,
     pub connections: Table<Flow, Connection>,
     pub begun: Table<Flow, Connection>,
@@ -38,7 +43,13 @@ pub(crate) struct Tables {
 pub(crate) struct Program {
     pub ebpf: Ebpf,
     pub tables: Tables,
+    /// Connections that began or ended.
+    pub events: Option<RingBuf<MapData>>,
 }
+
+/// A run that was killed keeps its program for a moment through its guard; on XDP there is room for
+/// one.
+const XDP_PATIENCE: Duration = Duration::from_secs(4);
 
 /// With what is behind it: aya tells the reason in the source of its errors.
 pub(crate) fn other(error: impl std::error::Error) -> io::Error {
@@ -52,9 +63,15 @@ pub(crate) fn other(error: impl std::error::Error) -> io::Error {
 }
 
 impl Program {
-    /// Loads it, attached nowhere yet.
-    pub fn load() -> io::Result<Self> {
-        let ebpf = EbpfLoader::new().load(OBJECT).map_err(other)?;
+    /// Loads it, attached nowhere yet, with the tables pinned in `directory`, if there are any.
+    pub fn load(directory: Option<&PathBuf>) -> io::Result<Self> {
+        let mut loader = EbpfLoader::new();
+        if let Some(directory) = directory {
+            for name in PINNED {
+                loader.map_pin_path(name, directory.join(name));
+            }
+        }
+        let mut ebpf = loader.load(OBJECT).map_err(other)?;
         let tables = Tables {
             services: table(&ebpf, "services")?,
             slots: table(&ebpf, "slots")?,
@@ -62,12 +79,15 @@ impl Program {
             names: table(&ebpf, "names")?,
             loads: table(&ebpf, "loads")?,
             statistics: table(&ebpf, "statistics")?,
+            settings: table(&ebpf, "settings")?,
             links: table(&ebpf, "links")?,
             connections: table(&ebpf, "connections")?,
             begun: table(&ebpf, "begun")?,
             templates: table(&ebpf, "templates")?,
         };
-        let mut program = Self { ebpf, tables };
+        let events = ebpf.take_map("events").ok_or_else(|| missing("events"))?;
+        let events = Some(RingBuf::try_from(events).map_err(other)?);
+        let mut program = Self { ebpf, tables, events };
         program.classifier()?.load().map_err(other)?;
         Ok(program)
     }
@@ -86,11 +106,36 @@ impl Program {
             let order = TcAttachOptions::TcxOrder(LinkOrder::first());
             program.attach_with_options(interface, TcAttachType::Ingress, order)
         } else {
-            // There already is fine.
+            // There already is fine, and that of a run that was killed goes.
             let _ = tc::qdisc_add_clsact(interface);
+            let _ = tc::qdisc_detach_program(interface, TcAttachType::Ingress, "direct_routing");
             program.attach(interface, TcAttachType::Ingress)
         };
         attached.map(drop).map_err(|e| io::Error::other(format!("attaching to {interface}: {e}")))
+    }
+
+    pub fn xdp(&mut self) -> io::Result<&mut Xdp> {
+        let name = "direct_routing_xdp";
+        let program = self.ebpf.program_mut(name).ok_or_else(|| missing(name))?;
+        program.try_into().map_err(other)
+    }
+
+    /// Before anything else sees a packet; `generic`: after the driver.
+    pub fn attach_xdp(&mut self, interfaces: &[String], generic: bool) -> io::Result<()> {
+        let mode = if generic { XdpMode::Skb } else { XdpMode::Driver };
+        let program = self.xdp()?;
+        program.load().map_err(other)?;
+        let patience = Instant::now() + XDP_PATIENCE;
+        for interface in interfaces {
+            while let Err(error) = program.attach(interface, mode) {
+                if Instant::now() >= patience {
+                    let text = format!("attaching XDP to {interface}: {}", other(error));
+                    return Err(io::Error::other(text));
+                }
+                std::thread::sleep(Duration::from_millis(100));
+            }
+        }
+        Ok(())
     }
 }
 

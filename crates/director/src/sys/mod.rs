@@ -55,6 +55,17 @@ pub(crate) fn now() -> Duration {
     Duration::new(time.tv_sec as u64, time.tv_nsec as u32)
 }
 
+/// What kind of file system `path` is on: the number statfs(2) gives.
+pub(crate) fn filesystem(path: &std::path::Path) -> io::Result<libc::c_long> {
+    use std::os::unix::ffi::OsStrExt;
+    let path = std::ffi::CString::new(path.as_os_str().as_bytes())?;
+    // SAFETY: all-zero is a valid statfs.
+    let mut found: libc::statfs = unsafe { std::mem::zeroed() };
+    // SAFETY: `path` ends with a zero and `found` is valid for writing.
+    check(unsafe { libc::statfs(path.as_ptr(), &mut found) })?;
+    Ok(found.f_type)
+}
+
 /// Nanoseconds of CLOCK_MONOTONIC: what eBPF programs see.
 pub(crate) fn monotonic() -> u64 {
     let mut time = libc::timespec { tv_sec: 0, tv_nsec: 0 };

@@ -150,6 +150,15 @@ impl Lab {
         Daemon::start(command, self.dir.path().join(format!("director-{host}.log")))
     }
 
+    /// As [`Lab::director`], with tables that outlive it in `bpf`, a BPF file system.
+    pub fn director_pinned(&self, host: u8, config: &str, bpf: &Path) -> Daemon {
+        let file = self.write(&format!("director-{host}.conf"), config);
+        let mut command = self.command(host, director().to_str().unwrap());
+        command.arg(file).arg(self.metrics_file(host));
+        command.env("POINTSMAN_BPF_DIR", bpf.join("pointsman"));
+        Daemon::start(command, self.dir.path().join(format!("director-{host}.log")))
+    }
+
     fn metrics_file(&self, host: u8) -> PathBuf {
         self.dir.path().join(format!("director-{host}.prom"))
     }
