@@ -203,6 +203,11 @@ impl Client {
     /// Gives all connections back: the session is over, or begins anew.
     pub(crate) fn give_back(&mut self) {
         self.info.backends.borrow_mut().clear();
+        if self.info.killed.get() {
+            // Somebody's KILL may still be on its way: it must not hit the next session.
+            self.backends.clear();
+            return;
+        }
         let within = self.config().limits.connect_timeout;
         for backend in self.backends.drain(..) {
             self.worker.pool.give(backend, within);
@@ -211,7 +216,8 @@ impl Client {
 
     /// Other sessions wait for connections: gives back those that nothing would be lost with.
     pub(crate) fn yield_connections(&mut self) {
-        if self.session.transaction().is_some() || self.prepared.has_cursor() {
+        let killed = self.info.killed.get();
+        if killed || self.session.transaction().is_some() || self.prepared.has_cursor() {
             return;
         }
         let within = self.config().limits.connect_timeout;
