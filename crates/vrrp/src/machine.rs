@@ -9,16 +9,23 @@
 //! - **Sync groups** are driven by [`crate::Node`]: a grouped router does not take over by itself
 //!   when its timer expires; it becomes ready and waits for the others.
 
+mod adverts;
+mod config;
+mod state;
+
 use std::collections::VecDeque;
-use std::fmt;
 use std::net::IpAddr;
 use std::time::Duration;
 
 use crate::checksum::ChecksumForm;
 use crate::counters::Counters;
 use crate::error::{ConfigError, DropReason, ParseError};
-use crate::packet::{Advert, Auth, Outgoing, Version};
+use crate::packet::{Advert, Outgoing, Version};
 use crate::{PRIORITY_OWNER, PRIORITY_STOP, Time};
+use adverts::same_addresses;
+
+pub use config::{AnnounceConfig, RouterConfig};
+pub use state::{Action, Fault, Reason, Received, State};
 
 /// How long a leaving router keeps the addresses after it heard its successor: the successor sends
 /// its first advert before its gratuitous ARP, and frames sent to us in between still need us.
@@ -26,252 +33,6 @@ const HANDOVER_GRACE: Duration = Duration::from_millis(20);
 
 /// The least lateness of a backup's timer that counts as "was not running".
 const LATE_FLOOR: Duration = Duration::from_millis(20);
-
-/// When and how often the addresses are announced by gratuitous ARP or unsolicited neighbour
-/// advertisements. Defaults are keepalived's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct AnnounceConfig {
-    /// Announcements in one burst on becoming active (`garp_master_repeat`).
-    pub repeat: u8,
-    /// After this long a second burst (`garp_master_delay`); zero: none.
-    pub delay: Duration,
-    /// Then again every so often (`garp_master_refresh`); zero: never.
-    pub refresh: Duration,
-    /// Announcements in each refresh (`garp_master_refresh_repeat`).
-    pub refresh_repeat: u8,
-    /// Announcements after a router of lower priority was heard advertising, for it may have drawn
-    /// the traffic to itself (`garp_lower_prio_repeat`).
-    pub lower_repeat: u8,
-}
-
-impl Default for AnnounceConfig {
-    fn default() -> Self {
-        Self {
-            repeat: 5,
-            delay: Duration::from_secs(5),
-            refresh: Duration::ZERO,
-            refresh_repeat: 1,
-            lower_repeat: 5,
-        }
-    }
-}
-
-/// One virtual router as configured. [`RouterConfig::new`] gives defaults for the rest.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct RouterConfig {
-    /// 1 to 255.
-    pub vrid: u8,
-    pub version: Version,
-    /// Adverts go over IPv6.
-    pub ipv6: bool,
-    /// 1 to 254, or 255 for the owner of the addresses.
-    pub priority: u8,
-    /// Version 2: whole seconds up to 255; version 3: centiseconds up to 40.95 s.
-    pub advert_interval: Duration,
-    /// Version 2 only.
-    pub auth: Option<Auth>,
-    /// The addresses adverts carry, all of the family of `ipv6`.
-    pub addresses: Vec<IpAddr>,
-    /// Take over from an active router of lower priority.
-    pub preempt: bool,
-    /// How long a lower-priority router is left active before it is preempted.
-    pub preempt_delay: Duration,
-    /// If not empty, adverts go to and are taken from these only.
-    pub unicast_peers: Vec<IpAddr>,
-    /// Adverts with a lower TTL or hop limit are dropped: 255 unless peers are off the link.
-    pub min_ttl: u8,
-    /// Version 3 over IPv4: the form we send. `None`: the pseudo-header form until a peer is
-    /// heard, then the peer's.
-    pub checksum_form: Option<ChecksumForm>,
-    /// Missed adverts after which the active router is taken for dead: 3 in the RFCs.
-    pub down_timer_adverts: u8,
-    pub announce: AnnounceConfig,
-    /// How long a planned stop keeps the addresses if nobody takes over. `None`: three adverts.
-    /// Zero: drop them with the priority 0 advert, as RFC routers do.
-    pub stop_hold: Option<Duration>,
-}
-
-impl RouterConfig {
-    #[must_use]
-    pub fn new(vrid: u8, version: Version, priority: u8) -> Self {
-        Self {
-            vrid,
-            version,
-            ipv6: false,
-            priority,
-            advert_interval: Duration::from_secs(1),
-            auth: None,
-            addresses: Vec::new(),
-            preempt: true,
-            preempt_delay: Duration::ZERO,
-            unicast_peers: Vec::new(),
-            min_ttl: 255,
-            checksum_form: None,
-            down_timer_adverts: 3,
-            announce: AnnounceConfig::default(),
-            stop_hold: None,
-        }
-    }
-
-    /// # Errors
-    /// The first [`ConfigError`] found.
-    pub fn validate(&self) -> Result<(), ConfigError> {
-        let whole = |unit_ms: u128, max: u128| {
-            let ms = self.advert_interval.as_millis();
-            ms.is_multiple_of(unit_ms) && (1..=max).contains(&(ms / unit_ms))
-        };
-        if self.vrid == 0 {
-            return Err(ConfigError::Vrid);
-        }
-        if self.priority == PRIORITY_STOP {
-            return Err(ConfigError::Priority);
-        }
-        match self.version {
-            Version::V2 if self.ipv6 => return Err(ConfigError::V2OverIpv6),
-            Version::V2 if !whole(1000, 255) => return Err(ConfigError::Interval),
-            Version::V3 if !whole(10, 0x0fff) => return Err(ConfigError::Interval),
-            Version::V3 if self.auth.is_some() => return Err(ConfigError::AuthInV3),
-            _ => {}
-        }
-        if self.addresses.iter().any(|a| a.is_ipv6() != self.ipv6) {
-            return Err(ConfigError::MixedFamilies);
-        }
-        if self.addresses.len() > 255 {
-            return Err(ConfigError::TooManyAddresses);
-        }
-        Ok(())
-    }
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum State {
-    /// Not started yet.
-    Initialize,
-    Backup,
-    /// Holds the addresses. "Master" in RFC 3768 and in keepalived.
-    Active,
-    /// Was active, is stopping, still holds the addresses for a successor to take.
-    Leaving,
-    /// Can't take part: see [`Fault`].
-    Fault,
-    Stopped,
-}
-
-impl State {
-    /// Whether the addresses are on the interface in this state.
-    #[must_use]
-    pub fn holds_addresses(self) -> bool {
-        matches!(self, Self::Active | Self::Leaving)
-    }
-
-    /// keepalived's word for it, as notify scripts get it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Initialize => "INIT",
-            Self::Backup => "BACKUP",
-            Self::Active => "MASTER",
-            Self::Leaving | Self::Stopped => "STOP",
-            Self::Fault => "FAULT",
-        }
-    }
-}
-
-impl fmt::Display for State {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.name())
-    }
-}
-
-/// What keeps a virtual router from taking part.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-#[repr(u8)]
-pub enum Fault {
-    /// The interface is down or gone.
-    Interface = 1,
-    /// No address to send adverts from.
-    NoSource = 2,
-    /// A tracked script, process, file or interface without a weight has failed.
-    Tracking = 4,
-    /// Another member of the sync group is in fault.
-    Group = 8,
-}
-
-/// Why a state was entered.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Reason {
-    Started,
-    /// No advert for the master-down interval.
-    HeardNobody,
-    /// The active router sent priority 0.
-    PeerStopped,
-    /// A router of higher priority, or of equal priority and higher address, is active.
-    Superior {
-        priority: u8,
-        src: IpAddr,
-    },
-    /// This process did not run for so long that another must be assumed active.
-    WasFrozen(Duration),
-    Fault(Fault),
-    Recovered,
-    Stopping,
-    /// While leaving: this router advertises now.
-    PeerTookOver(IpAddr),
-    /// While leaving: nobody took over in time.
-    NobodyTookOver,
-    /// In step with the sync group.
-    Group,
-}
-
-impl fmt::Display for Reason {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Started => f.write_str("started"),
-            Self::HeardNobody => f.write_str("no active router was heard"),
-            Self::PeerStopped => f.write_str("the active router stopped"),
-            Self::Superior { priority, src } => {
-                write!(f, "{src} is active with priority {priority}")
-            }
-            Self::WasFrozen(d) => write!(f, "this process did not run for {d:?}"),
-            Self::Fault(Fault::Interface) => f.write_str("the interface is down"),
-            Self::Fault(Fault::NoSource) => f.write_str("the interface has no address"),
-            Self::Fault(Fault::Tracking) => f.write_str("something tracked has failed"),
-            Self::Fault(Fault::Group) => f.write_str("another member of the sync group failed"),
-            Self::Recovered => f.write_str("the fault is gone"),
-            Self::Stopping => f.write_str("stopping"),
-            Self::PeerTookOver(src) => write!(f, "{src} took over"),
-            Self::NobodyTookOver => f.write_str("nobody took over"),
-            Self::Group => f.write_str("in step with the sync group"),
-        }
-    }
-}
-
-/// What the caller must do, in the order given.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Action {
-    /// Put the virtual addresses on the interface.
-    AddAddresses,
-    /// Take them off.
-    RemoveAddresses,
-    /// Send an advert of this priority: [`Router::encode_advert`] to each destination.
-    SendAdvert { priority: u8 },
-    /// Gratuitous ARP or unsolicited neighbour advertisement for every address, so many times.
-    Announce { repeat: u8 },
-    /// The state changed: log it, count it, run notify scripts.
-    Transition { from: State, to: State, reason: Reason },
-    /// The active router advertises other addresses than we have. Said once per router.
-    AddressesDiffer { src: IpAddr },
-}
-
-/// Where a packet came from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Received {
-    pub src: IpAddr,
-    /// Where it was sent to: part of the checksum in version 3.
-    pub dst: IpAddr,
-    /// TTL or hop limit as received.
-    pub ttl: u8,
-}
 
 /// One virtual router. See the crate documentation for how to drive it.
 #[derive(Debug)]
@@ -674,121 +435,6 @@ impl Router {
 
     // Receiving.
 
-    fn check<'a>(&mut self, bytes: &'a [u8], from: Received) -> Result<Advert<'a>, DropReason> {
-        let counters = &mut self.counters;
-        let (counter, reason) = 'drop: {
-            if Some(from.src) == self.source {
-                break 'drop (&mut counters.own_packets, DropReason::Own);
-            }
-            if from.ttl < self.config.min_ttl {
-                break 'drop (&mut counters.ttl_errors, DropReason::Ttl(from.ttl));
-            }
-            let advert = match Advert::parse(bytes, from.src, from.dst) {
-                Ok(advert) => advert,
-                Err(error) => {
-                    let counter = match error {
-                        ParseError::Checksum => &mut counters.checksum_errors,
-                        ParseError::Version(_) => &mut counters.version_errors,
-                        _ => &mut counters.malformed,
-                    };
-                    break 'drop (counter, DropReason::Parse(error));
-                }
-            };
-            if advert.version != self.config.version {
-                break 'drop (&mut counters.version_errors, DropReason::WrongVersion);
-            }
-            if advert.vrid != self.config.vrid {
-                break 'drop (&mut counters.vrid_errors, DropReason::Vrid(advert.vrid));
-            }
-            if advert.version == Version::V2 {
-                let auth = self.config.auth.as_ref();
-                if !advert.auth_type_matches(auth) {
-                    let reason = DropReason::AuthType(advert.auth_type);
-                    break 'drop (&mut counters.auth_type_errors, reason);
-                }
-                if auth.is_some_and(|a| !a.matches(&advert.auth_data)) {
-                    break 'drop (&mut counters.auth_mismatches, DropReason::AuthMismatch);
-                }
-                if advert.interval != self.config.advert_interval {
-                    let reason = DropReason::Interval(advert.interval);
-                    break 'drop (&mut counters.interval_mismatches, reason);
-                }
-            }
-            let peers = &self.config.unicast_peers;
-            if !peers.is_empty() && !peers.contains(&from.src) {
-                break 'drop (&mut counters.unknown_peers, DropReason::UnknownPeer);
-            }
-            if matches!(self.state, State::Initialize | State::Fault | State::Stopped) {
-                break 'drop (&mut counters.not_listening, DropReason::NotListening);
-            }
-            // While leaving even an owner wants to know its successor.
-            if self.config.priority == PRIORITY_OWNER && self.state != State::Leaving {
-                break 'drop (&mut counters.dropped_as_owner, DropReason::Owner);
-            }
-            return Ok(advert);
-        };
-        *counter += 1;
-        Err(reason)
-    }
-
-    fn advert_as_backup(&mut self, advert: &Advert<'_>, src: IpAddr, now: Time) {
-        if advert.priority == PRIORITY_STOP {
-            self.peer_stopped = true;
-            self.active = None;
-            if !self.ready {
-                // Never later than it would have been: a repeated priority 0 must not delay us.
-                let at = now + self.skew();
-                self.down_at = Some(self.down_at.map_or(at, |old| old.min(at)));
-                // Whatever lateness there was is over: this timer is a new one.
-                self.extended = false;
-            }
-            return;
-        }
-        self.active = Some((src, advert.priority));
-        let inferior = advert.priority < self.effective_priority();
-        if inferior && self.config.preempt {
-            let preempt_at = *self.preempt_at.get_or_insert(now + self.config.preempt_delay);
-            if preempt_at <= now {
-                return;
-            }
-        } else {
-            self.preempt_at = None;
-        }
-        self.peer_stopped = false;
-        self.ready = false;
-        self.extended = false;
-        self.learn_interval(advert);
-        self.down_at = Some(now + self.master_down_interval());
-    }
-
-    fn advert_as_active(&mut self, advert: &Advert<'_>, src: IpAddr, now: Time) {
-        if advert.priority == PRIORITY_STOP {
-            self.send_advert(now);
-            return;
-        }
-        let own = (self.effective_priority(), self.source);
-        if (advert.priority, Some(src)) > own {
-            self.learn_interval(advert);
-            self.active = Some((src, advert.priority));
-            self.become_backup(Reason::Superior { priority: advert.priority, src }, now);
-        } else if now.saturating_sub(self.last_sent) >= self.config.advert_interval / 8 {
-            // Not more often: someone flooding us must not make us flood the link.
-            self.send_advert(now);
-            self.announce(self.config.announce.lower_repeat);
-            // The other one announces itself after its advert: have the last word.
-            let again = now + self.config.advert_interval;
-            if self.announce_at.is_none_or(|(at, _)| at > again) {
-                self.announce_at = Some((again, self.config.announce.lower_repeat));
-            }
-        }
-    }
-
-    fn learn_interval(&mut self, advert: &Advert<'_>) {
-        self.active_interval = advert.interval;
-    }
-
-    // Changing state.
-
     fn apply_faults(&mut self, faults: u8, now: Time) {
         self.faults = faults;
         match self.state {
@@ -939,11 +585,6 @@ fn first_fault(faults: u8) -> Fault {
         .into_iter()
         .find(|f| faults & *f as u8 != 0)
         .unwrap_or(Fault::Group)
-}
-
-/// Same set, any order. Lists are short.
-fn same_addresses(advert: &Advert<'_>, ours: &[IpAddr]) -> bool {
-    advert.addresses().len() == ours.len() && advert.addresses().all(|a| ours.contains(&a))
 }
 
 #[cfg(test)]

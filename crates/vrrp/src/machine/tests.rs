@@ -1,5 +1,6 @@
 use super::*;
 use crate::MULTICAST_V4;
+use crate::packet::Auth;
 use std::net::Ipv4Addr;
 
 const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 4, 88));
