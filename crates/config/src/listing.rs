@@ -55,6 +55,8 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
         ("limits.max_connections", limits.max_connections.to_string()),
         ("limits.connect_timeout", show_duration(limits.connect_timeout)),
         ("limits.login_timeout", show_duration(limits.login_timeout)),
+        ("limits.max_login_errors", limits.max_login_errors.to_string()),
+        ("limits.login_block", show_duration(limits.login_block)),
         ("limits.drain_timeout", show_duration(limits.drain_timeout)),
         ("limits.max_statement", show_size(limits.max_statement)),
         ("limits.statement_cache", limits.statement_cache.to_string()),

@@ -350,6 +350,8 @@ fn limits(found: &mut Findings, file: &mut Section<'_>) -> Limits {
             .checked(found, "max_connections", default.max_connections, |n| at_least(*n, 1)),
         connect_timeout: s.checked(found, "connect_timeout", default.connect_timeout, positive),
         login_timeout: s.checked(found, "login_timeout", default.login_timeout, positive),
+        max_login_errors: s.or(found, "max_login_errors", default.max_login_errors),
+        login_block: s.checked(found, "login_block", default.login_block, positive),
         drain_timeout: s.or(found, "drain_timeout", default.drain_timeout),
         max_statement: s
             .checked(found, "max_statement", Size(default.max_statement), |n| at_least(n.0, 1024))

@@ -179,6 +179,10 @@ pub struct Limits {
     pub connect_timeout: Duration,
     /// A client that does not finish its login within this is dropped.
     pub login_timeout: Duration,
+    /// Failed logins in a row from one host until it is turned away with error 1129; 0: never.
+    pub max_login_errors: u32,
+    /// For how long it is.
+    pub login_block: Duration,
     /// On SIGTERM: how long open transactions may take to finish.
     pub drain_timeout: Duration,
     /// Statements longer than this many bytes are not looked into; they go to the primary.
@@ -193,6 +197,8 @@ impl Default for Limits {
             max_connections: 10_000,
             connect_timeout: Duration::from_secs(1),
             login_timeout: Duration::from_secs(10),
+            max_login_errors: 0,
+            login_block: Duration::from_secs(60),
             drain_timeout: Duration::from_secs(10),
             max_statement: 4 << 20,
             statement_cache: 10_000,

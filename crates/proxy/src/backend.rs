@@ -10,10 +10,11 @@ use std::sync::atomic::Ordering::Relaxed;
 use std::time::{Duration, Instant};
 
 use pointsman_cluster::{Live, Server, ServerId};
+use pointsman_wire::compressed::Algorithm;
 use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch, ssl_request};
 use pointsman_wire::{
     Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, OkPacket, Reader, Status,
-    Step, Tracker, auth, write_packet,
+    Step, Tracker, auth, proxy_protocol, write_packet,
 };
 use tokio::time::timeout;
 
@@ -161,7 +162,19 @@ pub struct Login {
     pub collation: u8,
     pub database: Option<Vec<u8>>,
     pub attributes: Option<Vec<u8>>,
-    /// The client's own connection is encrypted.
+    /// For whom; `None`: for ourselves.
+    pub origin: Option<Origin>,
+    /// How the client's connection is compressed, once it is in.
+    pub compression: Option<Algorithm>,
+}
+
+/// Where a client comes from.
+#[derive(Debug, Clone, Copy)]
+pub struct Origin {
+    pub source: SocketAddr,
+    /// What it connected to.
+    pub destination: SocketAddr,
+    /// Its connection is encrypted.
     pub secure: bool,
 }
 
@@ -214,10 +227,11 @@ impl Backend {
         login: &Login,
         within: Duration,
     ) -> Result<Self, ConnectError> {
+        let secure = login.origin.is_some_and(|o| o.secure);
         let log_in = async {
-            match Self::log_in(server, tls, login, login.secure).await {
+            match Self::log_in(server, tls, login, secure).await {
                 Err(ConnectError::Refused(payload))
-                    if tls.is_some_and(|t| t.may_demand(login.secure, error_code(&payload))) =>
+                    if tls.is_some_and(|t| t.may_demand(secure, error_code(&payload))) =>
                 {
                     match Self::log_in(server, tls, login, true).await {
                         Ok(backend) => {
@@ -245,6 +259,10 @@ impl Backend {
         secure: bool,
     ) -> Result<Self, ConnectError> {
         let mut socket = Socket::connect(resolve(&server.address).await?).await?;
+        if let (Some(origin), true) = (&login.origin, tls.is_some_and(|t| t.proxy_protocol)) {
+            let line = proxy_protocol::line(origin.source, origin.destination);
+            socket.write_all(&line).await?;
+        }
         let mut buf = Buffer::borrow();
         let (_, payload) = read_packet(&mut socket, &mut buf).await?;
         if payload.first() == Some(&0xff) {

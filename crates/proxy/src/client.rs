@@ -3,7 +3,6 @@
 use std::cell::Cell;
 use std::future::{Future as _, poll_fn};
 use std::io;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -20,7 +19,7 @@ use pointsman_wire::{
     with_types, write_packet,
 };
 
-use crate::backend::{Backend, Login};
+use crate::backend::{Backend, Login, Origin};
 use crate::buffers::Buffer;
 use crate::credentials::Credentials;
 use crate::login;
@@ -97,6 +96,9 @@ impl Client {
                 ok_packet(&mut out, seq, status);
                 if self.socket.write_all(&out).await.is_err() {
                     return;
+                }
+                if let Some(algorithm) = self.login.compression {
+                    self.socket.compress(algorithm);
                 }
             }
             Err(error) => {
@@ -540,11 +542,8 @@ impl Client {
     }
 
     async fn change_user(&mut self, payload: &[u8]) -> Result<(), End> {
-        let (caps, collation) = (self.login.caps, self.login.collation);
-        let peer: SocketAddr = self.info.peer;
         let changed =
-            login::change_user(&self.worker, &mut self.socket, peer, caps, collation, payload)
-                .await?;
+            login::change_user(&self.worker, &mut self.socket, &self.login, payload).await?;
         match changed {
             Ok((login, seq)) => {
                 self.give_back();
@@ -631,7 +630,7 @@ impl Client {
 pub async fn try_log_in(
     worker: &Worker,
     credentials: &Credentials,
-    secure: bool,
+    origin: Origin,
 ) -> Result<(), Option<Vec<u8>>> {
     let servers = worker.snapshot(|s| {
         let primary = s.primary().cloned();
@@ -646,7 +645,8 @@ pub async fn try_log_in(
         collation: 45,
         database: None,
         attributes: None,
-        secure,
+        origin: Some(origin),
+        compression: None,
     };
     let within = worker.shared.config.limits.connect_timeout;
     for server in servers {

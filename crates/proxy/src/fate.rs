@@ -245,7 +245,8 @@ async fn read_log(
         collation: 45,
         database: None,
         attributes: None,
-        secure: false,
+        origin: None,
+        compression: None,
     };
     let connected = Backend::connect(server, tls, &login, within).await;
     let mut backend = connected.map_err(|e| format!("{e:?}"))?;

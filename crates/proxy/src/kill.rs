@@ -75,7 +75,8 @@ impl Client {
             collation: self.login.collation,
             database: None,
             attributes: None,
-            secure: self.login.secure,
+            origin: self.login.origin,
+            compression: None,
         };
         let within = self.config().limits.connect_timeout;
         for (server, thread) in victim.backends {

@@ -4,11 +4,14 @@
 //! server, [`connect`] to it, [`exchange`] bytes, [`relay`] the reply back. All of a session happens on one worker thread.
 
 mod accounts;
+mod arrival;
 mod await_primary;
 mod backend;
+mod blocked;
 mod buffers;
 mod choose;
 mod client;
+mod compression;
 mod connect;
 mod crc;
 mod credentials;

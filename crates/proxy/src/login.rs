@@ -7,14 +7,15 @@ use std::time::Instant;
 
 use pointsman_config::proxy::AuthPlugin;
 use pointsman_session::{Session, Transcript};
-use pointsman_wire::handshake::{ChangeUser, Greeting, Response, auth_switch, is_ssl_request};
-use pointsman_wire::{Capabilities, Malformed, Status, auth, err_packet, write_packet};
+use pointsman_wire::handshake::{ChangeUser, auth_switch};
+use pointsman_wire::{Malformed, auth, err_packet, write_packet};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use crate::accounts::{self, Proof};
-use crate::backend::{Login, error_code, read_packet};
+use crate::arrival::arrive;
+use crate::backend::{Login, Origin, error_code, read_packet};
 use crate::buffers::Buffer;
 use crate::client::Client;
 use crate::credentials::Credentials;
@@ -26,7 +27,7 @@ use crate::tls::Facts;
 use crate::worker::{SessionInfo, Worker};
 
 /// Why a login ended.
-enum Denied {
+pub enum Denied {
     /// Tell the client this.
     Error {
         seq: u8,
@@ -49,8 +50,22 @@ impl From<std::io::Error> for Denied {
 }
 
 impl Denied {
-    fn malformed(seq: u8, _: Malformed) -> Self {
+    pub fn malformed(seq: u8, _: Malformed) -> Self {
         Self::Error { seq, code: 1043, state: "08S01", message: "Bad handshake".to_owned() }
+    }
+
+    pub fn blocked(seq: u8, ip: IpAddr) -> Self {
+        let ip = ip.to_canonical();
+        let message = format!(
+            "[PM3005] Host '{ip}' is blocked because of many connection errors; it may try again \
+             after `login_block`"
+        );
+        Self::Error { seq, code: 1129, state: "HY000", message }
+    }
+
+    /// Whether it was the client's fault, as wrong passwords and broken packets are.
+    fn is_clients_fault(&self) -> bool {
+        matches!(self, Self::Error { code: 1043 | 1045, .. })
     }
 
     /// What to send the client, if it is still there.
@@ -77,10 +92,16 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
         let _ = refuse(&mut socket, 0, 1040, "08004", "Too many connections").await;
         return;
     }
+    if worker.shared.blocked.admit(peer.ip()).is_err() {
+        if let Some(packet) = Denied::blocked(0, peer.ip()).packet() {
+            let _ = socket.write_all(&packet).await;
+        }
+        return;
+    }
     let id = worker.shared.next_id();
     let info = Rc::new(SessionInfo {
         id,
-        peer,
+        peer: Cell::new(peer),
         fd: socket.raw_fd(),
         since: Instant::now(),
         user: RefCell::default(),
@@ -99,18 +120,29 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
     });
     // Declared after the socket, so that it goes first.
     let registered = worker.enter(&info);
-    let client =
-        match timeout(limits.login_timeout, log_in(&worker, &mut socket, &info, entrance)).await {
-            Ok(Ok((login, seq))) => Some((login, seq)),
-            Ok(Err(denied)) => {
-                if let Some(packet) = denied.packet() {
-                    worker.stats.logins_failed.add(1);
-                    let _ = socket.write_all(&packet).await;
-                }
-                None
+    let client = match timeout(limits.login_timeout, log_in(&worker, &mut socket, &info, entrance))
+        .await
+    {
+        Ok(Ok((login, seq))) => {
+            worker.shared.blocked.succeeded(info.peer.get().ip());
+            Some((login, seq))
+        }
+        Ok(Err(denied)) => {
+            let peer = info.peer.get();
+            if denied.is_clients_fault() && worker.shared.blocked.failed(peer.ip()) {
+                warn_seldom!(
+                    %peer,
+                    "[PM3005] too many failed logins in a row: the host is turned away for a while"
+                );
             }
-            Err(_) => None,
-        };
+            if let Some(packet) = denied.packet() {
+                worker.stats.logins_failed.add(1);
+                let _ = socket.write_all(&packet).await;
+            }
+            None
+        }
+        Err(_) => None,
+    };
     if let Some((login, seq)) = client {
         let autocommit = worker.snapshot(|s| s.greeting.autocommit);
         let mut session = Session::new(autocommit);
@@ -153,12 +185,12 @@ async fn refuse(
 }
 
 /// The servers' own default.
-fn default_plugin(mariadb: bool) -> &'static str {
+pub fn default_plugin(mariadb: bool) -> &'static str {
     if mariadb { auth::NATIVE } else { auth::CACHING_SHA2 }
 }
 
 /// 20 random bytes; no NUL, which ends strings, and no `$`, which servers avoid too.
-fn salt() -> [u8; auth::SALT] {
+pub fn salt() -> [u8; auth::SALT] {
     std::array::from_fn(|_| {
         loop {
             let byte = rand::random::<u8>() & 0x7f;
@@ -177,71 +209,21 @@ async fn log_in(
     info: &SessionInfo,
     entrance: Entrance,
 ) -> Result<(Login, u8), Denied> {
-    let tls = worker.shared.tls.load().listener(entrance.listener).cloned();
-    let salt = salt();
-    let (greeting, offered) = worker.snapshot(|snapshot| {
-        let known = &snapshot.greeting;
-        let mut offered = Capabilities::OFFERED;
-        if known.mariadb {
-            offered -= Capabilities::LONG_PASSWORD; // "extended capabilities follow"
-        } else {
-            offered &= Capabilities::from_bits_retain(u64::from(u32::MAX));
-        }
-        offered.set(Capabilities::SSL, tls.is_some());
-        let plugin = default_plugin(known.mariadb);
-        let greeting = Greeting {
-            server_version: known.server_version.as_bytes().to_vec(),
-            connection_id: info.id,
-            salt,
-            capabilities: offered,
-            collation: known.collation as u8,
-            status: if known.autocommit { Status::AUTOCOMMIT } else { Status::empty() },
-            plugin: plugin.as_bytes().to_vec(),
-        };
-        (greeting, offered)
-    });
-    let mut out = Vec::new();
-    write_packet(&mut out, 0, &greeting.build());
-    socket.write_all(&out).await?;
     let mut buf = Buffer::borrow();
-    let (mut seq, mut payload) = read_packet(socket, &mut buf).await?;
-    match tls {
-        Some(tls) if is_ssl_request(&payload) => {
-            let session = tls.session().map_err(|_| Denied::Gone)?;
-            if let Err(error) = socket.secure(session, &mut buf).await {
-                let peer = info.peer;
-                warn_seldom!(%peer, %error, "a client's TLS handshake failed");
-                return Err(Denied::Gone);
-            }
-            (seq, payload) = read_packet(socket, &mut buf).await?;
-        }
-        Some(tls) if tls.required => {
-            return Err(Denied::Error {
-                seq: seq.wrapping_add(1),
-                code: 3159,
-                state: "HY000",
-                message: "Connections using insecure transport are prohibited while \
-                          --require_secure_transport=ON."
-                    .to_owned(),
-            });
-        }
-        _ => {}
-    }
-    let response =
-        Response::parse(&payload).map_err(|e| Denied::malformed(seq.wrapping_add(1), e))?;
-    // MariaDB clients leave LONG_PASSWORD out to speak of extended capabilities; old flags stay.
-    let caps = response.capabilities & (offered | Capabilities::LONG_PASSWORD);
-    let mut proving = Proving::new(worker, socket, &mut buf, info.peer, seq);
+    let arrival = arrive(worker, socket, &mut buf, info, entrance).await?;
+    let (response, origin) = (arrival.response, arrival.origin);
+    let mut proving = Proving::new(worker, socket, &mut buf, origin, arrival.seq);
     let plugin = response.plugin.clone().unwrap_or_else(|| auth::NATIVE.as_bytes().to_vec());
-    let credentials = proving.prove(&response.user, response.token, &plugin, salt).await?;
+    let credentials = proving.prove(&response.user, response.token, &plugin, arrival.salt).await?;
     let seq = proving.seq.wrapping_add(1);
     let login = Login {
         credentials,
-        caps,
+        caps: arrival.caps,
         collation: response.collation,
         database: response.database,
         attributes: response.attributes,
-        secure: socket.is_secure(),
+        origin: Some(origin),
+        compression: arrival.compression,
     };
     Ok((login, seq))
 }
@@ -250,26 +232,25 @@ async fn log_in(
 pub async fn change_user(
     worker: &Worker,
     socket: &mut Socket,
-    peer: SocketAddr,
-    caps: Capabilities,
-    collation: u8,
+    old: &Login,
     payload: &[u8],
 ) -> std::io::Result<Result<(Login, u8), Vec<u8>>> {
     let mut buf = Buffer::borrow();
-    let secure = socket.is_secure();
-    let mut proving = Proving::new(worker, socket, &mut buf, peer, 0);
-    let result = match ChangeUser::parse(payload, caps) {
+    let Some(origin) = old.origin else { return Err(std::io::ErrorKind::NotConnected.into()) };
+    let mut proving = Proving::new(worker, socket, &mut buf, origin, 0);
+    let result = match ChangeUser::parse(payload, old.caps) {
         Err(e) => Err(Denied::malformed(1, e)),
         Ok(change) => {
             // The token was made for the salt of the first greeting, which is not kept: ask anew.
             let credentials = proving.prove(&change.user, Vec::new(), b"", [0; auth::SALT]).await;
             credentials.map(|credentials| Login {
                 credentials,
-                caps,
-                collation: change.collation.map_or(collation, |c| c as u8),
+                caps: old.caps,
+                collation: change.collation.map_or(old.collation, |c| c as u8),
                 database: change.database,
                 attributes: change.attributes,
-                secure,
+                origin: old.origin,
+                compression: old.compression,
             })
         }
     };
@@ -286,7 +267,7 @@ struct Proving<'a> {
     worker: &'a Worker,
     socket: &'a mut Socket,
     buf: &'a mut Buffer,
-    peer: SocketAddr,
+    origin: Origin,
     /// What protects the connection.
     tls: Option<Facts>,
     /// Sequence id of the client's newest packet.
@@ -300,11 +281,11 @@ impl<'a> Proving<'a> {
         worker: &'a Worker,
         socket: &'a mut Socket,
         buf: &'a mut Buffer,
-        peer: SocketAddr,
+        origin: Origin,
         seq: u8,
     ) -> Self {
         let tls = socket.tls();
-        Self { worker, socket, buf, peer, tls, seq, judged: false }
+        Self { worker, socket, buf, origin, tls, seq, judged: false }
     }
 
     async fn ask(&mut self, payload: &[u8]) -> Result<Vec<u8>, Denied> {
@@ -323,7 +304,7 @@ impl<'a> Proving<'a> {
         plugin: &[u8],
         salt: [u8; auth::SALT],
     ) -> Result<Credentials, Denied> {
-        let ip = self.peer.ip().to_canonical();
+        let ip = self.origin.source.ip().to_canonical();
         let shared = &self.worker.shared;
         let mut refreshed = false;
         let (mut token, mut plugin, mut salt) = (token, plugin.to_vec(), salt);
@@ -374,7 +355,7 @@ impl<'a> Proving<'a> {
                 return Ok(credentials);
             }
             if let Some(account) = account.as_ref().filter(|a| !a.is_met_by(self.tls.as_ref())) {
-                let (user, peer) = (String::from_utf8_lossy(user), self.peer);
+                let (user, peer) = (String::from_utf8_lossy(user), self.origin.source);
                 let demand = &account.demand;
                 // The client is told no more than a server tells it.
                 warn_seldom!(%peer, %user, ?demand, tls = ?self.tls, "[PM3002] the account demands more of the connection");
@@ -439,8 +420,7 @@ impl<'a> Proving<'a> {
                     // Only the servers can check this one: take the password and try it on them.
                     let Some(password) = self.full_password(salt).await? else { return Ok(None) };
                     let credentials = Credentials::from_password(user, &password);
-                    let secure = self.tls.is_some();
-                    match crate::client::try_log_in(self.worker, &credentials, secure).await {
+                    match crate::client::try_log_in(self.worker, &credentials, self.origin).await {
                         Ok(()) => {
                             shared.known.remember(user, stored, &password);
                             Ok(Some(credentials))

@@ -11,6 +11,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::oneshot;
 
 use crate::accounts::Known;
+use crate::blocked::Blocked;
 use crate::credentials::RsaKey;
 use crate::fate::Told;
 use crate::stats::WorkerStats;
@@ -29,6 +30,8 @@ pub struct Shared {
     pub rsa: OnceLock<Option<RsaKey>>,
     /// Passwords of caching_sha2_password accounts that were proved in full.
     pub known: Known,
+    /// Hosts whose logins fail.
+    pub blocked: Blocked,
     /// Accounts of the config.
     pub own_accounts: Accounts,
     next_id: AtomicU32,
@@ -43,6 +46,8 @@ impl Shared {
     pub fn new(config: ProxyConfig, tls: Tls, cluster: Cluster, workers: usize) -> Self {
         let servers = config.servers.len();
         let own_accounts = crate::accounts::of_config(&config.users);
+        let limits = &config.limits;
+        let blocked = Blocked::new(limits.max_login_errors, limits.login_block);
         Self {
             config,
             cluster,
@@ -52,6 +57,7 @@ impl Shared {
             seed: rand::random(),
             rsa: OnceLock::new(),
             known: Known::default(),
+            blocked,
             own_accounts,
             next_id: AtomicU32::new(1),
             repeating: AtomicU32::new(0),

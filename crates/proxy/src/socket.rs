@@ -12,7 +12,10 @@ use std::task::{Context, Poll, Waker, ready};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
+use pointsman_wire::compressed::Algorithm;
+
 use crate::buffers::Buffer;
+use crate::compression::Compression;
 use crate::tls;
 
 /// A stream of bytes to a client or a server.
@@ -22,9 +25,72 @@ pub struct Socket {
 }
 
 /// What the bytes go through on their way to the protocol.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 struct Layers {
-    tls: tls::Session,
+    tls: Option<tls::Session>,
+    compression: Option<Compression>,
+}
+
+impl Layers {
+    fn has_more(&self) -> bool {
+        self.tls.as_ref().is_some_and(tls::Session::has_more)
+            || self.compression.as_ref().is_some_and(Compression::has_more)
+    }
+
+    fn poll_read(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut TcpStream,
+        space: &mut [u8],
+    ) -> Poll<io::Result<usize>> {
+        let Self { tls, compression } = self;
+        let mut read = |space: &mut [u8]| match tls {
+            Some(tls) => tls.poll_read(cx, stream, space),
+            None => poll_read(cx, stream, space),
+        };
+        match compression {
+            Some(compression) => compression.poll_read(space, read),
+            None => read(space),
+        }
+    }
+
+    fn poll_write_all(
+        &mut self,
+        cx: &mut Context<'_>,
+        stream: &mut TcpStream,
+        bytes: &mut &[u8],
+    ) -> Poll<io::Result<()>> {
+        match &mut self.tls {
+            Some(tls) => tls.poll_write_all(cx, stream, bytes),
+            None => poll_write_all(cx, stream, bytes),
+        }
+    }
+}
+
+fn poll_read(
+    cx: &mut Context<'_>,
+    stream: &mut TcpStream,
+    space: &mut [u8],
+) -> Poll<io::Result<usize>> {
+    let mut space = ReadBuf::new(space);
+    ready!(Pin::new(stream).poll_read(cx, &mut space))?;
+    Poll::Ready(Ok(space.filled().len()))
+}
+
+/// `bytes` shrinks as they go.
+fn poll_write_all(
+    cx: &mut Context<'_>,
+    stream: &mut TcpStream,
+    bytes: &mut &[u8],
+) -> Poll<io::Result<()>> {
+    while !bytes.is_empty() {
+        let n = ready!(Pin::new(&mut *stream).poll_write(cx, bytes))?;
+        if n == 0 {
+            return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+        }
+        *bytes = &bytes[n..];
+    }
+    Poll::Ready(Ok(()))
 }
 
 impl Socket {
@@ -47,7 +113,6 @@ impl Socket {
     /// # Errors
     /// The handshake failed; nothing more can be sent, the peer has been told why.
     pub async fn secure(&mut self, mut tls: tls::Session, ahead: &mut Buffer) -> io::Result<()> {
-        debug_assert!(self.layers.is_none());
         let fed = tls.feed(ahead.filled());
         let n = ahead.filled().len();
         ahead.consume(n);
@@ -56,17 +121,27 @@ impl Socket {
             return fed;
         }
         poll_fn(|cx| tls.poll_handshake(cx, &mut self.stream)).await?;
-        self.layers = Some(Box::new(Layers { tls }));
+        self.layers.get_or_insert_default().tls = Some(tls);
         Ok(())
     }
 
     /// What TLS was agreed, if there is any.
     pub fn tls(&self) -> Option<tls::Facts> {
-        self.layers.as_ref()?.tls.facts()
+        self.layers.as_ref()?.tls.as_ref()?.facts()
     }
 
     pub fn is_secure(&self) -> bool {
-        self.layers.is_some()
+        self.layers.as_ref().is_some_and(|l| l.tls.is_some())
+    }
+
+    /// Everything from here on is compressed, both ways.
+    pub fn compress(&mut self, algorithm: Algorithm) {
+        self.layers.get_or_insert_default().compression = Some(Compression::new(algorithm));
+    }
+
+    /// Of our side.
+    pub fn local_address(&self) -> io::Result<SocketAddr> {
+        self.stream.local_addr()
     }
 
     pub fn raw_fd(&self) -> std::os::fd::RawFd {
@@ -75,7 +150,7 @@ impl Socket {
 
     /// Waits until there is something to read (or the end).
     pub async fn readable(&self) -> io::Result<()> {
-        if self.layers.as_ref().is_some_and(|l| l.tls.has_more()) {
+        if self.layers.as_ref().is_some_and(|l| l.has_more()) {
             return Ok(());
         }
         self.stream.readable().await
@@ -95,35 +170,28 @@ impl Socket {
     }
 
     fn poll_read(&mut self, cx: &mut Context<'_>, space: &mut [u8]) -> Poll<io::Result<usize>> {
-        if let Some(layers) = &mut self.layers {
-            return layers.tls.poll_read(cx, &mut self.stream, space);
+        match &mut self.layers {
+            None => poll_read(cx, &mut self.stream, space),
+            Some(layers) => layers.poll_read(cx, &mut self.stream, space),
         }
-        let mut space = ReadBuf::new(space);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut space))?;
-        Poll::Ready(Ok(space.filled().len()))
     }
 
     pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
-        poll_fn(|cx| {
-            if let Some(layers) = &mut self.layers {
-                return layers.tls.poll_write_all(cx, &mut self.stream, &mut bytes);
-            }
-            while !bytes.is_empty() {
-                let n = ready!(Pin::new(&mut self.stream).poll_write(cx, bytes))?;
-                if n == 0 {
-                    return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
-                }
-                bytes = &bytes[n..];
-            }
-            Poll::Ready(Ok(()))
-        })
-        .await
+        let Some(layers) = &mut self.layers else {
+            return poll_fn(|cx| poll_write_all(cx, &mut self.stream, &mut bytes)).await;
+        };
+        while !bytes.is_empty() {
+            let packed = layers.compression.as_mut().map(|c| c.pack(&mut bytes));
+            let mut now = packed.as_deref().unwrap_or_else(|| std::mem::take(&mut bytes));
+            poll_fn(|cx| layers.poll_write_all(cx, &mut self.stream, &mut now)).await?;
+        }
+        Ok(())
     }
 
-    /// Sends if that is possible at once; nobody waits for it.
+    /// Sends if that is possible at once; nobody waits for it. Not for compressed connections.
     pub fn try_write(&mut self, bytes: &[u8]) {
-        match &mut self.layers {
-            Some(layers) => layers.tls.try_write(&self.stream, bytes),
+        match self.layers.as_mut().and_then(|l| l.tls.as_mut()) {
+            Some(tls) => tls.try_write(&self.stream, bytes),
             None => {
                 let _ = self.stream.try_write(bytes);
             }
@@ -144,8 +212,8 @@ impl Socket {
 
 impl Drop for Socket {
     fn drop(&mut self) {
-        if let Some(layers) = &mut self.layers {
-            layers.tls.close(&self.stream);
+        if let Some(tls) = self.layers.as_mut().and_then(|l| l.tls.as_mut()) {
+            tls.close(&self.stream);
         }
     }
 }

@@ -10,10 +10,8 @@ use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
-use pointsman_config::proxy::ProxyConfig;
-use pointsman_config::tls::{
-    ClientTls, ClientTlsMode, Identity, ServerTls, ServerTlsMode, TlsVersion,
-};
+use pointsman_config::proxy::{ProxyConfig, Server};
+use pointsman_config::tls::{ClientTls, ClientTlsMode, Identity, ServerTlsMode, TlsVersion};
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
@@ -39,12 +37,14 @@ pub struct ToClients {
     pub required: bool,
 }
 
-/// TLS towards one server.
+/// How connections to one server are made.
 pub struct ToServer {
     pub mode: ServerTlsMode,
     pub config: Arc<ClientConfig>,
     /// What its certificate must name; `None` if that can't be a name in one.
     pub name: Option<ServerName<'static>>,
+    /// It is told the client's address before all else.
+    pub proxy_protocol: bool,
     /// It has refused a connection without TLS and taken one with it.
     pub demands: AtomicBool,
 }
@@ -73,7 +73,7 @@ impl Tls {
     /// The first that can't be used.
     pub fn load(config: &ProxyConfig) -> Result<Self, TlsError> {
         let listeners = config.listeners.iter().map(|l| to_clients(&l.tls));
-        let servers = config.servers.iter().map(|s| to_server(&s.tls, &s.address).map(Arc::new));
+        let servers = config.servers.iter().map(|s| to_server(s).map(Arc::new));
         Ok(Self {
             listeners: listeners.collect::<Result<_, _>>()?,
             servers: servers.collect::<Result<_, _>>()?,
@@ -190,7 +190,8 @@ fn to_clients(tls: &ClientTls) -> Result<Option<ToClients>, TlsError> {
     Ok(Some(ToClients { config: Arc::new(config), required: tls.mode == ClientTlsMode::Required }))
 }
 
-fn to_server(tls: &ServerTls, address: &str) -> Result<ToServer, TlsError> {
+fn to_server(server: &Server) -> Result<ToServer, TlsError> {
+    let Server { tls, address, .. } = server;
     let builder = ClientConfig::builder_with_provider(provider())
         .with_safe_default_protocol_versions()
         .map_err(setup)?;
@@ -206,12 +207,13 @@ fn to_server(tls: &ServerTls, address: &str) -> Result<ToServer, TlsError> {
             builder.with_client_auth_cert(chain, key).map_err(|e| unfit(identity, &e))?
         }
     };
-    let host = address.rsplit_once(':').map_or(address, |(host, _)| host);
+    let host = address.rsplit_once(':').map_or(&**address, |(host, _)| host);
     let host = host.trim_start_matches('[').trim_end_matches(']').to_owned();
     Ok(ToServer {
         mode: tls.mode,
         config: Arc::new(config),
         name: ServerName::try_from(host).ok(),
+        proxy_protocol: server.proxy_protocol,
         demands: AtomicBool::new(false),
     })
 }

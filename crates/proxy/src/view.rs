@@ -38,7 +38,7 @@ impl SessionRow {
             id: info.id,
             worker,
             user: info.user.borrow().clone(),
-            client: info.peer.to_string(),
+            client: info.peer.get().to_string(),
             database: info.database.borrow().clone(),
             backends: info.backends.borrow().iter().map(|p| (p.server, p.thread)).collect(),
             busy: info.busy.get().map(|(server, _)| server),

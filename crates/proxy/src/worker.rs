@@ -50,7 +50,8 @@ pub enum Ask {
 /// What is known of a live session by the rest of its worker.
 pub struct SessionInfo {
     pub id: u32,
-    pub peer: SocketAddr,
+    /// Who it is; a load balancer may say.
+    pub peer: Cell<SocketAddr>,
     pub fd: RawFd,
     pub since: Instant,
     pub user: RefCell<String>,
