@@ -283,3 +283,51 @@ fn servers_are_spoken_to_as_the_mode_says() {
         }
     }
 }
+
+#[test]
+fn certificates_are_read_anew_and_broken_ones_change_nothing() {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (Pki::new(dir.path(), "old").unwrap(), Pki::new(dir.path(), "new").unwrap());
+    let pem = old.issue("proxy", &["127.0.0.1"]).unwrap();
+    let site = Site::with(Setup {
+        listener: format!("tls = {{ {} }}\n", pem.toml()),
+        replicas: 0,
+        ..Setup::default()
+    });
+    let is_verified_by = |ca: String| {
+        let ca = format!("--ssl-ca={ca}");
+        app(&site, &["--ssl-verify-server-cert", &ca], "SELECT 1").status.success()
+    };
+    assert!(is_verified_by(old.ca()) && !is_verified_by(new.ca()));
+    let other = new.issue("proxy", &["127.0.0.1"]).unwrap();
+    let ssl = mysql_async::SslOpts::default().with_danger_accept_invalid_certs(true);
+    let opts = mysql_async::OptsBuilder::default()
+        .ip_or_hostname("127.0.0.1")
+        .tcp_port(site.port())
+        .user(Some(APP_USER))
+        .pass(Some(APP_PASSWORD))
+        .ssl_opts(ssl)
+        .prefer_socket(false);
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+    let mut open = runtime.block_on(mysql_async::Conn::new(opts)).unwrap();
+
+    // The certificate of one and the key of the other, as between two copies.
+    std::fs::copy(&other.certificate, &pem.certificate).unwrap();
+    let said = site.cli(&["reload"]);
+    assert!(!said.status.success(), "{said:?}");
+    assert!(said.stderr.contains("the key is not the certificate's"), "{said:?}");
+    let config = site.sandbox.dir().join("proxy.toml");
+    let said = site.cli(&["check", config.to_str().unwrap()]);
+    assert!(said.stderr.contains("the key is not the certificate's"), "{said:?}");
+    assert!(is_verified_by(old.ca()), "nothing has changed");
+    std::fs::write(&pem.key, "rubbish").unwrap();
+    let said = site.cli(&["reload"]);
+    assert!(said.stderr.contains("has no unencrypted private key"), "{said:?}");
+
+    std::fs::copy(&other.key, &pem.key).unwrap();
+    site.proxy.signal(nix::sys::signal::Signal::SIGHUP).unwrap();
+    wait_until("the new one is shown", LONG, || Ok(is_verified_by(new.ca()))).unwrap();
+    assert!(!is_verified_by(old.ca()));
+    let one: Option<u8> = runtime.block_on(open.query_first("SELECT 1")).unwrap();
+    assert_eq!(one, Some(1), "who is in stays in");
+}

@@ -358,7 +358,7 @@ impl Backend {
             mariadb: greeting.server_version.windows(7).any(|w| w == b"MariaDB"),
             in_step: true,
             schema: login.database.as_deref().map(Into::into),
-            key: pool::key(login),
+            key: pool::key(login, tls.is_some_and(|t| t.proxy_protocol)),
             born: Instant::now(),
             slot: None,
             option_set: false,

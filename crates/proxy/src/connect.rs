@@ -139,7 +139,9 @@ impl Client {
 
     /// A connection of this session's account: one that nobody uses, or a new one. Not in step yet.
     pub(crate) async fn connect(&mut self, server: ServerId) -> Result<Box<Backend>, Unusable> {
-        let key = pool::key(&self.login);
+        let told =
+            self.config().servers.get(usize::from(server.0)).is_some_and(|s| s.proxy_protocol);
+        let key = pool::key(&self.login, told);
         let schema = self.session.variables().schema();
         let settings = &self.config().pool;
         let worker = &self.worker;

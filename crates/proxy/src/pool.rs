@@ -25,9 +25,10 @@ use crate::backend::{Backend, Broken, Login};
 /// collation. Who has the same may use it.
 pub type Key = [u8; 32];
 
-/// See [`Key`]. What a client says of itself (connection attributes) does not count.
+/// See [`Key`]. What a client says of itself (connection attributes) does not count. `told`: the
+/// server was told the client's address, which is then part of whose connection it is.
 #[must_use]
-pub fn key(login: &Login) -> Key {
+pub fn key(login: &Login, told: bool) -> Key {
     let caps = login.caps - Capabilities::CONNECT_WITH_DB - Capabilities::CONNECT_ATTRS;
     let mut hash = Sha256::new();
     login.credentials.identify(&mut |part: &[u8]| {
@@ -35,7 +36,10 @@ pub fn key(login: &Login) -> Key {
         hash.update(part);
     });
     hash.update(caps.bits().to_le_bytes());
-    hash.update([login.collation, u8::from(login.secure)]);
+    hash.update([login.collation, u8::from(login.origin.is_some_and(|o| o.secure))]);
+    if let Some(origin) = login.origin.filter(|_| told) {
+        hash.update(origin.source.ip().to_canonical().to_string());
+    }
     hash.finalize().into()
 }
 
