@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use anyhow::Result;
-use pointsman_sandbox::{Node, Options, Sandbox, free_port};
+use pointsman_sandbox::{Flavour, Node, Options, Sandbox, free_port};
 use serde_json::Value;
 
 use crate::clients::Output;
@@ -22,6 +22,9 @@ pub struct Setup {
     pub server_args: Vec<String>,
     /// With the SQL console.
     pub console: bool,
+    /// The proxy's account may change the primary.
+    pub failover: bool,
+    pub flavour: Flavour,
 }
 
 impl Default for Setup {
@@ -34,6 +37,8 @@ impl Default for Setup {
             server: String::new(),
             server_args: vec![],
             console: false,
+            failover: false,
+            flavour: Flavour::MariaDb,
         }
     }
 }
@@ -69,6 +74,8 @@ impl Site {
         let sandbox = Sandbox::start(Options {
             replicas: setup.replicas,
             extra_args: setup.server_args,
+            failover: setup.failover,
+            flavour: setup.flavour,
             ..Options::default()
         })?;
         // A port found free may be taken a moment later by another test.

@@ -80,9 +80,9 @@ pub enum Action {
     /// Read the configuration again.
     Reload,
     /// Make another server the primary, in good order.
-    Switchover { to: Option<String> },
+    Switchover { to: Option<String>, dry_run: bool },
     /// Make another server the primary because the present one is lost.
-    Failover,
+    Failover { to: Option<String>, force: bool },
     /// Let a former primary follow the new one.
     Rejoin(String),
 }

@@ -3,11 +3,13 @@
 //! Sources: <https://mariadb.com/kb/en/gtid/>,
 //! <https://dev.mysql.com/doc/refman/8.4/en/replication-gtids-concepts.html>.
 
+mod history;
 mod mariadb;
 mod mysql;
 
 use std::fmt;
 
+pub use history::History;
 pub use mariadb::{Gtid, MariaDbPosition};
 pub use mysql::{MySqlGtidSet, Source};
 

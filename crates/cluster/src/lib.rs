@@ -1,6 +1,7 @@
 //! The database servers: roles, lag, GTID positions (pure), and the monitor that watches them.
 
 pub mod accounts;
+pub mod failover;
 pub mod gtid;
 pub mod lag;
 mod link;

@@ -184,6 +184,11 @@ impl Link {
         position(self.flavour, &Fields(&row), "committed")
     }
 
+    /// Runs `sql`, of which no rows are wanted.
+    pub(crate) async fn run(&mut self, sql: &str) -> Result<(), SqlError> {
+        self.conn.query_drop(sql).await
+    }
+
     /// Rows of `sql`, each field as bytes.
     pub(crate) async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, SqlError> {
         self.conn.query(sql).await
@@ -227,6 +232,14 @@ impl Fields<'_> {
             Value::Int(n) => Some(n.to_string()),
             Value::UInt(n) => Some(n.to_string()),
             other => Some(other.as_sql(true)),
+        }
+    }
+
+    /// The first column, whatever it is called.
+    pub(crate) fn first(&self) -> Option<String> {
+        match self.0.as_ref(0)? {
+            Value::Bytes(bytes) => Some(String::from_utf8_lossy(bytes).into_owned()),
+            _ => None,
         }
     }
 

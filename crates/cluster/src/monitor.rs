@@ -21,6 +21,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use crate::accounts::Accounts;
+use crate::failover::{self, Driver, Request};
 use crate::gtid::Position;
 use crate::link::Target;
 use crate::roles::{Member, Settings, Topology};
@@ -81,6 +82,9 @@ pub(crate) struct Shared {
     /// Reads of the accounts.
     pub(crate) account_rounds: Rounds<()>,
     oracle: Rounds<Option<Arc<Position>>>,
+    pub(crate) failover: Driver,
+    /// Rings when something was learnt of a server, for [`crate::failover`].
+    pub(crate) news: Notify,
     interval: Duration,
     timeout: Duration,
     /// What can't change while watching.
@@ -103,6 +107,8 @@ impl Fixed {
 pub(crate) struct Watched {
     pub(crate) id: ServerId,
     pub(crate) target: Target,
+    /// The same with the account that changes the primary.
+    pub(crate) actor: Target,
     live: Arc<Live>,
     applied: Applied,
     wake_prober: Notify,
@@ -126,9 +132,11 @@ impl Cluster {
                 name: server.name.as_str().into(),
                 address: server.address.to_string().into(),
                 weight: server.weight,
+                promote: server.promote,
             })
             .collect();
         let topology = Topology::new(settings, members, Instant::now());
+        let actor = failover::account(config);
         let watched = config
             .servers
             .iter()
@@ -137,6 +145,7 @@ impl Cluster {
             .map(|(i, (server, live))| Watched {
                 id: ServerId(u16::try_from(i).expect("at most 65535 servers")),
                 target: Target::new(&server.address.to_string(), &monitor.user, &monitor.password),
+                actor: Target::new(&server.address.to_string(), &actor.user, &actor.password),
                 live: live.clone(),
                 applied: Applied::new(live.clone()),
                 wake_prober: Notify::new(),
@@ -145,8 +154,12 @@ impl Cluster {
             .collect::<Vec<_>>();
         for (watched, server) in watched.iter().zip(&config.servers) {
             watched.target.set_tls(&server.tls);
+            watched.actor.set_tls(&server.tls);
         }
+        let (driver, requests) = Driver::new();
         let shared = Arc::new(Shared {
+            failover: driver,
+            news: Notify::new(),
             snapshot: Arc::new(ArcSwap::new(topology.snapshot().clone())),
             topology: Mutex::new(topology),
             fixed: Fixed::new(config),
@@ -173,6 +186,8 @@ impl Cluster {
         let loader = crate::accounts::loader::run(shared.clone(), monitor.accounts_interval);
         tasks.push(tokio::spawn(loader).abort_handle());
         tasks.push(tokio::spawn(oracle::run(shared.clone())).abort_handle());
+        let failover = failover::run(shared.clone(), config.clone(), requests);
+        tasks.push(tokio::spawn(failover).abort_handle());
         Self { handle: Arc::new(Handle { shared, tasks }) }
     }
 
@@ -243,6 +258,52 @@ impl Cluster {
         Ok(())
     }
 
+    /// Makes another server the primary in good order; returns what was done, in one sentence.
+    ///
+    /// # Errors
+    /// Why it was not done; then the primary is the one before.
+    pub async fn switchover(&self, to: Option<String>) -> Result<String, String> {
+        self.shared_state().failover.ask(Request::Switchover { to, rehearse: false }).await
+    }
+
+    /// What [`Cluster::switchover`] would do, a line for each step.
+    ///
+    /// # Errors
+    /// Why it would not do it.
+    pub async fn rehearse_switchover(&self, to: Option<String>) -> Result<String, String> {
+        self.shared_state().failover.ask(Request::Switchover { to, rehearse: true }).await
+    }
+
+    /// Makes another server the primary because the present one is lost; with `force` even if it is
+    /// not, or if the other one is not known to have all that could be saved.
+    ///
+    /// # Errors
+    /// Why it was not done.
+    pub async fn failover(&self, to: Option<String>, force: bool) -> Result<String, String> {
+        self.shared_state().failover.ask(Request::Failover { to, force }).await
+    }
+
+    /// Makes a server that has nothing of its own a replica of the primary.
+    ///
+    /// # Errors
+    /// Why it was not done, with the transactions that only it has, if there are such.
+    pub async fn rejoin(&self, server: String) -> Result<String, String> {
+        self.shared_state().failover.ask(Request::Rejoin { server }).await
+    }
+
+    /// What is going on about the primary, or why nothing is although there is none: short
+    /// sentences.
+    #[must_use]
+    pub fn failover_status(&self) -> Arc<Vec<String>> {
+        self.shared_state().failover.status()
+    }
+
+    /// Changes of the primary made by this process: because it was lost, and planned ones.
+    #[must_use]
+    pub fn failovers(&self) -> (u64, u64) {
+        self.shared_state().failover.changes()
+    }
+
     /// Takes over `max_lag`, the weights and TLS of a config read anew.
     ///
     /// # Errors
@@ -262,6 +323,7 @@ impl Cluster {
         shared.update(|topology| topology.reconfigure(settings, &weights));
         for (watched, server) in shared.watched.iter().zip(&config.servers) {
             watched.target.set_tls(&server.tls);
+            watched.actor.set_tls(&server.tls);
         }
         Ok(())
     }
@@ -355,12 +417,12 @@ impl Cluster {
 }
 
 impl Shared {
-    fn topology(&self) -> MutexGuard<'_, Topology> {
+    pub(crate) fn topology(&self) -> MutexGuard<'_, Topology> {
         self.topology.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Changes what is known, and publishes what follows from it.
-    fn update(&self, change: impl FnOnce(&mut Topology)) {
+    pub(crate) fn update(&self, change: impl FnOnce(&mut Topology)) {
         let mut topology = self.topology();
         change(&mut topology);
         let events = topology.evaluate(Instant::now());
@@ -382,6 +444,10 @@ impl Shared {
                     watched.wake_feed.notify_one();
                 }
             }
+            if old.primary.is_some() && new.primary.is_none() {
+                // What do the replicas say of it?
+                self.look_everywhere();
+            }
         }
         if topology.all_looked_at() {
             self.looked.send_if_modified(|looked| !std::mem::replace(looked, true));
@@ -394,6 +460,14 @@ impl Shared {
                 .map_or_else(String::new, |server| server.name.to_string());
             tracing::info!(code = event.code, server = subject, "{}", event.text);
             self.events.push(event.code, subject, event.text);
+        }
+        self.news.notify_one();
+    }
+
+    /// Looks at all servers now rather than at the next tick.
+    pub(crate) fn look_everywhere(&self) {
+        for watched in &self.watched {
+            watched.wake_prober.notify_one();
         }
     }
 
@@ -427,6 +501,14 @@ impl Shared {
     pub(crate) fn tell(&self, code: &'static str, text: String) {
         tracing::info!(code, "{text}");
         self.events.push(code, "", text);
+    }
+
+    /// An event about one server.
+    pub(crate) fn tell_of(&self, code: &'static str, id: ServerId, text: String) {
+        let snapshot = self.snapshot.load();
+        let name = snapshot.server(id).map_or_else(String::new, |server| server.name.to_string());
+        tracing::info!(code, server = name, "{text}");
+        self.events.push(code, name, text);
     }
 
     pub(crate) fn timeout(&self) -> Duration {

@@ -53,6 +53,7 @@
 //! it does not flap.
 
 mod election;
+mod facts;
 mod report;
 
 use std::sync::Arc;
@@ -81,6 +82,8 @@ pub struct Member {
     /// `host:port`.
     pub address: Arc<str>,
     pub weight: u32,
+    /// Whether it may become the primary.
+    pub promote: bool,
 }
 
 impl Member {
@@ -134,6 +137,9 @@ struct Known {
     accepted: bool,
     /// Out of the reads because of lag.
     lagging: bool,
+    /// It was the primary until another was made so, or should have become one and did not: it is
+    /// none, however writable. Until it follows the primary, or [`Topology::accept`].
+    deposed: Option<Arc<str>>,
 }
 
 #[derive(Debug)]
@@ -180,6 +186,7 @@ impl Topology {
                 followed: false,
                 accepted: false,
                 lagging: false,
+                deposed: None,
             })
             .collect();
         let mut topology = Self {
@@ -227,6 +234,7 @@ impl Topology {
     pub fn accept(&mut self, id: ServerId) {
         if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
             known.accepted = true;
+            known.deposed = None;
         }
     }
 
@@ -234,6 +242,21 @@ impl Topology {
     /// become one, or [`Topology::release`].
     pub fn hold(&mut self, old: ServerId, why: &str) {
         self.hold = Some(Hold { old: usize::from(old.0), why: why.into() });
+    }
+
+    /// This server is no primary from now on, whatever it says of itself; `why` completes "it is
+    /// kept out: ".
+    pub fn depose(&mut self, id: ServerId, why: &str) {
+        if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
+            known.deposed = Some(why.into());
+        }
+    }
+
+    /// It may be the primary again.
+    pub fn reinstate(&mut self, id: ServerId) {
+        if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
+            known.deposed = None;
+        }
     }
 
     /// The change was called off.
@@ -397,6 +420,9 @@ impl Topology {
         for (known, server) in self.servers.iter_mut().zip(&servers) {
             if server.role == Role::Replica {
                 known.followed = true;
+                if server.read_only == Some(true) && election.primary.is_some() {
+                    known.deposed = None;
+                }
                 known.lagging = match server.lag {
                     Some(lag) if known.lagging => lag > self.settings.max_lag * 3 / 4,
                     Some(lag) => lag > self.settings.max_lag,

@@ -90,6 +90,8 @@ pub struct Server {
     pub version: Arc<str>,
     /// The server it replicates from, if that is in the config.
     pub source: Option<ServerId>,
+    /// It was the primary, or was to become it, and is none, however writable it is.
+    pub kept_out: bool,
     /// `@@read_only`; `None` when unknown.
     pub read_only: Option<bool>,
     /// Everything about the server that changes between snapshots.

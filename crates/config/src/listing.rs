@@ -29,6 +29,7 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
     for server in &config.servers {
         add(format!("server.{}.address", server.name), server.address.clone());
         add(format!("server.{}.weight", server.name), server.weight.to_string());
+        add(format!("server.{}.promote", server.name), server.promote.to_string());
         add(format!("server.{}.tls.mode", server.name), server.tls.mode.as_str().to_owned());
         if let Some(ca) = &server.tls.ca {
             add(format!("server.{}.tls.ca", server.name), ca.display().to_string());
@@ -42,6 +43,15 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
         add(format!("user.{}.password", user.name), "***".to_owned());
     }
     let (monitor, routing, limits) = (&config.monitor, &config.routing, &config.limits);
+    let failover = &config.failover;
+    let user = |account: &Option<crate::proxy::Account>| {
+        account.as_ref().map_or(&monitor.user, |account| &account.user).clone()
+    };
+    let replicates = if failover.replication_user.is_some() {
+        user(&failover.replication_user)
+    } else {
+        user(&failover.user)
+    };
     for (key, value) in [
         ("monitor.user", monitor.user.clone()),
         ("monitor.password", "***".to_owned()),
@@ -52,6 +62,15 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
         ("routing.max_lag", show_duration(routing.max_lag)),
         ("routing.causal_timeout", show_duration(routing.causal_timeout)),
         ("routing.primary_reads", routing.primary_reads.to_string()),
+        ("failover.auto", failover.auto.map_or("if allowed".to_owned(), |auto| auto.to_string())),
+        ("failover.user", user(&failover.user)),
+        ("failover.replication_user", replicates),
+        ("failover.auto_rejoin", failover.auto_rejoin.to_string()),
+        ("failover.apply_timeout", show_duration(failover.apply_timeout)),
+        ("failover.switchover_timeout", show_duration(failover.switchover_timeout)),
+        ("failover.transaction_wait", show_duration(failover.transaction_wait)),
+        ("failover.write_wait", show_duration(failover.write_wait)),
+        ("failover.replay_max_size", show_size(failover.replay_max_size)),
         ("limits.max_connections", limits.max_connections.to_string()),
         ("limits.connect_timeout", show_duration(limits.connect_timeout)),
         ("limits.login_timeout", show_duration(limits.login_timeout)),

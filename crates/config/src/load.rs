@@ -10,7 +10,7 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::proxy::{
-    Admin, AuthPlugin, Consistency, Console, Failover, Limits, Listener, Monitor, Pool,
+    Account, Admin, AuthPlugin, Consistency, Console, Failover, Limits, Listener, Monitor, Pool,
     ProxyConfig, Routing, Server, User,
 };
 use crate::read::{At, Findings, HostPort, Read, Section, Size, readable_by_all, word};
@@ -164,6 +164,7 @@ fn servers(
         let name = s.required::<String>(found, "name", "\"db1\"");
         let address = s.required::<HostPort>(found, "address", "\"192.168.4.11:3306\"");
         let weight = s.checked(found, "weight", 1u32, |w| at_most(*w, 100));
+        let promote = s.or(found, "promote", true);
         let tls = tls::of_servers(found, &mut s, tls);
         let proxy_protocol = s.or(found, "proxy_protocol", false);
         s.finish(found);
@@ -207,7 +208,7 @@ fn servers(
         }
         if let (Some(name), Some(address)) = (name, address) {
             let (name, address) = (name.value, address.value.0);
-            servers.push(Server { name, address, weight, tls, proxy_protocol });
+            servers.push(Server { name, address, weight, promote, tls, proxy_protocol });
         }
     }
     if servers.is_empty() && !any_written {
@@ -321,6 +322,18 @@ fn failover(found: &mut Findings, file: &mut Section<'_>) -> Failover {
     let default = Failover::default();
     let Some(mut s) = file.section(found, "failover") else { return default };
     let failover = Failover {
+        auto: s.at(found, "auto").map(|auto| auto.value),
+        user: account(found, &mut s, "user", "password"),
+        replication_user: account(found, &mut s, "replication_user", "replication_password"),
+        auto_rejoin: s.or(found, "auto_rejoin", default.auto_rejoin),
+        apply_timeout: s.checked(found, "apply_timeout", default.apply_timeout, positive),
+        switchover_timeout: s.checked(
+            found,
+            "switchover_timeout",
+            default.switchover_timeout,
+            positive,
+        ),
+        transaction_wait: s.or(found, "transaction_wait", default.transaction_wait),
         write_wait: s.or(found, "write_wait", default.write_wait),
         replay_max_size: s.or(found, "replay_max_size", Size(default.replay_max_size)).0,
     };
@@ -340,6 +353,39 @@ fn pool(found: &mut Findings, file: &mut Section<'_>) -> Pool {
     };
     s.finish(found);
     pool
+}
+
+/// A user and a password that are given together or not at all.
+fn account(
+    found: &mut Findings,
+    s: &mut Section<'_>,
+    user_key: &'static str,
+    password_key: &'static str,
+) -> Option<Account> {
+    let user = s.at::<String>(found, user_key);
+    let password = s.at(found, password_key);
+    match (user, password) {
+        (Some(user), Some(password)) => {
+            Some(Account { user: user.value, password: password.value })
+        }
+        (None, None) => None,
+        (Some(At { span, .. }), None) => {
+            found.error(
+                Problem::new(format!("`{user_key}` without `{password_key}`"))
+                    .at(span)
+                    .help(format!("add {password_key} = {{ env = \"NAME\" }}")),
+            );
+            None
+        }
+        (None, Some(At { span, .. })) => {
+            found.error(
+                Problem::new(format!("`{password_key}` without `{user_key}`"))
+                    .at(span)
+                    .help(format!("add {user_key} = \"pointsman\"")),
+            );
+            None
+        }
+    }
 }
 
 fn limits(found: &mut Findings, file: &mut Section<'_>) -> Limits {

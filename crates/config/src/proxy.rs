@@ -43,6 +43,8 @@ pub struct Server {
     pub address: String,
     /// Share of the reads among replicas, 0 to 100. 0: no reads.
     pub weight: u32,
+    /// Whether it may become the primary.
+    pub promote: bool,
     pub tls: ServerTls,
     /// It is told the client's address by a PROXY protocol header.
     pub proxy_protocol: bool,
@@ -126,9 +128,24 @@ impl Default for Routing {
     }
 }
 
-/// What becomes of clients while the primary is replaced.
+/// How the primary is replaced, and what becomes of clients meanwhile.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Failover {
+    /// Whether a dead primary is replaced without being told to. `None`: if the account may.
+    pub auto: Option<bool>,
+    /// The account that promotes and re-points servers; the monitor's if `None`.
+    pub user: Option<Account>,
+    /// What a former primary replicates with; the account above if `None`.
+    pub replication_user: Option<Account>,
+    /// Whether a former primary that comes back with nothing of its own follows the new one.
+    pub auto_rejoin: bool,
+    /// How long a replica that is to be promoted may take to apply what it received, before the
+    /// operator is told; it goes on.
+    pub apply_timeout: Duration,
+    /// A planned change that takes longer is undone.
+    pub switchover_timeout: Duration,
+    /// In a planned change, how long open transactions may take to end.
+    pub transaction_wait: Duration,
     /// How long a statement that needs the primary waits for one, from the moment the last one was
     /// lost. Zero: not at all.
     pub write_wait: Duration,
@@ -137,9 +154,26 @@ pub struct Failover {
     pub replay_max_size: usize,
 }
 
+/// A user of the databases and its password.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Account {
+    pub user: String,
+    pub password: Secret,
+}
+
 impl Default for Failover {
     fn default() -> Self {
-        Self { write_wait: Duration::from_secs(10), replay_max_size: 1 << 20 }
+        Self {
+            auto: None,
+            user: None,
+            replication_user: None,
+            auto_rejoin: true,
+            apply_timeout: Duration::from_secs(30),
+            switchover_timeout: Duration::from_secs(5),
+            transaction_wait: Duration::from_millis(500),
+            write_wait: Duration::from_secs(10),
+            replay_max_size: 1 << 20,
+        }
     }
 }
 

@@ -62,7 +62,7 @@ fn a_misspelt_key_is_shown_in_its_place() {
        ·    ╰── did you mean `address`?
      8 │ 
        ╰────
-      help: known here: name, address, weight, tls, proxy_protocol
+      help: known here: name, address, weight, promote, tls, proxy_protocol
     "#);
 }
 

@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pointsman_config::ProxyConfig;
-use pointsman_config::proxy::{Admin, AuthPlugin, Console, Limits, Monitor, Routing};
+use pointsman_config::proxy::{Admin, AuthPlugin, Console, Failover, Limits, Monitor, Routing};
 use pointsman_config::tls::{ClientTls, ServerTls};
 
 /// A sample's text, with its secrets given in place: tests don't change the environment.
@@ -15,6 +15,8 @@ fn sample(name: &str) -> String {
     let text = std::fs::read_to_string(path).unwrap();
     text.replace("{ env = \"POINTSMAN_PASSWORD\" }", "\"x\"")
         .replace("{ env = \"SHOP_PASSWORD\" }", "\"x\"")
+        .replace("{ env = \"FAILOVER_PASSWORD\" }", "\"x\"")
+        .replace("{ env = \"REPLICATION_PASSWORD\" }", "\"x\"")
 }
 
 #[test]
@@ -37,13 +39,14 @@ fn the_full_file_shows_the_defaults() {
 fn assert_defaults(config: &ProxyConfig) {
     assert_eq!(config.workers, 0);
     assert_eq!(config.routing, Routing::default());
+    assert_eq!(config.failover, Failover::default());
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.admin, Admin::default());
     assert_eq!(config.console, Console::default());
     assert_eq!(config.monitor.interval, Monitor::INTERVAL);
     assert_eq!(config.monitor.timeout, Monitor::TIMEOUT);
     assert_eq!(config.monitor.accounts_interval, Monitor::ACCOUNTS_INTERVAL);
-    assert!(config.servers.iter().all(|s| s.weight == 1 && !s.proxy_protocol));
+    assert!(config.servers.iter().all(|s| s.weight == 1 && s.promote && !s.proxy_protocol));
     assert!(config.servers.iter().all(|s| s.tls == ServerTls::default()));
     assert!(config.listeners.iter().all(|l| l.consistency.is_none()));
     assert!(config.listeners.iter().all(|l| l.tls == ClientTls::default()));

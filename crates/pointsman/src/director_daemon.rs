@@ -107,7 +107,7 @@ impl Daemon for DirectorDaemon {
             Action::Maintain(_) => "maintain",
             Action::Resume(_) => "resume",
             Action::Switchover { .. } => "switchover",
-            Action::Failover => "failover",
+            Action::Failover { .. } => "failover",
             Action::Rejoin(_) => "rejoin",
         };
         Box::pin(async move { Err(AdminError::not_available(what)) })

@@ -102,6 +102,16 @@ impl ProxyDaemon {
         })
     }
 
+    fn check_name(&self, name: Option<&str>) -> Result<(), AdminError> {
+        let snapshot = self.snapshot();
+        match name {
+            Some(name) if snapshot.find(name).is_none() => {
+                Err(AdminError::unknown_server(name, snapshot.servers.iter().map(|s| &*s.name)))
+            }
+            _ => Ok(()),
+        }
+    }
+
     fn reload(&self) -> Result<String, AdminError> {
         let path = self.config_path.display();
         match ProxyConfig::load(&self.config_path) {
@@ -183,6 +193,7 @@ impl Daemon for ProxyDaemon {
                 headlines.push(format!("{}: {}", server.name, server.why));
             }
         }
+        headlines.extend(self.proxy.cluster().failover_status().iter().cloned());
         headlines.push(format!("{} clients connected", self.proxy.session_count()));
         Status {
             kind: "proxy",
@@ -224,9 +235,26 @@ impl Daemon for ProxyDaemon {
                     Ok(format!("{server} is back in service"))
                 }
                 Action::Reload => self.reload(),
-                Action::Switchover { .. } => Err(AdminError::not_available("switchover")),
-                Action::Failover => Err(AdminError::not_available("failover")),
-                Action::Rejoin(_) => Err(AdminError::not_available("rejoin")),
+                Action::Switchover { to, dry_run } => {
+                    self.check_name(to.as_deref())?;
+                    let cluster = self.proxy.cluster();
+                    let done = if dry_run {
+                        cluster.rehearse_switchover(to).await
+                    } else {
+                        cluster.switchover(to).await
+                    };
+                    done.map_err(|why| AdminError::new(Code::Conflict, why))
+                }
+                Action::Failover { to, force } => {
+                    self.check_name(to.as_deref())?;
+                    let done = self.proxy.cluster().failover(to, force).await;
+                    done.map_err(|why| AdminError::new(Code::Conflict, why))
+                }
+                Action::Rejoin(server) => {
+                    self.check_name(Some(&server))?;
+                    let done = self.proxy.cluster().rejoin(server).await;
+                    done.map_err(|why| AdminError::new(Code::Conflict, why))
+                }
             }
         })
     }

@@ -447,6 +447,7 @@ mod tests {
             takes_reads: false,
             why: "".into(),
             weight: 1,
+            kept_out: false,
             server_id: replica.server_id(),
             version: "".into(),
             source: None,

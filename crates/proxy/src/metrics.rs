@@ -51,6 +51,10 @@ const FAMILIES: &[(&str, &str)] = &[
         "pointsman_transactions_replayed_total",
         "Transactions repeated on another server after theirs was lost, by outcome.",
     ),
+    (
+        "pointsman_failovers_total",
+        "Changes of the primary made by this proxy, by kind: failover, switchover.",
+    ),
     ("pointsman_server_up", "Whether the server answers."),
     ("pointsman_server_role", "1 for the server's present role."),
     ("pointsman_server_takes_reads", "Whether reads may go to the server."),
@@ -142,6 +146,10 @@ impl prometheus::core::Collector for Collector {
             metrics.entry(name).or_insert_with(|| (kind, Vec::new())).1.push(metric);
         };
         use MetricType::{COUNTER, GAUGE, HISTOGRAM};
+        let (failovers, switchovers) = self.shared.cluster.failovers();
+        for (kind, count) in [("failover", failovers), ("switchover", switchovers)] {
+            add("pointsman_failovers_total", COUNTER, counter(&[("kind", kind)], count));
+        }
         add("pointsman_client_connections", GAUGE, gauge(&[], self.shared.sessions() as f64));
         let sum =
             |f: &dyn Fn(&crate::stats::WorkerStats) -> u64| stats.iter().map(|s| f(s)).sum::<u64>();

@@ -115,6 +115,14 @@ impl Programs {
         }
     }
 
+    /// Statements, run on the primary too.
+    pub(crate) fn failover_grants(&self) -> &'static [&'static str] {
+        match self {
+            Self::MariaDb(_) => crate::FAILOVER_GRANTS,
+            Self::MySql(_) => crate::FAILOVER_GRANTS_MYSQL,
+        }
+    }
+
     pub(crate) fn replicate_sql(&self, source: SocketAddr) -> String {
         match self {
             Self::MariaDb(_) => mariadb::replicate_sql(source),
@@ -141,7 +149,8 @@ impl Programs {
     pub(crate) fn replication_status_sql(&self) -> &'static str {
         match self {
             Self::MariaDb(_) => "SHOW ALL SLAVES STATUS\\G",
-            Self::MySql(_) => "SHOW REPLICA STATUS\\G",
+            // The client in batch mode does not know \G.
+            Self::MySql(_) => "SHOW REPLICA STATUS",
         }
     }
 }

@@ -21,7 +21,7 @@
 //! | --- | --- | --- |
 //! | `root`, no password | unix socket | everything |
 //! | [`APP_USER`] / [`APP_PASSWORD`] | anywhere | everything in database `app` |
-//! | [`MONITOR_USER`] / [`MONITOR_PASSWORD`] | anywhere | what [`MONITOR_GRANTS`] or [`MONITOR_GRANTS_MYSQL`] says |
+//! | [`MONITOR_USER`] / [`MONITOR_PASSWORD`] | anywhere | what [`MONITOR_GRANTS`] or [`MONITOR_GRANTS_MYSQL`] says, and with [`Options::failover`] [`FAILOVER_GRANTS`] or [`FAILOVER_GRANTS_MYSQL`] |
 //! | `repl` | anywhere | replicate |
 //!
 //! Dropping a [`Sandbox`] kills its servers and removes its directory. If the process that holds it
@@ -74,6 +74,20 @@ pub const MONITOR_GRANTS_MYSQL: &[&str] = &[
     "GRANT SELECT ON mysql.user TO 'pointsman'@'%'",
 ];
 
+/// What it needs beside that to change the primary.
+pub const FAILOVER_GRANTS: &[&str] = &[
+    "GRANT REPLICATION SLAVE ADMIN, REPLICATION MASTER ADMIN, READ_ONLY ADMIN, CONNECTION ADMIN, \
+     PROCESS, RELOAD ON *.* TO 'pointsman'@'%'",
+];
+
+/// The same for MySQL.
+pub const FAILOVER_GRANTS_MYSQL: &[&str] = &[
+    "GRANT REPLICATION_SLAVE_ADMIN, SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN, PROCESS, RELOAD \
+     ON *.* TO 'pointsman'@'%'",
+    "GRANT SELECT ON performance_schema.replication_connection_status TO 'pointsman'@'%'",
+    "GRANT SELECT ON performance_schema.replication_connection_configuration TO 'pointsman'@'%'",
+];
+
 /// What kind of sandbox to start.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -90,6 +104,8 @@ pub struct Options {
     /// `db1` lives on the first of these hosts, `db2` on the second and so on, each at port 3306.
     /// Empty: all on this one, at 127.0.0.1.
     pub hosts: Vec<Host>,
+    /// The monitor's account may also change the primary ([`FAILOVER_GRANTS`]).
+    pub failover: bool,
 }
 
 impl Default for Options {
@@ -101,6 +117,7 @@ impl Default for Options {
             extra_args: Vec::new(),
             base_port: None,
             hosts: Vec::new(),
+            failover: false,
         }
     }
 }
@@ -162,6 +179,9 @@ impl Sandbox {
         let sandbox = Self { nodes, room };
 
         sandbox.primary().client_sql(&programs.accounts_sql())?;
+        if options.failover {
+            sandbox.primary().client_sql(&programs.failover_grants().join(";"))?;
+        }
         std::thread::scope(|scope| {
             let linking: Vec<_> = sandbox
                 .replicas()

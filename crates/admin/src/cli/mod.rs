@@ -9,7 +9,7 @@ use std::process::ExitCode;
 
 use clap::{Arg, ArgAction, ArgMatches};
 
-use crate::command::{self, Args, COMMANDS, Kind};
+use crate::command::{self, Args, COMMANDS, Kind, ParamKind};
 use crate::error::AdminError;
 use crate::{Code, View};
 
@@ -55,10 +55,10 @@ fn subcommand(command: &'static command::Command) -> clap::Command {
     }
     for param in command.params {
         let arg = Arg::new(param.name).long(param.name).help(param.about);
-        out = out.arg(if param.number {
-            arg.value_name("N").value_parser(clap::value_parser!(u64))
-        } else {
-            arg.value_name("NAME").value_parser(clap::value_parser!(String))
+        out = out.arg(match param.kind {
+            ParamKind::Number => arg.value_name("N").value_parser(clap::value_parser!(u64)),
+            ParamKind::Text => arg.value_name("NAME").value_parser(clap::value_parser!(String)),
+            ParamKind::Flag => arg.action(ArgAction::SetTrue),
         });
     }
     if command.kind.reads() {
@@ -155,10 +155,10 @@ fn try_run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
     };
     let mut params = Vec::new();
     for param in command.params {
-        let value = if param.number {
-            matches.get_one::<u64>(param.name).map(u64::to_string)
-        } else {
-            text(param.name)
+        let value = match param.kind {
+            ParamKind::Number => matches.get_one::<u64>(param.name).map(u64::to_string),
+            ParamKind::Text => text(param.name),
+            ParamKind::Flag => matches.get_flag(param.name).then(|| "true".to_owned()),
         };
         params.extend(value.map(|v| (param.name.to_owned(), v)));
     }

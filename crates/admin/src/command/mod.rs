@@ -48,7 +48,16 @@ pub struct Param {
     /// `?NAME=`, `--NAME`, `NAME value` in SQL.
     pub name: &'static str,
     pub about: &'static str,
-    pub number: bool,
+    pub kind: ParamKind,
+}
+
+/// What an argument may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ParamKind {
+    Text,
+    Number,
+    /// There or not: `?NAME=true`, `--NAME`, `NAME` in SQL.
+    Flag,
 }
 
 /// The table of commands.
@@ -107,6 +116,21 @@ impl Args {
         })
     }
 
+    /// An argument that is there or not.
+    ///
+    /// # Errors
+    /// It is neither true nor false.
+    pub fn flag(&self, name: &str) -> Result<bool, AdminError> {
+        match self.0.get(name).map(String::as_str) {
+            None | Some("false" | "0") => Ok(false),
+            Some("true" | "1" | "") => Ok(true),
+            Some(other) => Err(AdminError::new(
+                Code::BadArgument,
+                format!("{name} is true or false, not \"{other}\""),
+            )),
+        }
+    }
+
     fn check(&self, command: &Command) -> Result<(), AdminError> {
         for name in self.0.keys() {
             let on_server = matches!(command.kind, Kind::OnServer(_)) && name == Self::SERVER;
@@ -125,8 +149,12 @@ impl Args {
                 ));
             }
         }
-        for param in command.params.iter().filter(|p| p.number) {
-            self.number(param.name)?;
+        for param in command.params {
+            match param.kind {
+                ParamKind::Text => {}
+                ParamKind::Number => drop(self.number(param.name)?),
+                ParamKind::Flag => drop(self.flag(param.name)?),
+            }
         }
         Ok(())
     }

@@ -1,6 +1,6 @@
 //! Commands that change something.
 
-use super::{Command, Kind, Param};
+use super::{Command, Kind, Param, ParamKind};
 use crate::Action;
 
 pub(super) const DRAIN: Command = Command {
@@ -35,30 +35,52 @@ pub(super) const RELOAD: Command = Command {
     hidden: false,
 };
 
+const TO: Param = Param {
+    name: "to",
+    about: "The new primary; else the replica that is furthest ahead",
+    kind: ParamKind::Text,
+};
+
 pub(super) const SWITCHOVER: Command = Command {
     name: "switchover",
     about: "Make another server the primary, in good order",
-    kind: Kind::OnDaemon(|args| Action::Switchover { to: args.text("to") }),
-    params: &[Param {
-        name: "to",
-        about: "The new primary; else the replica furthest ahead",
-        number: false,
-    }],
-    hidden: true,
+    kind: Kind::OnDaemon(|args| Action::Switchover {
+        to: args.text("to"),
+        dry_run: args.flag("dry-run").unwrap_or(true),
+    }),
+    params: &[
+        TO,
+        Param {
+            name: "dry-run",
+            about: "Only say what would be done, or why it would not",
+            kind: ParamKind::Flag,
+        },
+    ],
+    hidden: false,
 };
 
 pub(super) const FAILOVER: Command = Command {
     name: "failover",
     about: "Make another server the primary because the present one is lost",
-    kind: Kind::OnDaemon(|_| Action::Failover),
-    params: &[],
-    hidden: true,
+    kind: Kind::OnDaemon(|args| Action::Failover {
+        to: args.text("to"),
+        force: args.flag("force").unwrap_or(false),
+    }),
+    params: &[
+        TO,
+        Param {
+            name: "force",
+            about: "Even if the primary lives, or the new one may lack transactions",
+            kind: ParamKind::Flag,
+        },
+    ],
+    hidden: false,
 };
 
 pub(super) const REJOIN: Command = Command {
     name: "rejoin",
-    about: "Let a former primary follow the new one",
+    about: "Make a former primary a replica of the new one, if it has nothing of its own",
     kind: Kind::OnServer(Action::Rejoin),
     params: &[],
-    hidden: true,
+    hidden: false,
 };

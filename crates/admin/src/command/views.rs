@@ -1,11 +1,12 @@
 //! Commands that only look.
 
-use super::{Command, Kind, Param};
+use super::{Command, Kind, Param, ParamKind};
 use crate::View;
 
-const LIMIT: Param = Param { name: "limit", about: "At most this many rows", number: true };
+const LIMIT: Param =
+    Param { name: "limit", about: "At most this many rows", kind: ParamKind::Number };
 const ORDER: Param =
-    Param { name: "order", about: "Column to sort by, highest first", number: false };
+    Param { name: "order", about: "Column to sort by, highest first", kind: ParamKind::Text };
 
 pub(super) const STATUS: Command = Command {
     name: "status",
@@ -44,7 +45,7 @@ pub(super) const EVENTS: Command = Command {
     about: "What happened: servers that died or came back, changes of the primary, reloads",
     kind: Kind::View(View::Events),
     params: &[
-        Param { name: "after", about: "Only events with a higher number", number: true },
+        Param { name: "after", about: "Only events with a higher number", kind: ParamKind::Number },
         LIMIT,
     ],
     hidden: false,

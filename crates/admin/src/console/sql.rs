@@ -2,7 +2,7 @@
 
 use pointsman_wire::ColumnKind;
 
-use crate::command::{self, Args, Command, Kind, Output};
+use crate::command::{self, Args, Command, Kind, Output, ParamKind};
 use crate::{AdminError, Cell, Code, Column, ColumnType, Daemon, Table};
 
 pub(super) enum Answer {
@@ -61,8 +61,7 @@ pub(super) async fn answer(daemon: &dyn Daemon, text: &str) -> Result<Answer, Ad
             let mut args = Args::default();
             match (found.kind, rest) {
                 (Kind::OnServer(_), [_]) => args.set(Args::SERVER, unquote(words[1])),
-                (Kind::OnDaemon(_), []) => {}
-                (Kind::OnDaemon(_), [param, _]) => args.set(param, unquote(words[2])),
+                (Kind::OnDaemon(_), rest) if verb_args(found, rest, &words[1..], &mut args) => {}
                 _ => {
                     return Err(AdminError::new(
                         Code::BadArgument,
@@ -73,6 +72,26 @@ pub(super) async fn answer(daemon: &dyn Daemon, text: &str) -> Result<Answer, Ad
             run(daemon, found, args).await
         }
     }
+}
+
+/// `TO db2 DRY-RUN`, in any order; false if it is not to be understood.
+fn verb_args(command: &Command, lower: &[&str], words: &[&str], args: &mut Args) -> bool {
+    let mut i = 0;
+    while let Some(name) = lower.get(i) {
+        let kind = command.params.iter().find(|param| param.name == *name).map(|param| param.kind);
+        match (kind, words.get(i + 1)) {
+            (Some(ParamKind::Flag), _) => {
+                args.set(name, "true");
+                i += 1;
+            }
+            (Some(_), Some(value)) => {
+                args.set(name, unquote(value));
+                i += 2;
+            }
+            _ => return false,
+        }
+    }
+    true
 }
 
 async fn run(daemon: &dyn Daemon, command: &Command, args: Args) -> Result<Answer, AdminError> {
@@ -226,9 +245,13 @@ fn usage(command: &Command) -> String {
     let name = command.name.to_ascii_uppercase();
     let params = |what: &str| {
         command.params.iter().fold(what.to_owned(), |mut text, p| {
-            let value = if p.number { "n" } else { "name" };
+            let value = match p.kind {
+                ParamKind::Number => " n",
+                ParamKind::Text => " name",
+                ParamKind::Flag => "",
+            };
             let by = if p.name == "order" { " BY" } else { "" };
-            text.push_str(&format!(" [{}{by} {value}]", p.name.to_ascii_uppercase()));
+            text.push_str(&format!(" [{}{by}{value}]", p.name.to_ascii_uppercase()));
             text
         })
     };
@@ -302,7 +325,12 @@ mod tests {
         assert_eq!(done("DRAIN db1;"), r#"Drain("db1")"#);
         assert_eq!(done("drain 'DB-1' ;\n"), r#"Drain("DB-1")"#);
         assert_eq!(done("reload"), "Reload");
-        assert_eq!(done("SWITCHOVER TO db2"), r#"Switchover { to: Some("db2") }"#);
+        assert_eq!(done("SWITCHOVER TO db2"), r#"Switchover { to: Some("db2"), dry_run: false }"#);
+        assert_eq!(
+            done("switchover dry-run to DB2;"),
+            r#"Switchover { to: Some("DB2"), dry_run: true }"#
+        );
+        assert_eq!(done("FAILOVER FORCE"), "Failover { to: None, force: true }");
         for bad in
             ["drain", "drain a b", "reload now please", "switchover from db1", "drain all of it"]
         {

@@ -48,6 +48,34 @@ impl MySqlGtidSet {
         })
     }
 
+    /// What is in here and not in `other`.
+    #[must_use]
+    pub fn minus(&self, other: &Self) -> Self {
+        let mut left = Self::default();
+        for (source, intervals) in &self.sources {
+            let taken = other.sources.get(source).map_or(&[][..], Vec::as_slice);
+            let mut kept = Vec::new();
+            for &(mut first, last) in intervals {
+                for &(from, to) in taken {
+                    if from > last || to < first {
+                        continue;
+                    }
+                    if from > first {
+                        kept.push((first, from - 1));
+                    }
+                    first = first.max(to + 1);
+                }
+                if first <= last {
+                    kept.push((first, last));
+                }
+            }
+            if !kept.is_empty() {
+                left.sources.insert(source.clone(), kept);
+            }
+        }
+        left
+    }
+
     /// Adds all of `other`.
     pub fn merge(&mut self, other: &Self) {
         for (source, intervals) in &other.sources {
@@ -269,6 +297,12 @@ mod tests {
             let mut both = a.clone();
             both.merge(&b);
             prop_assert!(both.covers(&a) && both.covers(&b));
+            let left = a.minus(&b);
+            let numbers: u64 = left.sources().flat_map(|(_, i)| i).map(|(f, l)| l - f + 1).sum();
+            prop_assert_eq!(numbers, ma.difference(&mb).count() as u64);
+            let mut whole = left.clone();
+            whole.merge(&b);
+            prop_assert_eq!(&whole, &both);
             let count: u64 = both.sources().flat_map(|(_, i)| i).map(|(f, l)| l - f + 1).sum();
             prop_assert_eq!(count, ma.union(&mb).count() as u64);
             for (_, intervals) in both.sources() {

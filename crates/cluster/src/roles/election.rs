@@ -48,7 +48,7 @@ impl Topology {
     }
 
     fn is_candidate(&self, i: usize, healths: &[Health]) -> bool {
-        if healths[i] != Health::Up {
+        if healths[i] != Health::Up || self.servers[i].deposed.is_some() {
             return false;
         }
         self.report(i).is_some_and(|report| {

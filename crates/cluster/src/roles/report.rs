@@ -65,6 +65,7 @@ impl Topology {
             server_id: report.map_or(0, |report| report.server_id),
             version: report.map_or_else(|| Arc::from(""), |report| report.version.clone()),
             source: self.source_id(i),
+            kept_out: known.deposed.is_some(),
             read_only: report.map(|report| report.read_only),
             live: known.live.clone(),
         }
@@ -83,6 +84,11 @@ impl Topology {
         let Some(report) = self.report(i) else {
             return (Role::Unknown, None, "not looked at yet".to_owned());
         };
+        if let Some(why) = &self.servers[i].deposed
+            && (report.channels.is_empty() || !report.read_only)
+        {
+            return (Role::Standalone, None, format!("kept out: {why}"));
+        }
         // A promoted server may still have its old channels, and rivals may be in a ring.
         let toward = reference.and_then(|reference| self.channel_to(i, reference));
         let following = toward.is_some_and(|channel| !channel.stopped() && reference != Some(i));
@@ -218,6 +224,7 @@ pub(super) fn same(old: &Snapshot, new: &Snapshot) -> bool {
                 && a.version == b.version
                 && a.source == b.source
                 && a.read_only == b.read_only
+                && a.kept_out == b.kept_out
         })
 }
 
@@ -265,7 +272,8 @@ pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
             };
             tell("admin_state", text);
         }
-        let rival = |s: &Server| s.role == Role::Standalone && s.read_only == Some(false);
+        let rival =
+            |s: &Server| s.role == Role::Standalone && s.read_only == Some(false) && !s.kept_out;
         if rival(b) && !rival(a) {
             tell("two_writable", format!("{name} is {why}"));
         }

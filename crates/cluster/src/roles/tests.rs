@@ -49,6 +49,7 @@ impl World {
             name: format!("db{n}").into(),
             address: format!("10.0.0.1:{n}").into(),
             weight: 1,
+            promote: true,
         });
         let now = Instant::now();
         let settings = Settings { timeout: TIMEOUT, max_lag: MAX_LAG };

@@ -35,6 +35,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         flavour: if args.mysql { Flavour::MySql } else { Flavour::MariaDb },
         dir: args.dir,
         replicas: usize::from(args.replicas),
+        failover: true,
         ..Options::default()
     })?;
     let listen = match args.listen {

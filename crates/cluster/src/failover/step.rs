@@ -1,0 +1,103 @@
+//! What can be done to one server, and what comes of it. Plain data.
+
+use std::time::Duration;
+
+use crate::gtid::Position;
+
+/// Numbers the steps of one run.
+pub type StepId = u64;
+
+/// Something to do at one server. Each may be done twice without harm.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Does it answer over a new connection? Done, or failed.
+    Ping { server: usize },
+    /// A replica connects to its source anew. [`Outcome::Reached`].
+    Reach { server: usize },
+    /// A replica stops fetching and says what it has. [`Outcome::At`] all it received.
+    Freeze { server: usize },
+    /// It fetches and applies again.
+    Thaw { server: usize },
+    /// Applies `wanted`, then stops replicating. [`Outcome::At`] what it has applied, at least
+    /// `wanted`; fails if that takes longer than `wait`.
+    Settle { server: usize, wanted: Position, wait: Duration },
+    /// Forgets its source and becomes writable.
+    Open { server: usize },
+    /// Lets open transactions end for at most `wait`, becomes read-only, cuts off what still writes.
+    /// [`Outcome::At`] what it has committed.
+    Close { server: usize, wait: Duration },
+    /// The opposite of `Close`.
+    Reopen { server: usize },
+    /// Becomes read-only at once, and its clients are cut off.
+    Fence { server: usize },
+    /// Replicates from `to`, and becomes read-only, if it has nothing that `to` lacks; fails if
+    /// replication does not run then. [`Outcome::Diverged`] if it has.
+    Join { server: usize, to: usize },
+}
+
+/// What a step brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Outcome {
+    Done,
+    At(Position),
+    /// Whether the source answered.
+    Reached(bool),
+    /// It has these transactions of its own, in the server's notation. Nothing was changed.
+    Diverged(String),
+}
+
+/// Why a step was not done, as far as is known.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Failure {
+    /// Completes "db2 could not ...: ".
+    pub text: String,
+    /// The time was up; it may have been done all the same.
+    pub late: bool,
+}
+
+impl Step {
+    /// Where it is done.
+    #[must_use]
+    pub fn server(&self) -> usize {
+        match *self {
+            Self::Ping { server }
+            | Self::Reach { server }
+            | Self::Freeze { server }
+            | Self::Thaw { server }
+            | Self::Settle { server, .. }
+            | Self::Open { server }
+            | Self::Close { server, .. }
+            | Self::Reopen { server }
+            | Self::Fence { server }
+            | Self::Join { server, .. } => server,
+        }
+    }
+
+    /// It fails if it takes longer.
+    #[must_use]
+    pub fn limit(&self) -> Duration {
+        match self {
+            Self::Ping { .. } | Self::Reach { .. } => Duration::from_millis(400),
+            Self::Freeze { .. } | Self::Thaw { .. } => Duration::from_secs(1),
+            Self::Settle { wait, .. } | Self::Close { wait, .. } => *wait + Duration::from_secs(2),
+            Self::Open { .. } | Self::Reopen { .. } | Self::Fence { .. } => Duration::from_secs(2),
+            Self::Join { .. } => Duration::from_secs(8),
+        }
+    }
+
+    /// Completes "db2 could not ".
+    #[must_use]
+    pub fn words(&self) -> &'static str {
+        match self {
+            Self::Ping { .. } => "answer",
+            Self::Reach { .. } => "connect to its source anew",
+            Self::Freeze { .. } => "stop fetching",
+            Self::Thaw { .. } => "fetch again",
+            Self::Settle { .. } => "apply all it has received and stop replicating",
+            Self::Open { .. } => "be made writable",
+            Self::Close { .. } | Self::Fence { .. } => "be made read-only",
+            Self::Reopen { .. } => "be made writable again",
+            Self::Join { .. } => "be made a replica",
+        }
+    }
+}

@@ -1,0 +1,610 @@
+//! A simulated set of servers, watched and changed through a network that loses, delays and cuts.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::gtid::{Flavour, Position};
+use crate::probe::{Channel, IoThread, Look, Report};
+use crate::roles::{Member, Settings as TopologySettings, Topology};
+use crate::snapshot::ServerId;
+
+/// A transaction: where it was first committed, and a number that no other has.
+type Transaction = (u16, u64);
+
+#[derive(Debug, Clone)]
+struct Machine_ {
+    up: bool,
+    hangs: bool,
+    /// Cut off from Pointsman; from the other servers.
+    away: bool,
+    alone: bool,
+    read_only: bool,
+    log: Vec<Transaction>,
+    relay: Vec<Transaction>,
+    source: Option<usize>,
+    io: bool,
+    sql: bool,
+    starts: u64,
+}
+
+struct Sim {
+    now: Instant,
+    servers: Vec<Machine_>,
+    topology: Topology,
+    machine: Machine,
+    /// Steps: when they are carried out, and what they are; in order for each server.
+    steps: Vec<(Instant, StepId, Step)>,
+    /// Outcomes under way.
+    outcomes: Vec<(Instant, StepId, Result<Outcome, Failure>)>,
+    /// Answers of servers under way.
+    looks: Vec<(Instant, usize, Instant, Look)>,
+    next_look: Vec<Instant>,
+    random: u64,
+    /// All transactions that a client was told are done, and which replicas had received it then.
+    acknowledged: BTreeSet<Transaction>,
+    numbers: u64,
+    semi_sync: bool,
+    /// Outcomes get lost.
+    lossy: bool,
+    /// What each server had received when it was frozen, for the change under way.
+    frozen: BTreeMap<usize, usize>,
+    answers: Vec<Result<String, String>>,
+    story: Vec<String>,
+    changes: (usize, usize),
+    begun: Instant,
+}
+
+fn position(log: &[Transaction]) -> Position {
+    let text = log.last().map_or_else(String::new, |(s, _)| format!("0-{}-{}", s + 1, log.len()));
+    Position::MariaDb(text.parse().unwrap())
+}
+
+const fn ms(n: u64) -> Duration {
+    Duration::from_millis(n)
+}
+
+impl Sim {
+    fn new(servers: usize, seed: u64, semi_sync: bool) -> Self {
+        let now = Instant::now();
+        let members = (1..=servers).map(|n| Member {
+            name: format!("db{n}").into(),
+            address: format!("10.0.0.1:{n}").into(),
+            weight: 1,
+            promote: true,
+        });
+        let settings = TopologySettings { timeout: ms(2000), max_lag: ms(10_000) };
+        let server = |i: usize| Machine_ {
+            up: true,
+            hangs: false,
+            away: false,
+            alone: false,
+            read_only: i > 0,
+            log: vec![(0, 0)],
+            relay: Vec::new(),
+            source: (i > 0).then_some(0),
+            io: i > 0,
+            sql: i > 0,
+            starts: 1,
+        };
+        let mut machine = Machine::new(Settings {
+            auto: true,
+            auto_rejoin: true,
+            apply_timeout: ms(5000),
+            switchover_timeout: ms(5000),
+            transaction_wait: ms(500),
+        });
+        machine.handle_able(Ok(()), now);
+        Self {
+            now,
+            servers: (0..servers).map(server).collect(),
+            topology: Topology::new(settings, members.collect(), now),
+            machine,
+            steps: Vec::new(),
+            outcomes: Vec::new(),
+            looks: Vec::new(),
+            next_look: vec![now; servers],
+            random: seed.wrapping_mul(2) + 1,
+            acknowledged: BTreeSet::new(),
+            numbers: 0,
+            semi_sync,
+            lossy: true,
+            frozen: BTreeMap::new(),
+            answers: Vec::new(),
+            story: Vec::new(),
+            changes: (0, 0),
+            begun: now,
+        }
+    }
+
+    /// Below `n`. SplitMix64.
+    fn below(&mut self, n: u64) -> u64 {
+        self.random = self.random.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.random;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        (z ^ (z >> 31)) % n
+    }
+
+    fn note(&mut self, text: String) {
+        let at = (self.now - self.begun).as_secs_f64();
+        self.story.push(format!("{at:8.3} {text}"));
+    }
+
+    /// Whether Pointsman reaches it.
+    fn reached(&self, i: usize) -> bool {
+        let s = &self.servers[i];
+        s.up && !s.hangs && !s.away
+    }
+
+    fn linked(&self, a: usize, b: usize) -> bool {
+        let fine = |i: usize| {
+            let s = &self.servers[i];
+            s.up && !s.hangs && !s.alone
+        };
+        fine(a) && fine(b)
+    }
+
+    fn see(&self, i: usize) -> Look {
+        let s = &self.servers[i];
+        if s.away || (s.up && s.hangs) {
+            return Look::Failed("no answer".to_owned());
+        }
+        if !s.up {
+            return Look::Refused("connection refused".to_owned());
+        }
+        let received: Vec<_> = s.log.iter().chain(&s.relay).copied().collect();
+        let channels = s.source.map(|source| Channel {
+            name: String::new(),
+            source_host: "10.0.0.1".to_owned(),
+            source_port: u16::try_from(source).unwrap() + 1,
+            source_server_id: u32::try_from(source).unwrap() + 1,
+            io: match (s.io, self.linked(i, source) || self.servers[source].hangs) {
+                (false, _) => IoThread::Stopped,
+                // A connection to a frozen source looks as good as ever.
+                (true, true) => IoThread::Running,
+                (true, false) => IoThread::Connecting,
+            },
+            sql_running: s.sql,
+            io_error: None,
+            sql_error: None,
+            seconds_behind: Some(0),
+            received: Some(position(&received)),
+        });
+        Look::Answer(Box::new(Report {
+            flavour: Flavour::MariaDb,
+            server_id: u32::try_from(i).unwrap() + 1,
+            read_only: s.read_only,
+            version: Arc::from("10.11.6-MariaDB"),
+            collation: 45,
+            autocommit: true,
+            committed: position(&s.log),
+            applied: position(if s.source.is_some() { &s.log } else { &[] }),
+            channels: channels.into_iter().collect(),
+            connection: s.starts,
+        }))
+    }
+
+    /// Carries out a step; `None` if the server does not answer.
+    fn act(&mut self, step: &Step) -> Option<Result<Outcome, Failure>> {
+        let i = step.server();
+        let fail = |text: &str| Some(Err(Failure { text: text.to_owned(), late: false }));
+        if !self.servers[i].up && !self.servers[i].away {
+            return fail("connection refused");
+        }
+        if !self.reached(i) {
+            return None;
+        }
+        let text = format!("db{} does {step:?}", i + 1);
+        self.note(text);
+        Some(Ok(match step {
+            Step::Ping { .. } => Outcome::Done,
+            Step::Reach { .. } => {
+                let source = self.servers[i].source;
+                Outcome::Reached(source.is_some_and(|source| self.linked(i, source)))
+            }
+            Step::Freeze { .. } => {
+                let s = &mut self.servers[i];
+                s.io = false;
+                let received: Vec<_> = s.log.iter().chain(&s.relay).copied().collect();
+                self.frozen.insert(i, received.len());
+                Outcome::At(position(&received))
+            }
+            Step::Thaw { .. } => {
+                let s = &mut self.servers[i];
+                (s.io, s.sql) = (s.source.is_some(), s.source.is_some());
+                Outcome::Done
+            }
+            Step::Settle { wanted, .. } => {
+                let s = &mut self.servers[i];
+                let relay = std::mem::take(&mut s.relay);
+                s.log.extend(relay);
+                if !position(&s.log).covers(wanted) {
+                    return Some(Err(Failure { text: "not yet".to_owned(), late: true }));
+                }
+                (s.io, s.sql) = (false, false);
+                Outcome::At(position(&s.log))
+            }
+            Step::Open { .. } => {
+                let s = &mut self.servers[i];
+                (s.source, s.io, s.sql, s.read_only) = (None, false, false, false);
+                s.relay.clear();
+                let own = s.log.len();
+                for (&other, &received) in &self.frozen {
+                    assert!(
+                        received <= own || !self.reached(other),
+                        "db{} has more than db{}\n{}",
+                        other + 1,
+                        i + 1,
+                        self.story.join("\n")
+                    );
+                }
+                Outcome::Done
+            }
+            Step::Close { .. } | Step::Fence { .. } => {
+                self.servers[i].read_only = true;
+                Outcome::At(position(&self.servers[i].log))
+            }
+            Step::Reopen { .. } => {
+                self.servers[i].read_only = false;
+                Outcome::Done
+            }
+            Step::Join { to, .. } => {
+                if !self.reached(*to) {
+                    return fail("the source can't be reached");
+                }
+                let theirs = self.servers[*to].log.clone();
+                let s = &mut self.servers[i];
+                if !theirs.starts_with(&s.log) {
+                    return Some(Ok(Outcome::Diverged("some".to_owned())));
+                }
+                s.relay.clear();
+                (s.source, s.io, s.sql, s.read_only) = (Some(*to), true, true, true);
+                Outcome::Done
+            }
+        }))
+    }
+
+    fn evaluate(&mut self) {
+        for event in self.topology.evaluate(self.now) {
+            self.note(format!("{}: {}", event.code, event.text));
+        }
+        let facts = self.topology.facts(self.now);
+        self.machine.handle_facts(facts, self.now);
+        self.effects();
+    }
+
+    fn effects(&mut self) {
+        let id = |i: usize| ServerId(u16::try_from(i).unwrap());
+        let mut changed = false;
+        while let Some(effect) = self.machine.poll_effect() {
+            changed |= matches!(
+                effect,
+                Effect::Hold { .. }
+                    | Effect::Release
+                    | Effect::Depose { .. }
+                    | Effect::Reinstate { .. }
+                    | Effect::Promoted { .. }
+            );
+            match effect {
+                Effect::Do { id, step } => {
+                    let last = self.steps.iter().filter(|(_, _, s)| s.server() == step.server());
+                    let after = last.map(|(at, _, _)| *at).max().unwrap_or(self.now).max(self.now);
+                    let delay = ms(self.below(30));
+                    self.steps.push((after + delay, id, step));
+                }
+                Effect::Look => {
+                    let soon = self.now + ms(5);
+                    self.next_look.iter_mut().for_each(|at| *at = (*at).min(soon));
+                }
+                Effect::Hold { old, why } => self.topology.hold(id(old), &why),
+                Effect::Release => self.topology.release(),
+                Effect::Depose { server, why } => self.topology.depose(id(server), &why),
+                Effect::Reinstate { server } => self.topology.reinstate(id(server)),
+                Effect::Promoted { server, inherited } => {
+                    self.topology.promoted(id(server), inherited);
+                }
+                Effect::Tell { code, text, .. } => {
+                    if matches!(code, "failover_begun" | "switchover_begun" | "failover_asked") {
+                        self.frozen.clear();
+                    }
+                    self.note(format!("{code}: {text}"));
+                }
+                Effect::Answer(answer) => self.answers.push(answer),
+                Effect::Count { planned: true } => self.changes.1 += 1,
+                Effect::Count { planned: false } => self.changes.0 += 1,
+            }
+        }
+        if changed {
+            self.evaluate();
+        }
+    }
+
+    /// A client writes where Pointsman sends it.
+    fn write(&mut self) {
+        let Some(primary) = self.topology.snapshot().primary else { return };
+        let p = usize::from(primary.0);
+        if !self.reached(p) || self.servers[p].read_only {
+            return;
+        }
+        self.numbers += 1;
+        let transaction = (primary.0, self.numbers);
+        self.servers[p].log.push(transaction);
+        self.replicate();
+        let safe = self.servers.iter().enumerate().any(|(i, s)| {
+            i != p && (s.relay.contains(&transaction) || s.log.contains(&transaction))
+        });
+        if !self.semi_sync || safe {
+            self.acknowledged.insert(transaction);
+        }
+    }
+
+    /// Replicas fetch what there is; some apply it.
+    fn replicate(&mut self) {
+        for i in 0..self.servers.len() {
+            let Some(source) = self.servers[i].source else { continue };
+            if self.servers[i].io && self.linked(i, source) {
+                let theirs = self.servers[source].log.clone();
+                let s = &mut self.servers[i];
+                let own = s.log.len() + s.relay.len();
+                let is_prefix =
+                    theirs.iter().zip(s.log.iter().chain(&s.relay)).all(|(a, b)| a == b);
+                if is_prefix && theirs.len() > own {
+                    s.relay.extend_from_slice(&theirs[own..]);
+                }
+            }
+            let lazy = self.below(4) == 0;
+            let s = &mut self.servers[i];
+            if s.up && !s.hangs && s.sql && !lazy {
+                let relay = std::mem::take(&mut s.relay);
+                s.log.extend(relay);
+            }
+        }
+    }
+
+    /// Lets time pass, in steps of 5 ms.
+    fn run(&mut self, time: Duration, writes: bool) {
+        let end = self.now + time;
+        while self.now < end {
+            self.now += ms(5);
+            self.replicate();
+            if writes && self.below(4) == 0 {
+                self.write();
+            }
+            for i in 0..self.servers.len() {
+                if self.next_look[i] <= self.now {
+                    let look = self.see(i);
+                    let lost = self.below(50) == 0 && !matches!(look, Look::Failed(_));
+                    let delay = match &look {
+                        Look::Failed(_) => 1000 + self.below(500),
+                        _ => self.below(40),
+                    };
+                    self.next_look[i] = self.now + ms(100.max(delay));
+                    if !lost {
+                        self.looks.push((self.now + ms(delay), i, self.now, look));
+                    }
+                }
+            }
+            let due = |at: &Instant| *at <= self.now;
+            let (looks, later) =
+                std::mem::take(&mut self.looks).into_iter().partition(|l| due(&l.0));
+            self.looks = later;
+            let looks: Vec<_> = looks;
+            for (_, i, asked, look) in looks {
+                self.topology.handle_look(
+                    ServerId(u16::try_from(i).unwrap()),
+                    asked,
+                    look,
+                    self.now,
+                );
+                self.evaluate();
+            }
+            let due = |at: &Instant| *at <= self.now;
+            let (steps, later) =
+                std::mem::take(&mut self.steps).into_iter().partition(|s| due(&s.0));
+            self.steps = later;
+            let steps: Vec<(Instant, StepId, Step)> = steps;
+            for (_, id, step) in steps {
+                let late = Err(Failure { text: "not done in time".to_owned(), late: true });
+                // Done, and nobody hears of it.
+                let unheard = self.lossy && self.below(40) == 0;
+                let (at, outcome) = match self.act(&step) {
+                    Some(outcome) if !unheard => (ms(self.below(30)), outcome),
+                    // A broken connection is noticed before long.
+                    _ => (step.limit().min(ms(2500)), late),
+                };
+                self.outcomes.push((self.now + at, id, outcome));
+            }
+            let due = |at: &Instant| *at <= self.now;
+            let (done, later) =
+                std::mem::take(&mut self.outcomes).into_iter().partition(|o| due(&o.0));
+            self.outcomes = later;
+            let done: Vec<(Instant, StepId, Result<Outcome, Failure>)> = done;
+            for (_, id, outcome) in done {
+                self.machine.handle_outcome(id, outcome, self.now);
+                self.effects();
+            }
+            if self.machine.poll_timeout().is_some_and(|at| at <= self.now) {
+                self.machine.handle_timeout(self.now);
+                self.effects();
+            }
+        }
+    }
+
+    /// Whether `i` gets what `p` commits, be it over others.
+    fn follows(&self, i: usize, p: usize) -> bool {
+        let mut at = i;
+        (0..self.servers.len()).any(|_| {
+            let s = &self.servers[at];
+            at = s.source.filter(|_| s.io && s.sql && s.read_only).unwrap_or(at);
+            at == p
+        })
+    }
+
+    fn primary(&self) -> Option<usize> {
+        self.topology.snapshot().primary.map(|id| usize::from(id.0))
+    }
+
+    fn kill(&mut self, i: usize) {
+        self.note(format!("db{} is killed", i + 1));
+        self.servers[i].up = false;
+    }
+
+    fn start(&mut self, i: usize) {
+        let s = &mut self.servers[i];
+        if !s.up {
+            s.up = true;
+            s.starts += 1;
+            // As its configuration says.
+            s.read_only = i > 0;
+            (s.io, s.sql) = (s.source.is_some(), s.source.is_some());
+            self.note(format!("db{} starts", i + 1));
+        }
+    }
+
+    fn heal(&mut self) {
+        for i in 0..self.servers.len() {
+            self.start(i);
+            let s = &mut self.servers[i];
+            (s.hangs, s.away, s.alone) = (false, false, false);
+        }
+        self.note("all is healed".to_owned());
+    }
+
+    #[track_caller]
+    fn expect(&self, holds: bool, what: &str) {
+        assert!(holds, "{what}\n{}\n{:?}", self.story.join("\n"), self.machine.status());
+    }
+
+    fn lost(&self) -> usize {
+        let Some(p) = self.primary() else { return 0 };
+        let there: BTreeSet<_> = self.servers[p].log.iter().copied().collect();
+        self.acknowledged.difference(&there).count()
+    }
+}
+
+#[test]
+fn a_killed_primary_is_replaced_within_a_tenth_of_a_second_of_being_missed() {
+    for seed in 0..200 {
+        let mut sim = Sim::new(3, seed, true);
+        sim.lossy = false;
+        sim.run(ms(1000), true);
+        sim.kill(0);
+        sim.run(ms(700), true);
+        sim.expect(sim.primary().is_some_and(|p| p != 0), "no other primary");
+        sim.expect(sim.lost() == 0, "acknowledged transactions are lost");
+        sim.start(0);
+        sim.run(ms(15_000), false);
+        sim.expect(sim.changes == (1, 0), "one failover");
+        let p = sim.primary().unwrap();
+        for i in 0..3 {
+            let follows = sim.servers[i].source == Some(p) && sim.servers[i].read_only;
+            // What it had committed and not sent to anybody keeps it out.
+            let extra = !sim.servers[p].log.starts_with(&sim.servers[i].log);
+            sim.expect(i == p || follows || extra && i == 0, "all follow");
+        }
+    }
+}
+
+#[test]
+fn a_frozen_primary_is_replaced_and_a_slow_or_unreachable_one_is_not() {
+    for seed in 0..100 {
+        let mut sim = Sim::new(3, seed, false);
+        sim.run(ms(1000), true);
+        sim.servers[0].hangs = true;
+        sim.run(ms(1000), true);
+        sim.servers[0].hangs = false;
+        sim.run(ms(3000), true);
+        sim.expect(sim.primary() == Some(0), "slow for a second");
+
+        // Only Pointsman can't reach it; the replicas can.
+        sim.servers[0].away = true;
+        sim.run(ms(10_000), true);
+        sim.expect(sim.changes == (0, 0), "it lives, and replicas are connected to it");
+        sim.servers[0].away = false;
+        sim.run(ms(4000), true);
+        sim.expect(sim.primary() == Some(0), "it is back");
+
+        sim.servers[0].hangs = true;
+        sim.run(ms(7000), true);
+        sim.expect(sim.primary().is_some_and(|p| p != 0), "it is dead");
+        sim.servers[0].hangs = false;
+        sim.run(ms(10_000), true);
+        sim.expect(sim.changes.0 == 1 && sim.primary() != Some(0), "one failover");
+        sim.expect(sim.servers[0].read_only, "the old primary is fenced");
+    }
+}
+
+#[test]
+fn a_switchover_loses_nothing_or_is_undone() {
+    let mut done = 0;
+    for seed in 0..300 {
+        let mut sim = Sim::new(3, seed, false);
+        sim.run(ms(1000), true);
+        let to = 1 + usize::try_from(seed % 2).unwrap();
+        let lags = vec![Some(Duration::ZERO); 3];
+        sim.machine.switchover(Some(to), &lags, sim.now).unwrap();
+        sim.effects();
+        if seed % 3 == 0 {
+            let wait = sim.below(150);
+            sim.run(ms(wait), true);
+            let victim = usize::try_from(sim.below(3)).unwrap();
+            sim.kill(victim);
+        }
+        sim.run(ms(20_000), true);
+        sim.expect(sim.answers.len() == 1, "the operator is told");
+        sim.expect(sim.primary().is_some(), "there is a primary");
+        if sim.changes.0 == 0 {
+            sim.expect(sim.lost() == 0, "a planned change loses nothing");
+        }
+        done += sim.changes.1;
+    }
+    assert!(done > 200, "{done}");
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 300, ..ProptestConfig::default() })]
+
+    /// Anything may happen to any server at any time. What always holds is asserted on the way (see
+    /// `Step::Open` and the topology's own checks); when all is well again there is a primary, and
+    /// everybody follows it who has nothing of its own.
+    #[test]
+    fn whatever_happens_there_is_one_primary_in_the_end(
+        servers in 2..5_usize,
+        seed in any::<u64>(),
+        faults in prop::collection::vec((0..5_usize, 0..9_u8, 0..4000_u64), 0..12),
+    ) {
+        let mut sim = Sim::new(servers, seed, false);
+        sim.run(ms(1000), true);
+        for (i, fault, wait) in faults {
+            let i = i % servers;
+            sim.note(format!("fault {fault} at db{}", i + 1));
+            match fault {
+                0 | 1 => sim.kill(i),
+                2 | 3 => sim.start(i),
+                4 => sim.servers[i].hangs ^= true,
+                5 => sim.servers[i].away ^= true,
+                6 => sim.servers[i].alone ^= true,
+                7 => {
+                    let lags = vec![Some(Duration::ZERO); servers];
+                    let _ = sim.machine.switchover(None, &lags, sim.now);
+                    sim.effects();
+                }
+                _ => sim.heal(),
+            }
+            sim.run(ms(wait), true);
+        }
+        sim.heal();
+        sim.run(ms(90_000), false);
+        let primary = sim.primary();
+        sim.expect(primary.is_some(), "no primary in the end");
+        let p = primary.unwrap();
+        for i in (0..servers).filter(|&i| i != p) {
+            let extra = !sim.servers[p].log.starts_with(&sim.servers[i].log);
+            sim.expect(sim.follows(i, p) || extra, &format!("db{} does not follow", i + 1));
+        }
+    }
+}
