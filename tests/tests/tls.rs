@@ -331,3 +331,28 @@ fn certificates_are_read_anew_and_broken_ones_change_nothing() {
     let one: Option<u8> = runtime.block_on(open.query_first("SELECT 1")).unwrap();
     assert_eq!(one, Some(1), "who is in stays in");
 }
+
+#[test]
+fn ed25519_accounts_need_their_password_in_the_config() {
+    let site = Site::with(Setup {
+        config: "workers = 1\n[[user]]\nname = \"known\"\npassword = \"secret\"\n".to_owned(),
+        server_args: vec!["--plugin-load-add=auth_ed25519".to_owned()],
+        ..Setup::default()
+    });
+    for user in ["known", "unknown"] {
+        site.primary()
+            .client_sql(&format!(
+                "CREATE USER {user}@'%' IDENTIFIED VIA ed25519 USING PASSWORD('secret'); \
+                 GRANT ALL ON app.* TO {user}@'%'"
+            ))
+            .unwrap();
+    }
+    site.sandbox.wait_caught_up().unwrap();
+    let log_in = |user: &str, password: &str| {
+        mariadb(&site, &["--skip-ssl"], user, password, "SELECT CURRENT_USER()")
+    };
+    assert_eq!(log_in("known", "secret").ok(), "known@%\n");
+    assert!(log_in("known", "wrong").stderr.contains("ERROR 1045"));
+    let said = log_in("unknown", "secret");
+    assert!(said.stderr.contains("PM3001") && said.stderr.contains("[[user]]"), "{said:?}");
+}

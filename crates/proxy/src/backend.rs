@@ -11,7 +11,9 @@ use std::time::{Duration, Instant};
 
 use pointsman_cluster::{Live, Server, ServerId};
 use pointsman_wire::compressed::Algorithm;
-use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch, ssl_request};
+use pointsman_wire::handshake::{
+    Greeting, Response, parse_auth_switch, parse_auth_switch_data, ssl_request,
+};
 use pointsman_wire::{
     Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, OkPacket, Reader, Status,
     Step, Tracker, auth, proxy_protocol, write_packet,
@@ -181,6 +183,10 @@ pub struct Origin {
 /// The longest packet we say we take, in bytes.
 const MAX_PACKET: u32 = 1 << 30;
 
+fn switches_to(payload: &[u8], plugin: &str) -> bool {
+    parse_auth_switch_data(payload).is_ok_and(|(wanted, _)| wanted == plugin.as_bytes())
+}
+
 fn no_full_proof() -> ConnectError {
     ConnectError::NoProof("caching_sha2_password (full)".to_owned())
 }
@@ -323,6 +329,12 @@ impl Backend {
             let answer = match payload.first() {
                 Some(0x00) => break OkPacket::parse(&payload, caps)?.status,
                 Some(0xff) => return Err(ConnectError::Refused(payload)),
+                Some(0xfe) if switches_to(&payload, auth::ED25519) => {
+                    let (plugin, salt) = parse_auth_switch_data(&payload)?;
+                    credentials.ed25519(salt.get(..32).unwrap_or(salt)).ok_or_else(|| {
+                        ConnectError::NoProof(String::from_utf8_lossy(plugin).into_owned())
+                    })?
+                }
                 Some(0xfe) => {
                     let (plugin, new_salt) = parse_auth_switch(&payload)?;
                     salt = new_salt;

@@ -73,6 +73,12 @@ impl Credentials {
         }
     }
 
+    /// The answer to ed25519's salt.
+    #[must_use]
+    pub fn ed25519(&self, salt: &[u8]) -> Option<Vec<u8>> {
+        Some(auth::ed25519_token(self.password.as_ref()?, salt).to_vec())
+    }
+
     /// The password as it is sent where nobody listens: NUL-terminated.
     #[must_use]
     pub fn clear(&self) -> Option<Vec<u8>> {

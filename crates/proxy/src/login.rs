@@ -331,8 +331,9 @@ impl<'a> Proving<'a> {
                 ) => auth::CACHING_SHA2,
                 Some(Proof::Unsupported(other)) => {
                     let message = format!(
-                        "[PM3001] account '{}' uses the authentication plugin '{other}', which Pointsman does \
-                         not support; give it mysql_native_password or caching_sha2_password",
+                        "[PM3001] account '{}' uses the authentication plugin '{other}', whose proof \
+                         can't be passed on to the servers; name the account and its password in a \
+                         [[user]] table, or give it mysql_native_password or caching_sha2_password",
                         String::from_utf8_lossy(user)
                     );
                     return Err(self.denied(1045, "28000", message));

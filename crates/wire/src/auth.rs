@@ -8,6 +8,8 @@ use subtle::ConstantTimeEq;
 pub const SALT: usize = 20;
 
 pub const NATIVE: &str = "mysql_native_password";
+/// MariaDB's ed25519, as its clients call it.
+pub const ED25519: &str = "client_ed25519";
 pub const CACHING_SHA2: &str = "caching_sha2_password";
 
 /// Server to client in caching_sha2_password: what comes next.
@@ -100,6 +102,18 @@ pub fn sha2_verify(token: &[u8], salt: &[u8; SALT], stage2: &[u8; 32]) -> Option
     bool::from(sha2_stage2(&stage1).ct_eq(stage2)).then_some(stage1)
 }
 
+/// The client's answer to ed25519's `salt` of 32 bytes: a signature by a key that is
+/// `SHA512(password)`. Nothing can be made of it but the proof that it is.
+#[must_use]
+pub fn ed25519_token(password: &[u8], salt: &[u8]) -> [u8; 64] {
+    use ed25519_dalek::VerifyingKey;
+    use ed25519_dalek::hazmat::{ExpandedSecretKey, raw_sign};
+    use sha2::Sha512;
+    let hash: [u8; 64] = Sha512::digest(password).into();
+    let key = ExpandedSecretKey::from_bytes(&hash);
+    raw_sign::<Sha512>(&key, salt, &VerifyingKey::from(&key)).to_bytes()
+}
+
 /// The password, NUL-terminated and masked with the salt, as it is RSA-encrypted on the full path
 /// without TLS. Its own inverse.
 pub fn sha2_mask(password_nul: &mut [u8], salt: &[u8; SALT]) {
@@ -120,6 +134,27 @@ mod tests {
         assert_eq!(native_stage2(&native_stage1(b"secret")), hash);
         assert_eq!(native_parse_hash("*14E65567ABDB5135D0CFD9A70B3032C179A49EE"), None);
         assert_eq!(native_parse_hash("invalid"), None);
+    }
+
+    #[test]
+    fn an_ed25519_answer_is_signed_by_the_key_in_the_account() {
+        // SELECT ed25519_password('secret')
+        let stored = "ZIgUREUg5PVgQ6LskhXmO+eZLS0nC8be6HPjYWR4YJY";
+        let digit = |c: u8| match c {
+            b'A'..=b'Z' => c - b'A',
+            b'a'..=b'z' => c - b'a' + 26,
+            b'0'..=b'9' => c - b'0' + 52,
+            b'+' => 62,
+            _ => 63,
+        };
+        let bits = stored.bytes().flat_map(|c| (0..6).rev().map(move |i| digit(c) >> i & 1));
+        let bits: Vec<u8> = bits.collect();
+        let key: Vec<u8> =
+            bits.chunks_exact(8).map(|b| b.iter().fold(0, |n, bit| n << 1 | bit)).collect();
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&key.try_into().unwrap()).unwrap();
+        let signature = ed25519_dalek::Signature::from_bytes(&ed25519_token(b"secret", &[7; 32]));
+        assert!(key.verify_strict(&[7; 32], &signature).is_ok());
+        assert!(key.verify_strict(&[8; 32], &signature).is_err());
     }
 
     proptest! {

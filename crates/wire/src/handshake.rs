@@ -238,6 +238,14 @@ pub fn auth_switch(plugin: &str, salt: &[u8; SALT]) -> Vec<u8> {
     out
 }
 
+/// Plugin of an AuthSwitchRequest, and what it is sent with, for plugins with another salt.
+pub fn parse_auth_switch_data(payload: &[u8]) -> Result<(&[u8], &[u8]), Malformed> {
+    let mut r = Reader::new(payload);
+    r.u8()?;
+    let plugin = r.nul_bytes();
+    Ok((plugin, r.rest()))
+}
+
 /// Plugin and salt of an AuthSwitchRequest.
 pub fn parse_auth_switch(payload: &[u8]) -> Result<(Vec<u8>, [u8; SALT]), Malformed> {
     let mut r = Reader::new(payload);
