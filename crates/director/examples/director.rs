@@ -25,8 +25,15 @@ fn main() -> ExitCode {
     for warning in warnings {
         eprintln!("{}", warning.line());
     }
+    let source = Box::new(move || match config::load(&file) {
+        Ok((config, _)) => Ok(config),
+        Err(errors) => {
+            eprint!("{errors}");
+            Err(errors.to_string())
+        }
+    });
     let shared = Shared::new(Default::default());
-    let result = Director::start(&config, Arc::clone(&shared)).and_then(|director| {
+    let result = Director::start(&config, source, Arc::clone(&shared)).and_then(|director| {
         if let Some(metrics) = arguments.next() {
             std::thread::spawn(move || keep(&metrics, shared));
         }

@@ -4,11 +4,12 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use pointsman_admin::rows::ServerRow;
-use pointsman_admin::{Action, AdminError, BoxFuture, Daemon, Query, Status, Table, View};
-use pointsman_director::Shared;
+use pointsman_admin::{Action, AdminError, BoxFuture, Code, Daemon, Query, Status, Table, View};
+use pointsman_director::{Control, Shared};
 
 pub struct DirectorDaemon {
     pub shared: Arc<Shared>,
+    pub control: Arc<Control>,
     pub registry: prometheus::Registry,
     pub started: SystemTime,
 }
@@ -102,7 +103,7 @@ impl Daemon for DirectorDaemon {
 
     fn act(&self, action: Action) -> BoxFuture<'_, Result<String, AdminError>> {
         let what = match action {
-            Action::Reload => "reload",
+            Action::Reload => return Box::pin(reload(Arc::clone(&self.control))),
             Action::Drain(_) => "drain",
             Action::Maintain(_) => "maintain",
             Action::Resume(_) => "resume",
@@ -122,5 +123,14 @@ impl Daemon for DirectorDaemon {
             Some(server) => Err(format!("{} has too few real servers", server.name)),
             None => Ok(()),
         }
+    }
+}
+
+async fn reload(control: Arc<Control>) -> Result<String, AdminError> {
+    let done = tokio::task::spawn_blocking(move || control.reload()).await;
+    match done {
+        Ok(Ok(what)) => Ok(what),
+        Ok(Err(why)) => Err(AdminError::new(Code::BadConfig, why)),
+        Err(error) => Err(AdminError::new(Code::Internal, error.to_string())),
     }
 }

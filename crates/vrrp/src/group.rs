@@ -36,9 +36,19 @@ impl Node {
     /// Keeps `members` in step. A router belongs to one group at most.
     pub fn add_group(&mut self, members: Vec<RouterId>) {
         for &RouterId(i) in &members {
-            self.routers[i].set_grouped();
+            self.routers[i].set_grouped(true, Time::ZERO);
         }
         self.groups.push(members);
+    }
+
+    /// Other groups from now on; each router's state stays as it is.
+    pub fn set_groups(&mut self, groups: Vec<Vec<RouterId>>, now: Time) {
+        for (i, router) in self.routers.iter_mut().enumerate() {
+            let grouped = groups.iter().any(|g| g.contains(&RouterId(i)));
+            router.set_grouped(grouped, now);
+        }
+        self.groups = groups;
+        self.keep_in_step(now);
     }
 
     #[must_use]
@@ -225,6 +235,23 @@ mod tests {
         )));
         node.with(a, ms(4000), |r, now| r.handle_interface(true, Some(OURS), now));
         assert_eq!(states(&node), [State::Backup; 2]);
+    }
+
+    #[test]
+    fn a_router_that_leaves_its_group_no_longer_waits_for_the_others() {
+        let (mut node, _, b) = pair();
+        for t in 1..=5 {
+            node.handle_advert(b, &advert(2, 150), from_peer(), ms(t * 1000)).unwrap();
+            node.handle_timeout(ms(t * 1000 + 100));
+        }
+        assert_eq!(states(&node), [State::Backup; 2]);
+        node.set_groups(Vec::new(), ms(5200));
+        while let Some(at) = node.poll_timeout()
+            && at < ms(9000)
+        {
+            node.handle_timeout(at);
+        }
+        assert_eq!(node.routers().next().unwrap().1.state(), State::Active);
     }
 
     #[test]

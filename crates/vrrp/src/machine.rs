@@ -351,8 +351,17 @@ impl Router {
 
     // What a sync group does to its members.
 
-    pub(crate) fn set_grouped(&mut self) {
-        self.grouped = true;
+    pub(crate) fn set_grouped(&mut self, grouped: bool, now: Time) {
+        let was = std::mem::replace(&mut self.grouped, grouped);
+        if was && !grouped {
+            let now = self.wake(now);
+            if self.faults & Fault::Group as u8 != 0 {
+                self.apply_faults(self.faults & !(Fault::Group as u8), now);
+            }
+            if std::mem::take(&mut self.ready) {
+                self.down_at = Some(now + self.master_down_interval());
+            }
+        }
     }
 
     pub(crate) fn is_ready(&self) -> bool {

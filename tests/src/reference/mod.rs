@@ -138,27 +138,42 @@ impl ReferenceSite {
         Daemon::start("nginx", command, &dir)
     }
 
-    /// Starts both directors with a file of `config/site` each, and waits until the first has the
-    /// virtual address. How long that took.
-    fn start_directors(&mut self, kind: &str) -> Result<Duration> {
+    /// Starts both directors and waits until the first has the virtual address. How long that took.
+    fn start_directors(&mut self) -> Result<Duration> {
         for i in 0..2 {
-            self.start_director(i, kind)?;
+            self.start_director(i)?;
         }
         self.await_holder(DIRECTORS[0])
     }
 
-    fn start_director(&mut self, i: usize, kind: &str) -> Result<()> {
-        let host = DIRECTORS[i];
-        let dir = self.dir.path().join(format!("director{host}"));
-        std::fs::create_dir_all(&dir)?;
+    /// With the site's own file, unless [`ReferenceSite::configure`] gave it another.
+    fn start_director(&mut self, i: usize) -> Result<()> {
+        let config = self.director_config(i)?;
+        if !config.exists() {
+            self.configure(i, "")?;
+        }
+        let mut command = self.network.command(DIRECTORS[i], &self.pointsman);
+        command.args(["director", "--config"]).arg(&config);
+        let dir = config.parent().context("it lies in a directory")?;
+        self.directors[i] = Some(Daemon::start("director", command, dir)?);
+        Ok(())
+    }
+
+    /// Gives a director its file of `config/site/KIND`.
+    fn configure(&self, i: usize, kind: &str) -> Result<()> {
         let config = Path::new(env!("CARGO_MANIFEST_DIR"))
             .join("../config/site")
             .join(kind)
-            .join(format!("keepalived-{host}.conf"));
-        let mut command = self.network.command(host, &self.pointsman);
-        command.args(["director", "--config"]).arg(&config);
-        self.directors[i] = Some(Daemon::start("director", command, &dir)?);
+            .join(format!("keepalived-{}.conf", DIRECTORS[i]));
+        std::fs::copy(&config, self.director_config(i)?)
+            .with_context(|| format!("copying {}", config.display()))?;
         Ok(())
+    }
+
+    fn director_config(&self, i: usize) -> Result<PathBuf> {
+        let dir = self.dir.path().join(format!("director{}", DIRECTORS[i]));
+        std::fs::create_dir_all(&dir)?;
+        Ok(dir.join("keepalived.conf"))
     }
 
     fn director(&mut self, i: usize) -> Result<&mut Daemon> {

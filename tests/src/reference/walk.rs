@@ -51,6 +51,7 @@ impl Walk {
         self.active_director_stopped()?;
         self.both_stopped()?;
         self.both_back()?;
+        self.checks_by_reload()?;
         self.active_director_killed()?;
         self.web_server_killed()?;
         self.replica_killed()
@@ -58,7 +59,7 @@ impl Walk {
 
     fn directors_start(&mut self) -> Result<()> {
         heading("two directors with the site's own keepalived.conf, unchanged");
-        let taken = self.site.start_directors("")?;
+        let taken = self.site.start_directors()?;
         println!("{}", self.site.pointsman(DIRECTORS[0], &["status"])?.trim_end());
         self.note(
             "directors start",
@@ -140,12 +141,29 @@ impl Walk {
     }
 
     fn both_back(&mut self) -> Result<()> {
-        heading("both are back, now with a check of each web server (config/site/checked)");
-        let taken = self.site.start_directors("checked")?;
+        heading("both are back");
+        let taken = self.site.start_directors()?;
         let four = self.four()?;
         let page = self.pages(2)?;
         print_lines(&page);
         self.note("both back", format!("{four}, {:.1} s after the start", secs(taken)), None);
+        Ok(())
+    }
+
+    fn checks_by_reload(&mut self) -> Result<()> {
+        heading("both get a file that checks the web servers (config/site/checked), and reload");
+        let load = self.site.load("/test.html")?;
+        load.await_answers(10)?;
+        for (i, host) in DIRECTORS.into_iter().enumerate() {
+            self.site.configure(i, "checked")?;
+            println!(".{host}: {}", self.site.pointsman(host, &["reload"])?.trim_end());
+        }
+        load.await_answers(50)?;
+        let tally = load.stop()?;
+        ensure!(tally.failed == 0, "requests failed: {tally:?}");
+        let four = self.four()?;
+        let shown = format!("{four}; of {}", requests(&tally));
+        self.note("health checks by reload", shown, Some(tally.gap));
         Ok(())
     }
 
@@ -161,7 +179,7 @@ impl Walk {
         let four = self.four()?;
         let shown = format!("{four}; .88 does not keep the address; of {}", requests(&tally));
         self.note("active director killed -9", shown, Some(tally.gap));
-        self.site.start_director(0, "checked")?;
+        self.site.start_director(0)?;
         self.site.await_holder(DIRECTORS[0])?;
         println!("it is back and has taken over again");
         Ok(())

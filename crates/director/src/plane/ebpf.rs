@@ -40,7 +40,7 @@ pub(crate) struct EbpfPlane {
 }
 
 /// How the program is to be run.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     pub interfaces: Vec<String>,
     pub attach: Attach,

@@ -57,6 +57,36 @@ impl Health {
         health
     }
 
+    /// As [`Health::new`], but with what is known of the same checks of the same servers.
+    pub fn carried_over(vs: &VirtualServer, before: Option<(&VirtualServer, &Self)>) -> Self {
+        let mut health = Self::new(vs);
+        let Some((old, known)) = before else { return health };
+        for (server, now) in vs.real_servers.iter().zip(&mut health.servers) {
+            let Some(r) = old.real_servers.iter().position(|o| o.address == server.address) else {
+                continue;
+            };
+            let (old, known) = (&old.real_servers[r], &known.servers[r]);
+            for (check, good) in server.checks.iter().zip(&mut now.checks) {
+                if let Some(c) = old.checks.iter().position(|o| o.kind == check.kind) {
+                    *good = known.checks[c];
+                }
+            }
+            if !now.up() {
+                now.why.clone_from(&known.why);
+            }
+            if old.checks == server.checks {
+                now.weight = known.weight;
+            }
+        }
+        health.quorum = health.up_weight(vs) >= vs.quorum.into();
+        health
+    }
+
+    /// Whether a check's last result was good.
+    pub fn is_good(&self, server: usize, check: usize) -> bool {
+        self.servers[server].checks[check]
+    }
+
     pub fn is_up(&self, server: usize) -> bool {
         self.servers[server].up()
     }
@@ -203,6 +233,18 @@ mod tests {
         assert_eq!(weights(&vs, &health), [(2, 1)]);
         assert_eq!(health.note(&vs, &verdict(0, true)).changes, [Change::Up(0)]);
         assert_eq!(weights(&vs, &health), [(1, 1), (2, 1)]);
+    }
+
+    #[test]
+    fn a_new_configuration_keeps_what_is_known() {
+        let before = vs(2);
+        let mut health = Health::new(&before);
+        health.note(&before, &verdict(0, false));
+        let mut after = vs(3);
+        after.real_servers[1].weight = 5;
+        let health = Health::carried_over(&after, Some((&before, &health)));
+        assert_eq!(weights(&after, &health), [(2, 5), (3, 1)], "the first one is still down");
+        assert_eq!(health.why(0), "refused");
     }
 
     #[test]

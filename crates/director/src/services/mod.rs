@@ -19,12 +19,14 @@ use decide::{Change, Decision, Health};
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
 pub(crate) struct Services {
-    stop: Sender<Input>,
+    input: Sender<Input>,
     thread: Option<JoinHandle<()>>,
 }
 
 enum Input {
-    Verdict(Verdict),
+    /// Of the checks started for this configuration: they are counted.
+    Verdict(u64, Verdict),
+    Servers(Vec<VirtualServer>),
     Stop,
 }
 
@@ -35,25 +37,34 @@ impl Services {
         plane: Box<dyn DataPlane>,
         shared: Arc<Shared>,
     ) -> std::io::Result<Self> {
-        let servers: Vec<VirtualServer> =
-            config.virtual_servers.iter().flat_map(|vs| expand(config, vs)).collect();
+        let servers = expand_all(config);
         let (sender, receiver) = channel();
         let manager = Manager::new(servers, plane, shared);
-        let stop = sender.clone();
+        let input = sender.clone();
         let thread = std::thread::Builder::new()
             .name("services".to_owned())
             .spawn(move || manager.run(&sender, &receiver))?;
-        Ok(Self { stop, thread: Some(thread) })
+        Ok(Self { input, thread: Some(thread) })
+    }
+
+    /// Serves what `config` says from now on. What is the same in it keeps its health, and its
+    /// connections.
+    pub fn reload(&self, config: &DirectorConfig) {
+        let _ = self.input.send(Input::Servers(expand_all(config)));
     }
 }
 
 impl Drop for Services {
     fn drop(&mut self) {
-        let _ = self.stop.send(Input::Stop);
+        let _ = self.input.send(Input::Stop);
         if let Some(thread) = self.thread.take() {
             let _ = thread.join();
         }
     }
+}
+
+fn expand_all(config: &DirectorConfig) -> Vec<VirtualServer> {
+    config.virtual_servers.iter().flat_map(|vs| expand(config, vs)).collect()
 }
 
 /// A virtual server for a group is one for each of its addresses.
@@ -85,41 +96,21 @@ impl Manager {
     }
 
     fn run(mut self, sender: &Sender<Input>, receiver: &Receiver<Input>) {
-        let mut checkers = Checkers::new();
-        let (verdicts, incoming) = channel::<Verdict>();
-        for (s, vs) in self.servers.iter().enumerate() {
-            for (r, server) in vs.real_servers.iter().enumerate() {
-                for (c, check) in server.checks.iter().enumerate() {
-                    let starts_up = !(vs.alpha || check.alpha);
-                    let result =
-                        checkers.start(check.clone(), (s, r, c), starts_up, verdicts.clone());
-                    if let Err(error) = result {
-                        tracing::error!("{}: no thread for its check: {error}", server.address);
-                    }
-                }
-            }
-        }
-        drop(verdicts);
-        let forward = sender.clone();
-        let forwarding = std::thread::Builder::new().name("verdicts".to_owned()).spawn(move || {
-            for verdict in incoming {
-                if forward.send(Input::Verdict(verdict)).is_err() {
-                    return;
-                }
-            }
-        });
-        if let Err(error) = forwarding {
-            tracing::error!("checks can't report: {error}");
-        }
-        for doubt in self.plane.doubts(&self.services()) {
-            tracing::warn!("{doubt}");
-            self.shared.events.push("data_plane", "", doubt);
-        }
-        self.apply();
-        self.show();
+        let mut generation = 0;
+        let mut checkers = self.start_checks(generation, sender);
+        self.begin();
         loop {
             match receiver.recv_timeout(COUNT_EVERY) {
-                Ok(Input::Verdict(verdict)) => self.handle(&verdict),
+                Ok(Input::Verdict(of, verdict)) if of == generation => self.handle(&verdict),
+                // A check that ended since.
+                Ok(Input::Verdict(..)) => {}
+                Ok(Input::Servers(servers)) => {
+                    generation += 1;
+                    drop(checkers);
+                    self.replace(servers);
+                    checkers = self.start_checks(generation, sender);
+                    self.begin();
+                }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}
             }
@@ -131,6 +122,59 @@ impl Manager {
                 start(&mut self.scripts, vs.quorum_down.as_ref());
             }
         }
+    }
+
+    /// Starts all checks, each from what is known of its server.
+    fn start_checks(&self, generation: u64, sender: &Sender<Input>) -> Checkers {
+        let mut checkers = Checkers::new();
+        let (verdicts, incoming) = channel::<Verdict>();
+        for (s, vs) in self.servers.iter().enumerate() {
+            for (r, server) in vs.real_servers.iter().enumerate() {
+                for (c, check) in server.checks.iter().enumerate() {
+                    let up = self.health[s].is_good(r, c);
+                    let result = checkers.start(check.clone(), (s, r, c), up, verdicts.clone());
+                    if let Err(error) = result {
+                        tracing::error!("{}: no thread for its check: {error}", server.address);
+                    }
+                }
+            }
+        }
+        drop(verdicts);
+        let forward = sender.clone();
+        let forwarding = std::thread::Builder::new().name("verdicts".to_owned()).spawn(move || {
+            for verdict in incoming {
+                if forward.send(Input::Verdict(generation, verdict)).is_err() {
+                    return;
+                }
+            }
+        });
+        if let Err(error) = forwarding {
+            tracing::error!("checks can't report: {error}");
+        }
+        checkers
+    }
+
+    /// Tells the data plane, and shows it.
+    fn begin(&mut self) {
+        for doubt in self.plane.doubts(&self.services()) {
+            tracing::warn!("{doubt}");
+            self.shared.events.push("data_plane", "", doubt);
+        }
+        self.apply();
+        self.show();
+    }
+
+    fn replace(&mut self, servers: Vec<VirtualServer>) {
+        let health = servers
+            .iter()
+            .map(|vs| {
+                let same = |old: &&VirtualServer| old.id == vs.id && old.protocol == vs.protocol;
+                let before = self.servers.iter().position(|old| same(&old));
+                Health::carried_over(vs, before.map(|i| (&self.servers[i], &self.health[i])))
+            })
+            .collect();
+        self.servers = servers;
+        self.health = health;
     }
 
     fn services(&self) -> Vec<crate::plane::Service> {

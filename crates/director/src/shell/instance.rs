@@ -34,6 +34,8 @@ pub(crate) struct Instance {
     /// What was put on interfaces.
     pub held: Vec<Placed>,
     pub since: SystemTime,
+    /// No longer configured: stops, and is not shown.
+    pub retired: bool,
     pub last_interface: Option<(bool, Option<IpAddr>)>,
     pub last_tracking: Option<(i32, bool)>,
     complained: BTreeMap<String, Instant>,
@@ -55,6 +57,7 @@ impl Instance {
             key,
             held: Vec::new(),
             since: SystemTime::now(),
+            retired: false,
             last_interface: None,
             last_tracking: None,
             complained: BTreeMap::new(),

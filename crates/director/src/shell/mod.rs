@@ -3,6 +3,7 @@
 //! at 10 ms adverts a hop more would show.
 
 mod instance;
+mod reload;
 mod track;
 
 use std::collections::BTreeMap;
@@ -10,12 +11,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::process::Child;
 use std::sync::Arc;
+use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
 use pointsman_vrrp::{Action, Advert, Node, Router, State, Time};
 
 use crate::Error;
 use crate::config::{DirectorConfig, Notify, Script, SyncGroup};
+use crate::control::{Control, Request};
 use crate::status::{InstanceStatus, Shared};
 use crate::sys::guard::Guard;
 use crate::sys::link::{self, Links, add_address, delete_address};
@@ -24,6 +27,7 @@ use crate::sys::packet::FrameSocket;
 use crate::sys::process::{self, Signals};
 use crate::sys::vrrp_socket::VrrpSocket;
 use crate::sys::{now, wait_readable};
+use crate::virtuals::Virtuals;
 use instance::{Instance, SocketKey};
 use track::Tracker;
 
@@ -48,6 +52,8 @@ pub(crate) struct Shell {
     shared: Arc<Shared>,
     shown_at: Option<Instant>,
     stopping: bool,
+    control: Arc<Control>,
+    requests_of_others: Option<Receiver<Request>>,
 }
 
 struct Group {
@@ -57,7 +63,11 @@ struct Group {
 }
 
 impl Shell {
-    pub fn new(config: &DirectorConfig, shared: Arc<Shared>) -> Result<Self, Error> {
+    pub fn new(
+        config: &DirectorConfig,
+        shared: Arc<Shared>,
+        control: Arc<Control>,
+    ) -> Result<Self, Error> {
         // Before anything that starts a thread.
         let guard = match Guard::start() {
             Ok(guard) => Some(guard),
@@ -86,15 +96,11 @@ impl Shell {
             let id = node.add(router);
             instances.push(Instance::new(config.clone(), id));
         }
-        let mut groups = Vec::new();
-        for group in &config.sync_groups {
-            let members: Vec<usize> = (0..instances.len())
-                .filter(|&i| group.members.contains(&instances[i].config.name))
-                .collect();
-            node.add_group(members.iter().map(|&i| instances[i].id).collect());
-            groups.push(Group { config: group.clone(), members, state: State::Initialize });
+        let groups = make_groups(config, &instances);
+        for group in &groups {
+            node.add_group(group.members.iter().map(|&i| instances[i].id).collect());
         }
-        let tracker = Tracker::start(config).map_err(Error::os("tracking"))?;
+        let tracker = Tracker::start(config, None).map_err(Error::os("tracking"))?;
         Ok(Self {
             node,
             instances,
@@ -111,11 +117,13 @@ impl Shell {
             shared,
             shown_at: None,
             stopping: false,
+            requests_of_others: control.take_requests(),
+            control,
         })
     }
 
     /// Runs until stopped by a signal.
-    pub fn run(mut self) -> Result<(), Error> {
+    pub fn run(mut self, virtuals: &mut Virtuals) -> Result<(), Error> {
         self.clean_up_leftovers();
         self.refresh(now());
         self.act();
@@ -134,6 +142,9 @@ impl Shell {
                 self.tracker.clear();
                 self.refresh(now());
             }
+            if ready.control {
+                self.answer(virtuals);
+            }
             if ready.signals && self.handle_signals() {
                 return Ok(());
             }
@@ -150,13 +161,15 @@ impl Shell {
     fn wait(&self, timeout: Option<Duration>) -> io::Result<Ready> {
         let mut fds: Vec<BorrowedFd<'_>> =
             vec![self.signals.as_fd(), self.monitor.as_fd(), self.tracker.as_fd()];
+        fds.push(self.control.as_fd());
         fds.extend(self.sockets.values().map(AsFd::as_fd));
         let ready = wait_readable(&fds, timeout)?;
         Ok(Ready {
             signals: ready[0],
             news: ready[1],
             tracker: ready[2],
-            packets: ready[3..].contains(&true),
+            control: ready[3],
+            packets: ready[4..].contains(&true),
         })
     }
 
@@ -168,7 +181,7 @@ impl Shell {
                     self.scripts.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
                     self.tracker.child_ended();
                 }
-                libc::SIGHUP => tracing::warn!("reload is not supported yet: restart instead"),
+                libc::SIGHUP => self.ask_for_reload(),
                 _ if self.stopping => {
                     // Asked twice: no more waiting for a successor.
                     for instance in &mut self.instances {
@@ -184,6 +197,38 @@ impl Shell {
             }
         }
         false
+    }
+
+    /// On a thread of its own: reading files must not delay an advert.
+    fn ask_for_reload(&self) {
+        let control = Arc::clone(&self.control);
+        let asking = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
+            // Both ways it ends are told by who answers, or by the source.
+            let _ = control.reload();
+        });
+        if let Err(error) = asking {
+            tracing::error!("reload: {error}");
+        }
+    }
+
+    fn answer(&mut self, virtuals: &mut Virtuals) {
+        self.control.clear();
+        let requests: Vec<Request> =
+            self.requests_of_others.iter().flat_map(Receiver::try_iter).collect();
+        for Request { config, answer } in requests {
+            let result = self.reload(&config, virtuals);
+            match &result {
+                Ok(what) => {
+                    tracing::info!("reloaded: {what}");
+                    self.shared.events.push("reloaded", "", what);
+                }
+                Err(why) => {
+                    tracing::error!("not reloaded, nothing was changed: {why}");
+                    self.shared.events.push("reload_failed", "", why);
+                }
+            }
+            let _ = answer.send(result);
+        }
     }
 
     /// Addresses of a run that was killed.
@@ -384,7 +429,7 @@ impl Shell {
 
     fn show(&mut self) {
         self.shown_at = Some(Instant::now());
-        let instances = self.instances.iter().map(|instance| {
+        let instances = self.instances.iter().filter(|i| !i.retired).map(|instance| {
             let router = self.node.router(instance.id);
             InstanceStatus {
                 name: instance.config.name.clone(),
@@ -402,9 +447,22 @@ impl Shell {
     }
 }
 
+fn make_groups(config: &DirectorConfig, instances: &[Instance]) -> Vec<Group> {
+    let make = |group: &SyncGroup| {
+        let is_member = |i: &Instance| !i.retired && group.members.contains(&i.config.name);
+        Group {
+            members: (0..instances.len()).filter(|&i| is_member(&instances[i])).collect(),
+            config: group.clone(),
+            state: State::Initialize,
+        }
+    };
+    config.sync_groups.iter().map(make).collect()
+}
+
 struct Ready {
     signals: bool,
     news: bool,
     tracker: bool,
+    control: bool,
     packets: bool,
 }

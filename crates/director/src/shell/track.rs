@@ -53,14 +53,20 @@ impl Drop for Tracker {
 }
 
 impl Tracker {
-    pub fn start(config: &DirectorConfig) -> io::Result<Self> {
+    /// What `before` knows of scripts that are tracked further is where they begin.
+    pub fn start(config: &DirectorConfig, before: Option<&Self>) -> io::Result<Self> {
+        let known_before = |script: &TrackScript| {
+            let known = before?.known.lock().unwrap_or_else(PoisonError::into_inner);
+            known.scripts.get(&script.name).copied()
+        };
+        let first = |s: &TrackScript| known_before(s).unwrap_or(!s.init_fail);
         let weights = Weights {
             scripts: config.track_scripts.iter().map(|s| (s.name.clone(), s.weight)).collect(),
             files: config.track_files.iter().map(|s| (s.name.clone(), s.weight)).collect(),
             processes: config.track_processes.iter().map(|s| (s.name.clone(), s.weight)).collect(),
         };
         let known = Known {
-            scripts: config.track_scripts.iter().map(|s| (s.name.clone(), !s.init_fail)).collect(),
+            scripts: config.track_scripts.iter().map(|s| (s.name.clone(), first(s))).collect(),
             files: config.track_files.iter().map(|f| (f.name.clone(), read_file(f))).collect(),
             processes: count_processes(&config.track_processes),
         };
@@ -78,7 +84,11 @@ impl Tracker {
                 known: Arc::clone(&tracker.known),
                 waker: Arc::clone(&tracker.waker),
                 stop: Arc::clone(&tracker.stop),
-                scripts: config.track_scripts.iter().cloned().map(Running::new).collect(),
+                scripts: config
+                    .track_scripts
+                    .iter()
+                    .map(|s| Running::new(s.clone(), first(s)))
+                    .collect(),
                 files: config.track_files.clone(),
                 processes: config.track_processes.clone(),
             };
@@ -180,8 +190,7 @@ struct Running {
 }
 
 impl Running {
-    fn new(config: TrackScript) -> Self {
-        let up = !config.init_fail;
+    fn new(config: TrackScript, up: bool) -> Self {
         Self { config, next: Instant::now(), child: None, up, against: 0, first: true }
     }
 
@@ -335,16 +344,19 @@ mod tests {
 
     #[test]
     fn a_script_counts_after_rise_and_fall_in_a_row() {
-        let mut running = Running::new(TrackScript {
-            name: "s".into(),
-            script: crate::config::Script { command: vec!["true".into()], user: None },
-            interval: Duration::from_secs(1),
-            timeout: None,
-            weight: Weight::default(),
-            rise: 2,
-            fall: 3,
-            init_fail: false,
-        });
+        let mut running = Running::new(
+            TrackScript {
+                name: "s".into(),
+                script: crate::config::Script { command: vec!["true".into()], user: None },
+                interval: Duration::from_secs(1),
+                timeout: None,
+                weight: Weight::default(),
+                rise: 2,
+                fall: 3,
+                init_fail: false,
+            },
+            true,
+        );
         assert!(!running.note(true));
         assert!(!running.note(false) && !running.note(false) && !running.note(true));
         assert!(!running.note(false) && !running.note(false) && running.note(false));

@@ -1,7 +1,7 @@
 //! `pointsman director`: runs the front tier.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -52,11 +52,14 @@ pub fn run(args: Args) -> Result<ExitCode> {
         )
     })?);
     let shared = Shared::new(Arc::new(EventLog::default()));
-    let director = Director::start(&config, Arc::clone(&shared))?;
+    let (file, events) = (args.config.clone(), Arc::clone(&shared.events));
+    let source = Box::new(move || reread(&file, &events));
+    let director = Director::start(&config, source, Arc::clone(&shared))?;
+    let control = director.control();
     let registry = prometheus::Registry::new();
     registry.register(Box::new(Metrics::new(Arc::clone(&shared))))?;
     let daemon: Arc<dyn Daemon> =
-        Arc::new(DirectorDaemon { shared, registry, started: SystemTime::now() });
+        Arc::new(DirectorDaemon { shared, control, registry, started: SystemTime::now() });
     let address = args.admin_address;
     std::thread::Builder::new().name("admin".to_owned()).spawn(move || {
         if let Err(error) = serve_admin(address, daemon) {
@@ -65,6 +68,25 @@ pub fn run(args: Args) -> Result<ExitCode> {
     })?;
     director.run()?;
     Ok(ExitCode::SUCCESS)
+}
+
+/// The configuration as it is now; what is wrong with it goes to the log as well.
+fn reread(file: &Path, events: &EventLog) -> Result<config::DirectorConfig, String> {
+    match config::load(file) {
+        Ok((config, warnings)) => {
+            for warning in warnings {
+                tracing::warn!("{}", warning.line());
+            }
+            Ok(config)
+        }
+        Err(errors) => {
+            let lines: Vec<_> = errors.reports().iter().flat_map(|r| r.lines()).collect();
+            let text = lines.join("; ");
+            tracing::error!("not reloaded, nothing was changed: {text}");
+            events.push("reload_failed", "", &text);
+            Err(text)
+        }
+    }
 }
 
 fn serve_admin(address: SocketAddr, daemon: Arc<dyn Daemon>) -> Result<()> {

@@ -39,7 +39,7 @@ struct Channel {
 }
 
 /// What of the configuration matters here.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct SyncConfig {
     channels: Vec<Channel>,
     secret: Vec<u8>,
