@@ -195,3 +195,13 @@ fn switched(flavour: Flavour) {
 fn a_switchover_costs_no_error() {
     switched(Flavour::MariaDb);
 }
+
+#[test]
+fn the_primary_is_killed_in_mysql() {
+    killed(Flavour::MySql);
+}
+
+#[test]
+fn a_switchover_costs_no_error_in_mysql() {
+    switched(Flavour::MySql);
+}
