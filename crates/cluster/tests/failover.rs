@@ -192,6 +192,8 @@ async fn a_silent_primary_is_replaced(flavour: Flavour) {
     w.node(DB1).unpause().unwrap();
     w.until("db1 follows", |s| s.server(DB1).unwrap().source == Some(DB2)).await;
     w.until("db1 takes reads", |s| s.server(DB1).unwrap().takes_reads).await;
+    let position = w.node(DB2).position().unwrap();
+    w.node(DB1).wait_applied(&position, LONG).unwrap();
     println!("{}", w.story());
     assert_eq!(w.sql(DB1, "SELECT COUNT(*) FROM app.t; SELECT @@read_only"), "1\n1");
 }
