@@ -6,6 +6,7 @@
 mod binary;
 pub mod checker;
 mod clients;
+pub mod compare;
 mod http;
 mod oracle;
 mod pki;

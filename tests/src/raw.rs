@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
-use pointsman_wire::auth::{native_stage1, native_token};
+use pointsman_wire::auth::{self, native_stage1, native_token, sha2_stage1, sha2_token};
 use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch};
 use pointsman_wire::{Capabilities, HEADER, Header, MAX_PAYLOAD, Reader, Status, write_packet};
 
@@ -48,6 +48,19 @@ pub struct Raw {
     seq: u8,
     caps: Capabilities,
     pub greeting: Greeting,
+    login_ok: Vec<u8>,
+}
+
+/// What proves the password. The long way of caching_sha2_password is not known here: whoever
+/// needs it logs in with another client once.
+fn token(plugin: &[u8], password: &str, salt: &[u8; auth::SALT]) -> Result<Vec<u8>> {
+    let password = password.as_bytes();
+    Ok(match plugin {
+        _ if password.is_empty() => Vec::new(),
+        b"mysql_native_password" => native_token(&native_stage1(password), salt).to_vec(),
+        b"caching_sha2_password" => sha2_token(&sha2_stage1(password), salt).to_vec(),
+        other => bail!("{} is asked for", String::from_utf8_lossy(other)),
+    })
 }
 
 impl Raw {
@@ -80,37 +93,77 @@ impl Raw {
         if database.is_none() {
             caps -= Capabilities::CONNECT_WITH_DB;
         }
-        let mut raw = Self { stream, seq: 0, caps, greeting };
+        let mut raw = Self { stream, seq: 0, caps, greeting, login_ok: Vec::new() };
         let first = raw.packet()?;
         fail(&first)?;
         raw.greeting = Greeting::parse(&first)?;
-        let token = |salt: &[u8; 20]| -> Vec<u8> {
-            if password.is_empty() {
-                return Vec::new();
-            }
-            native_token(&native_stage1(password.as_bytes()), salt).to_vec()
-        };
+        // Only what the server has can be agreed on. (MariaDB's servers leave LONG_PASSWORD out.)
+        raw.caps &= raw.greeting.capabilities | Capabilities::LONG_PASSWORD;
+        let plugin = raw.greeting.plugin.clone();
         let response = Response {
-            capabilities: caps,
+            capabilities: raw.caps,
             max_packet: 1 << 30,
             collation: 45,
             user: user.as_bytes().to_vec(),
-            token: token(&raw.greeting.salt),
+            token: token(&plugin, password, &raw.greeting.salt)?,
             database: database.map(|d| d.as_bytes().to_vec()),
-            plugin: Some(b"mysql_native_password".to_vec()),
+            plugin: Some(plugin),
             ..Response::default()
         };
         raw.send(&response.build())?;
-        let mut answer = raw.packet()?;
-        if answer.first() == Some(&0xfe) {
-            let (plugin, salt) = parse_auth_switch(&answer)?;
-            ensure!(plugin == b"mysql_native_password", "switched to {plugin:?}");
-            raw.send(&token(&salt))?;
-            answer = raw.packet()?;
-        }
+        let answer = raw.proved(password)?;
         fail(&answer)?;
         ensure!(answer.first() == Some(&0), "neither OK nor ERR: {answer:?}");
+        raw.login_ok = answer;
         Ok(raw)
+    }
+
+    /// Answers what the server asks for until it says OK or ERR.
+    fn proved(&mut self, password: &str) -> Result<Vec<u8>> {
+        loop {
+            let answer = self.packet()?;
+            match answer[..] {
+                [0xfe, ..] => {
+                    let (plugin, salt) = parse_auth_switch(&answer)?;
+                    self.send(&token(&plugin, password, &salt)?)?;
+                }
+                [1, auth::SHA2_FAST_OK] => {}
+                [1, ..] => bail!("the server does not know this password yet"),
+                _ => return Ok(answer),
+            }
+        }
+    }
+
+    /// COM_CHANGE_USER: the OK or ERR that answers it.
+    pub fn change_user(
+        &mut self,
+        user: &str,
+        password: &str,
+        database: Option<&str>,
+    ) -> Result<Vec<u8>> {
+        let plugin = self.greeting.plugin.clone();
+        let token = token(&plugin, password, &self.greeting.salt)?;
+        let mut argument = user.as_bytes().to_vec();
+        argument.push(0);
+        argument.push(u8::try_from(token.len())?);
+        argument.extend_from_slice(&token);
+        argument.extend_from_slice(database.unwrap_or_default().as_bytes());
+        argument.push(0);
+        argument.extend_from_slice(&45u16.to_le_bytes());
+        argument.extend_from_slice(&plugin);
+        argument.push(0);
+        self.command(0x11, &argument)?;
+        self.proved(password)
+    }
+
+    /// What client and server agreed on.
+    pub fn caps(&self) -> Capabilities {
+        self.caps
+    }
+
+    /// The OK that ended the login.
+    pub fn login_ok(&self) -> &[u8] {
+        &self.login_ok
     }
 
     /// Sends a command: sequence ids start again.

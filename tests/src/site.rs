@@ -69,7 +69,9 @@ impl Site {
         Self::try_with(setup).unwrap_or_else(|error| panic!("no site: {error:#}"))
     }
 
-    fn try_with(setup: Setup) -> Result<Self> {
+    /// # Errors
+    /// Servers or proxy don't come up.
+    pub fn try_with(setup: Setup) -> Result<Self> {
         pointsman();
         let sandbox = Sandbox::start(Options {
             replicas: setup.replicas,

@@ -4,6 +4,7 @@ mod bench;
 mod cargo;
 mod checker;
 mod child;
+mod compare;
 mod demo;
 mod fuzz;
 mod setup;
@@ -28,6 +29,8 @@ usage: cargo xtask CHORE
   checker [NAME] [--seconds N] [--seed S]
                         clients that keep books and faults at random; is anything lost, doubled
                         or stale?
+  compare [--mariadb | --mysql] [--old | --new] [--explained] [WORDS]
+                        the stories of tests/compare, direct and through the proxy: what differs?
   fuzz [TARGET] [--seconds N]
                         fuzz one target, or list them
   setup                 only install what is missing (apt-get)
@@ -54,6 +57,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["checker", rest @ ..] => checker::run(rest)?,
         ["fuzz", rest @ ..] => fuzz::run(rest)?,
         ["site"] => site::run()?,
+        ["compare", rest @ ..] => compare::run(rest)?,
         ["setup"] => setup::run()?,
         [] | ["help" | "--help" | "-h"] => print!("{HELP}"),
         _ => {

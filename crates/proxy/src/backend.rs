@@ -39,6 +39,8 @@ pub struct Backend {
     pub statements: HashMap<u32, Here>,
     /// Commands without a reply that go out with the next one.
     pub pending: Vec<u8>,
+    /// The OK that ended its login.
+    pub welcome: Box<[u8]>,
     /// Status flags of its login.
     pub status: Status,
     pub live: Arc<Live>,
@@ -55,6 +57,9 @@ pub struct Backend {
     pub slot: Option<Slot>,
     /// COM_SET_OPTION changed it; no reset undoes that.
     pub option_set: bool,
+    /// It may have prepared an XA transaction, which a reset would roll back on this server alone;
+    /// only the connection's end leaves it to be committed by another.
+    pub may_have_xa: bool,
     /// What to do after a reset; `None`: it can't be used by another session.
     pub after_login: AfterLogin,
 }
@@ -324,10 +329,10 @@ impl Backend {
         socket.write_all(&out).await?;
 
         let mut salt = greeting.salt;
-        let status = loop {
+        let (status, welcome) = loop {
             let (seq, payload) = read_packet(&mut socket, &mut buf).await?;
             let answer = match payload.first() {
-                Some(0x00) => break OkPacket::parse(&payload, caps)?.status,
+                Some(0x00) => break (OkPacket::parse(&payload, caps)?.status, payload),
                 Some(0xff) => return Err(ConnectError::Refused(payload)),
                 Some(0xfe) if switches_to(&payload, auth::ED25519) => {
                     let (plugin, salt) = parse_auth_switch_data(&payload)?;
@@ -365,6 +370,7 @@ impl Backend {
             statements: HashMap::new(),
             pending: Vec::new(),
             status,
+            welcome: welcome.into(),
             live: Arc::clone(&server.live),
             counted: Counted::new(&server.live),
             mariadb: greeting.server_version.windows(7).any(|w| w == b"MariaDB"),
@@ -374,6 +380,7 @@ impl Backend {
             born: Instant::now(),
             slot: None,
             option_set: false,
+            may_have_xa: false,
             after_login: None,
         };
         match backend.track().await {
@@ -402,6 +409,7 @@ impl Backend {
     pub fn may_be_shared(&self) -> bool {
         // An interactive client's connection has other timeouts, which a reset would take away.
         !self.option_set
+            && !self.may_have_xa
             && self.after_login.is_some()
             && !self.caps.contains(Capabilities::INTERACTIVE)
     }
@@ -428,6 +436,22 @@ impl Backend {
         }
         self.in_step = true;
         true
+    }
+
+    /// What the client has just set `session_track_...` to: servers report that only if it is in
+    /// their own list. [`Backend::track`] must follow.
+    pub async fn tracked(&mut self) -> Result<Vec<(&'static [u8], Vec<u8>)>, Broken> {
+        let names: [&[u8]; 3] =
+            [b"session_track_system_variables", b"session_track_schema", b"session_track_gtids"];
+        // MariaDB has no GTIDs to report.
+        let names = if self.mariadb { &names[..2] } else { &names[..] };
+        let mut ask = b"\x03SELECT".to_vec();
+        for (i, name) in names.iter().enumerate() {
+            ask.extend_from_slice(if i == 0 { b" @@" } else { b", @@" });
+            ask.extend_from_slice(name);
+        }
+        let values = self.row(&ask).await?.into_iter().map(Option::unwrap_or_default);
+        Ok(names.iter().copied().zip(values).collect())
     }
 
     /// Sends a client's command, after what was put off for it.

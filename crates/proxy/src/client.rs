@@ -24,6 +24,7 @@ use crate::buffers::Buffer;
 use crate::credentials::Credentials;
 use crate::login;
 use crate::prepared::{LongData, Prepared, PreparedStatement};
+use crate::reporting::Reporting;
 use crate::route::{Job, Kind, Problem};
 use crate::socket::Socket;
 use crate::worker::{Registered, SessionInfo, Statement, Worker};
@@ -53,6 +54,8 @@ pub struct Client {
     pub repeating: bool,
     /// Since when the present statement has had trouble with the primary.
     pub trouble: Cell<Option<Instant>>,
+    /// Which changes of the session the client is told.
+    pub reporting: Reporting,
 }
 
 /// The session is over.
@@ -92,8 +95,8 @@ impl Client {
     pub async fn welcome_and_serve(&mut self, seq: u8) {
         let mut out = Vec::new();
         match self.first_backend().await {
-            Ok(status) => {
-                ok_packet(&mut out, seq, status);
+            Ok(welcome) => {
+                write_packet(&mut out, seq, &welcome);
                 if self.socket.write_all(&out).await.is_err() {
                     return;
                 }
@@ -342,6 +345,7 @@ impl Client {
             Command::ResetConnection if !streamed => {
                 self.give_back();
                 self.prepared = Prepared::default();
+                self.reporting = Reporting::default();
                 self.session.reset(self.worker.snapshot(|s| s.greeting.autocommit));
                 self.login.database = self.session.variables().schema().map(<[u8]>::to_vec);
                 self.ok(1).await
@@ -548,6 +552,7 @@ impl Client {
             Ok((login, seq)) => {
                 self.give_back();
                 self.prepared = Prepared::default();
+                self.reporting = Reporting::default();
                 self.session = Session::new(self.worker.snapshot(|s| s.greeting.autocommit));
                 if let Some(database) = &login.database {
                     self.session.set_schema(database);
@@ -557,8 +562,8 @@ impl Client {
                 self.login = login;
                 let mut out = Vec::new();
                 match self.first_backend().await {
-                    Ok(status) => {
-                        ok_packet(&mut out, seq, status);
+                    Ok(welcome) => {
+                        write_packet(&mut out, seq, &welcome);
                         self.socket.write_all(&out).await?;
                         Ok(())
                     }

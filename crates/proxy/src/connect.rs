@@ -5,7 +5,7 @@ use std::rc::Rc;
 
 use pointsman_cluster::ServerId;
 use pointsman_session::{Lost, Restore};
-use pointsman_wire::Status;
+use pointsman_wire::{Capabilities, StateChange, Status, ok_payload};
 use smallvec::SmallVec;
 
 use crate::backend::{Backend, Broken, ConnectError, Here, error_code};
@@ -32,8 +32,8 @@ pub enum Unusable {
 
 impl Client {
     /// The first connection, made at login: it lets the server itself say whether it accepts the
-    /// client and its schema. Gives the status to greet with.
-    pub async fn first_backend(&mut self) -> Result<Status, Problem> {
+    /// client and its schema. Gives the server's OK, as the client may see it.
+    pub async fn first_backend(&mut self) -> Result<Vec<u8>, Problem> {
         let mut excluded: SmallVec<[ServerId; 4]> = SmallVec::new();
         loop {
             let choice = self.replica_or_primary(None, &excluded, false).await?;
@@ -42,6 +42,7 @@ impl Client {
                     let status = backend.status
                         & (Status::AUTOCOMMIT | Status::NO_BACKSLASH_ESCAPES | Status::ANSI_QUOTES);
                     self.session.replied(choice.server.0, status);
+                    let welcome = self.as_seen(&backend.welcome);
                     // One that was used before may have another schema, or the server none of it.
                     match self.bring_up_to_date(backend).await {
                         Ok(backend) => self.backends.push(backend),
@@ -53,7 +54,7 @@ impl Client {
                             continue;
                         }
                     }
-                    return Ok(status);
+                    return Ok(welcome);
                 }
                 Err(Unusable::TooMany) => return Err(too_many()),
                 Err(Unusable::Refused(payload)) if choice.primary => {
@@ -80,6 +81,22 @@ impl Client {
         }
     }
 
+    /// The OK of a login as the client would have got it: `ok` may be that of an earlier session,
+    /// which had another schema.
+    fn as_seen(&self, ok: &[u8]) -> Vec<u8> {
+        let tracks = self.login.caps.contains(Capabilities::SESSION_TRACK);
+        let schema = self.login.database.as_deref().map(StateChange::Schema);
+        ok_payload(
+            ok,
+            |change| match change {
+                _ if !tracks => false,
+                StateChange::Schema(_) => false,
+                other => self.reporting.wants(other),
+            },
+            schema.filter(|_| tracks),
+        )
+    }
+
     /// A connection to `server` that is in step with the session and knows the job's statement.
     pub(crate) async fn ready(
         &mut self,
@@ -89,7 +106,10 @@ impl Client {
         let mut backend = match self.backends.iter().position(|b| b.server == server) {
             Some(at) => {
                 let mut backend = self.backends.swap_remove(at);
-                if backend.socket.is_stale() {
+                // No statement makes it forget its schema, as the session has (DROP DATABASE).
+                let astray = backend.schema.is_some()
+                    && self.session.variables().schema().is_some_and(<[u8]>::is_empty);
+                if astray || backend.socket.is_stale() {
                     drop(backend);
                     self.forget_backend(server);
                     match self.session.lost(server.0) {
@@ -139,10 +159,14 @@ impl Client {
 
     /// A connection of this session's account: one that nobody uses, or a new one. Not in step yet.
     pub(crate) async fn connect(&mut self, server: ServerId) -> Result<Box<Backend>, Unusable> {
+        // The one it logged in to may be gone by now.
+        if let Some(schema) = self.session.variables().schema() {
+            self.login.database = Some(schema).filter(|s| !s.is_empty()).map(<[u8]>::to_vec);
+        }
         let told =
             self.config().servers.get(usize::from(server.0)).is_some_and(|s| s.proxy_protocol);
         let key = pool::key(&self.login, told);
-        let schema = self.session.variables().schema();
+        let schema = self.session.variables().schema().filter(|s| !s.is_empty());
         let settings = &self.config().pool;
         let worker = &self.worker;
         let taken = worker.pool.take(server, &key, schema, settings.wait_timeout, || {

@@ -66,7 +66,7 @@ impl Client {
         }
         // What shapes replies is what was agreed with this server.
         let mut tracker = Tracker::new(expect, backend.caps);
-        let Self { socket, session, prepared, login, worker, wrote, unsure, .. } = self;
+        let Self { socket, session, prepared, login, worker, wrote, unsure, reporting, .. } = self;
         let command = match &job.packet {
             Some(packet) => &packet[HEADER..],
             None => &request.filled()[HEADER.min(end)..end],
@@ -94,7 +94,8 @@ impl Client {
         };
         let mut sink = if job.again { Sink::Nobody } else { Sink::Client(socket) };
         let outcome =
-            relay(backend, &mut sink, session, &mut tracker, login.caps, &mut watcher).await?;
+            relay(backend, &mut sink, session, &mut tracker, login.caps, reporting, &mut watcher)
+                .await?;
         backend.in_step = true;
         if let (Some(own), Some((id, _))) = (watcher.client_id, outcome.prepared) {
             backend.statements.insert(own, Here { id, bound: false });

@@ -27,6 +27,7 @@ mod prepared;
 mod recover;
 mod relay;
 mod repeat;
+mod reporting;
 mod route;
 mod seldom;
 mod shared;

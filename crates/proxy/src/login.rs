@@ -21,6 +21,7 @@ use crate::client::Client;
 use crate::credentials::Credentials;
 use crate::listen::Entrance;
 use crate::prepared::Prepared;
+use crate::reporting::Reporting;
 use crate::seldom::warn_seldom;
 use crate::socket::Socket;
 use crate::tls::Facts;
@@ -167,6 +168,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
             owed: None,
             repeating: false,
             trouble: Cell::new(None),
+            reporting: Reporting::default(),
         };
         client.welcome_and_serve(seq).await;
     }

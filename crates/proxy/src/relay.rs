@@ -10,6 +10,7 @@ use pointsman_wire::{
 
 use crate::backend::{Backend, Broken};
 use crate::buffers::Buffer;
+use crate::reporting::Reporting;
 use crate::socket::Socket;
 
 /// What came of a reply.
@@ -52,15 +53,6 @@ impl Sink<'_> {
     }
 }
 
-/// Variables a server reports to clients by default (`session_track_system_variables`).
-const REPORTED: &[&[u8]] = &[
-    b"autocommit",
-    b"character_set_client",
-    b"character_set_connection",
-    b"character_set_results",
-    b"time_zone",
-];
-
 /// What a relay tells while it goes on.
 pub trait Watcher {
     /// The client's own id for the statement just prepared, given the server's.
@@ -86,6 +78,7 @@ pub async fn relay(
     session: &mut Session,
     tracker: &mut Tracker,
     client_caps: Capabilities,
+    reporting: &Reporting,
     watcher: &mut impl Watcher,
 ) -> Result<Outcome, Failure> {
     let server = backend.server;
@@ -129,18 +122,16 @@ pub async fn relay(
                             outcome.cursor = status.contains(Status::CURSOR_EXISTS);
                             outcome.insert_id = ok.last_insert_id;
                             session.replied(server.0, status);
-                            if !ok.state.is_empty() {
+                            if status.contains(Status::SESSION_STATE_CHANGED) {
+                                owed |= ok.state.is_empty();
                                 note_changes(session, &mut backend.schema, &ok, watcher);
-                                let tracks = client_caps.contains(Capabilities::SESSION_TRACK);
-                                let packet = &mut buf.filled_mut()[start..end];
-                                let len = retain_state(packet, tracks, is_reported);
-                                let gone = packet.len() - len;
+                                let seen = Seen { client_caps, reporting };
+                                let len = seen.only(&mut buf.filled_mut()[start..end]);
+                                let gone = end - start - len;
                                 if gone > 0 {
                                     buf.close_gap(end, gone);
                                     end -= gone;
                                 }
-                            } else {
-                                owed |= status.contains(Status::SESSION_STATE_CHANGED);
                             }
                             if owed && !status.contains(Status::MORE_RESULTS) {
                                 watcher.wrote_somewhere().await;
@@ -161,7 +152,12 @@ pub async fn relay(
                             let at = start + HEADER + 1;
                             buf.filled_mut()[at..at + 4].copy_from_slice(&own.to_le_bytes());
                         }
-                        Control::ColumnsEnd(_) | Control::Text => {}
+                        Control::ColumnsEnd(status) => {
+                            if status.contains(Status::SESSION_STATE_CHANGED) {
+                                hide_change(&mut buf.filled_mut()[start..end]);
+                            }
+                        }
+                        Control::Text => {}
                         Control::LocalInfile => {
                             ready = end;
                             break true;
@@ -213,11 +209,33 @@ fn note_changes(
     }
 }
 
-fn is_reported(change: StateChange<'_>) -> bool {
-    match change {
-        StateChange::Variable { name, .. } => REPORTED.contains(&name),
-        StateChange::Gtids(_) => false,
-        _ => true,
+/// What the client is to see of an OK or EOF that says that the session changed.
+struct Seen<'a> {
+    client_caps: Capabilities,
+    reporting: &'a Reporting,
+}
+
+impl Seen<'_> {
+    /// Leaves only that in the packet; gives its new length.
+    fn only(&self, packet: &mut [u8]) -> usize {
+        if is_eof(packet) {
+            hide_change(packet);
+            return packet.len();
+        }
+        let tracks = self.client_caps.contains(Capabilities::SESSION_TRACK);
+        retain_state(packet, tracks, |change| self.reporting.wants(change))
+    }
+}
+
+fn is_eof(packet: &[u8]) -> bool {
+    packet.len() == HEADER + 5 && packet[HEADER] == 0xfe
+}
+
+/// Takes "something about the session changed" out of an EOF's status: that is for us, and what
+/// changed can't be told in an EOF.
+fn hide_change(eof: &mut [u8]) {
+    if is_eof(eof) {
+        eof[HEADER + 4] &= !(Status::SESSION_STATE_CHANGED.bits() >> 8) as u8;
     }
 }
 

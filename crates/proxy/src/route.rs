@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pointsman_cluster::ServerId;
 use pointsman_session::{Digest, Lost, Refusal, Target, Why};
-use pointsman_sql::{Effects, Route};
+use pointsman_sql::{Effects, Reason, Route};
 use pointsman_wire::{BoundTypes, Capabilities, Expect, HEADER, Status, err_packet, write_packet};
 use smallvec::SmallVec;
 
@@ -179,6 +179,7 @@ impl Client {
             };
             if job.executes() {
                 self.session.sent(server.0, choice.primary, &job.statement.verdict);
+                backend.may_have_xa |= may_prepare_xa(&job.statement);
             }
             if let Some(why) = choice.to_primary {
                 self.worker.stats.read_to_primary(why);
@@ -284,6 +285,12 @@ impl Client {
         if job.executes() && may_stop_tracking(&job.statement) {
             // What it set for the client must not keep the session's truth from us.
             let waiting = Waiting::begin(&self.info, server, backend.socket.raw_fd(), None);
+            // Whatever else it is set to is of our own doing.
+            for (name, value) in backend.tracked().await.unwrap_or_default() {
+                if names(&job.statement, name) {
+                    self.reporting.note(name, &value);
+                }
+            }
             let tracked = backend.track().await;
             drop(waiting);
             if !matches!(tracked, Ok(Ok(_))) {
@@ -395,8 +402,12 @@ impl Client {
     async fn refuse(&mut self, refusal: Refusal) -> Result<(), End> {
         match refusal {
             Refusal::ReadOnlyTransaction => {
-                self.error(1, 1792, "25006", "Cannot execute statement in a READ ONLY transaction")
-                    .await
+                let message = if self.worker.snapshot(|s| s.greeting.mariadb) {
+                    "Cannot execute statement in a READ ONLY transaction"
+                } else {
+                    "Cannot execute statement in a READ ONLY transaction."
+                };
+                self.error(1, 1792, "25006", message).await
             }
             Refusal::OpaqueInReadOnlyTransaction => {
                 let message = "[PM2003] stored code, user variables and several statements at once are not \
@@ -467,11 +478,23 @@ fn read_only() -> Problem {
 /// How often a read is sent once more after a server died under it.
 const MOST_RESENDS: u32 = 2;
 
+/// Whether it may be, or hide, an `XA PREPARE`. Stored functions can't do that.
+fn may_prepare_xa(statement: &Statement) -> bool {
+    let verdict = &statement.verdict;
+    verdict.effects.intersects(Effects::XA | Effects::TEXT_PREPARE)
+        || verdict.effects.contains(Effects::HIDDEN_CODE)
+            && verdict.reason != Reason::UnknownFunction
+}
+
 /// Whether it may have changed what servers report to us.
 fn may_stop_tracking(statement: &Statement) -> bool {
     let sets = Effects::SET_SYSVAR | Effects::SET_OTHER | Effects::MULTI | Effects::TEXT_PREPARE;
-    statement.verdict.effects.intersects(sets)
-        && statement.text.as_bytes().windows(14).any(|w| w.eq_ignore_ascii_case(b"session_track_"))
+    statement.verdict.effects.intersects(sets) && names(statement, b"session_track_")
+}
+
+/// Whether `name` stands in its text.
+fn names(statement: &Statement, name: &[u8]) -> bool {
+    statement.text.as_bytes().windows(name.len()).any(|w| w.eq_ignore_ascii_case(name))
 }
 
 /// Whether it is a plain `SET NAMES` or `SET CHARACTER SET`.

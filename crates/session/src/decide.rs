@@ -163,6 +163,10 @@ impl Session {
             // A lock that others are to see, and no business of the transaction's.
             Reason::NamedLock => Ok(away),
             Reason::UserVariable => Err(Refusal::OpaqueInReadOnlyTransaction),
+            // Commits what is open before it looks whether that may write.
+            _ if effects.contains(Effects::DDL) && !effects.contains(Effects::CREATE_TEMPORARY) => {
+                Ok(Decision { commit_first: Some(server), ..away })
+            }
             _ if verdict.class == Class::Write => Err(Refusal::ReadOnlyTransaction),
             _ => Ok(Decision { commit_first: Some(server), ..away }),
         }
@@ -273,8 +277,7 @@ mod tests {
         }
         for sql in [
             "INSERT INTO t VALUES (1)",
-            "DROP TABLE t",
-            "CREATE TABLE x (a INT)",
+            "CREATE TEMPORARY TABLE x (a INT)",
             "LOAD DATA INFILE 'x' INTO TABLE t",
         ] {
             assert_eq!(s.target(sql), Err(Refusal::ReadOnlyTransaction), "{sql}");
@@ -282,8 +285,11 @@ mod tests {
         for sql in ["CALL p()", "COMMIT; BEGIN; INSERT INTO t VALUES (1)", "EXECUTE s"] {
             assert_eq!(s.target(sql), Err(Refusal::OpaqueInReadOnlyTransaction), "{sql}");
         }
+        // These commit what is open first.
         for sql in [
             "BEGIN",
+            "DROP TABLE t",
+            "CREATE TABLE x (a INT)",
             "START TRANSACTION",
             "LOCK TABLES t WRITE",
             "SET autocommit = 0",

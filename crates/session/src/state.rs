@@ -36,10 +36,12 @@ pub enum Pin {
     Serializable,
     /// SET TRANSACTION: belongs to whatever transaction comes next, on the server that was told.
     NextTransaction,
+    /// `sql_auto_is_null`: `WHERE id IS NULL` finds the row inserted last, on the primary only.
+    AutoIsNull,
 }
 
 impl Pin {
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::TableLock,
         Self::NamedLock,
         Self::Handler,
@@ -48,6 +50,7 @@ impl Pin {
         Self::LocalVariable,
         Self::Serializable,
         Self::NextTransaction,
+        Self::AutoIsNull,
     ];
 
     /// Stable short form for metrics and tables.
@@ -62,6 +65,7 @@ impl Pin {
             Self::LocalVariable => "local_variable",
             Self::Serializable => "serializable",
             Self::NextTransaction => "next_transaction",
+            Self::AutoIsNull => "auto_is_null",
         }
     }
 }
@@ -263,6 +267,13 @@ impl Session {
                             self.pin(Pin::Serializable);
                         } else {
                             self.unpin(Pin::Serializable);
+                        }
+                    }
+                    b"sql_auto_is_null" => {
+                        if matches!(value, b"ON" | b"1") {
+                            self.pin(Pin::AutoIsNull);
+                        } else {
+                            self.unpin(Pin::AutoIsNull);
                         }
                     }
                     b"timestamp" | b"rand_seed1" | b"rand_seed2" | b"pseudo_thread_id" => {

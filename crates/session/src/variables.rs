@@ -50,6 +50,7 @@ const STAYS: &[&[u8]] = &[
     b"statement_id",
     b"session_track_system_variables",
     b"session_track_gtids",
+    b"session_track_schema",
 ];
 
 /// Whether a variable of this name is carried from server to server.

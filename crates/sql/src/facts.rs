@@ -294,6 +294,11 @@ pub fn facts(toks: &[Tok<'_>], flavour: Flavour) -> Facts {
                 facts.note(Reason::UserVariable, tok.text);
             }
             Kind::SysVar => {
+                // What was set for the whole server was set on the primary.
+                let dotted = next.is_some_and(|t| t.kind == Kind::Dot);
+                if dotted && tok.text.eq_ignore_ascii_case(b"@@global") {
+                    facts.note(Reason::PrimaryVariable, tok.text);
+                }
                 // `@@session.x`, `@@x`, `@@cache.key_buffer_size`: the last part is the name.
                 let part = match (next, toks.get(i + 2)) {
                     (Some(dot), Some(part)) if dot.kind == Kind::Dot => part,

@@ -281,6 +281,10 @@ fn belongs_to_primary(name: &str) -> bool {
         "rand_seed2",
         "server_id",
         "skip_replication",
+        // Servers don't report that they changed, and only writes need them.
+        "default_storage_engine",
+        "default_tmp_storage_engine",
+        "storage_engine",
         "sql_log_bin",
         "sql_log_off",
         "timestamp",

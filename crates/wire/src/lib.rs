@@ -27,7 +27,8 @@ pub use command::{Command, Expect};
 pub use execute::{BoundTypes, with_types};
 pub use packet::{HEADER, Header, MAX_PAYLOAD, write_packet};
 pub use reply::{
-    ErrPacket, OkPacket, StateChange, StateChanges, Status, err_packet, ok_packet, retain_state,
+    ErrPacket, OkPacket, StateChange, StateChanges, Status, err_packet, ok_packet, ok_payload,
+    retain_state,
 };
 pub use result::{ColumnKind, text_result};
 pub use track::{Control, Step, Tracker};

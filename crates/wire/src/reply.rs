@@ -149,17 +149,44 @@ pub fn retain_state(
     if !ok.status.contains(Status::SESSION_STATE_CHANGED) {
         return len;
     }
+    let payload = with_state(packet[HEADER], &ok, |change| client_tracks && keep(change), None);
+    let new = HEADER + payload.len();
+    if new > len {
+        return len;
+    }
+    let seq = packet[3];
+    packet[..HEADER].copy_from_slice(&Header { len: payload.len(), seq }.to_bytes());
+    packet[HEADER..new].copy_from_slice(&payload);
+    new
+}
+
+/// An OK packet's payload with those state changes it shall `keep`, and one `more`. A payload that
+/// can't be parsed stays as it is.
+#[must_use]
+pub fn ok_payload(
+    payload: &[u8],
+    keep: impl FnMut(StateChange<'_>) -> bool,
+    more: Option<StateChange<'_>>,
+) -> Vec<u8> {
+    match OkPacket::parse(payload, Capabilities::SESSION_TRACK) {
+        Ok(ok) => with_state(payload[0], &ok, keep, more),
+        Err(_) => payload.to_vec(),
+    }
+}
+
+fn with_state(
+    first: u8,
+    ok: &OkPacket<'_>,
+    mut keep: impl FnMut(StateChange<'_>) -> bool,
+    more: Option<StateChange<'_>>,
+) -> Vec<u8> {
     let mut kept = Vec::new();
-    if client_tracks {
-        for change in ok.state_changes() {
-            if keep(change) {
-                put_state_change(&mut kept, change);
-            }
-        }
+    for change in ok.state_changes().filter(|change| keep(*change)).chain(more) {
+        put_state_change(&mut kept, change);
     }
     let mut status = ok.status;
     status.set(Status::SESSION_STATE_CHANGED, !kept.is_empty());
-    let mut payload = vec![packet[HEADER]];
+    let mut payload = vec![first];
     put_lenenc(&mut payload, ok.affected_rows);
     put_lenenc(&mut payload, ok.last_insert_id);
     payload.extend_from_slice(&status.bits().to_le_bytes());
@@ -170,14 +197,7 @@ pub fn retain_state(
     if !kept.is_empty() {
         put_lenenc_bytes(&mut payload, &kept);
     }
-    let new = HEADER + payload.len();
-    if new > len {
-        return len;
-    }
-    let seq = packet[3];
-    packet[..HEADER].copy_from_slice(&Header { len: payload.len(), seq }.to_bytes());
-    packet[HEADER..new].copy_from_slice(&payload);
-    new
+    payload
 }
 
 fn put_state_change(out: &mut Vec<u8>, change: StateChange<'_>) {

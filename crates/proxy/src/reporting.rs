@@ -1,0 +1,108 @@
+//! Which changes of its session a client is told: what it asked servers to tell.
+//!
+//! On every backend all variables are reported, for our own use; so what the client set
+//! (`session_track_system_variables` and its like) is kept here and applied to what is passed on.
+
+use pointsman_wire::StateChange;
+
+/// What servers report if nobody says otherwise (`session_track_system_variables`).
+const DEFAULT: &[&[u8]] = &[
+    b"autocommit",
+    b"character_set_client",
+    b"character_set_connection",
+    b"character_set_results",
+    b"time_zone",
+];
+
+/// What one client wants to be told.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reporting {
+    variables: Variables,
+    schema: bool,
+    gtids: bool,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Variables {
+    Default,
+    All,
+    /// In lower case.
+    These(Box<[Box<[u8]>]>),
+}
+
+impl Default for Reporting {
+    fn default() -> Self {
+        Self { variables: Variables::Default, schema: true, gtids: false }
+    }
+}
+
+impl Reporting {
+    /// The client has set this; other names don't matter.
+    pub fn note(&mut self, name: &[u8], value: &[u8]) {
+        let is_on = || !matches!(value, b"OFF" | b"0");
+        match name {
+            b"session_track_system_variables" => {
+                let names = value.split(|b| *b == b',').map(|n| n.trim_ascii());
+                let names = names.filter(|n| !n.is_empty());
+                self.variables = if names.clone().any(|n| n == b"*") {
+                    Variables::All
+                } else {
+                    Variables::These(names.map(|n| n.to_ascii_lowercase().into()).collect())
+                };
+            }
+            b"session_track_schema" => self.schema = is_on(),
+            b"session_track_gtids" => self.gtids = is_on(),
+            _ => {}
+        }
+    }
+
+    /// Whether the client is told.
+    #[must_use]
+    pub fn wants(&self, change: StateChange<'_>) -> bool {
+        match change {
+            StateChange::Variable { name, .. } => match &self.variables {
+                Variables::Default => DEFAULT.contains(&name),
+                Variables::All => true,
+                Variables::These(names) => names.iter().any(|n| **n == *name),
+            },
+            StateChange::Schema(_) => self.schema,
+            StateChange::Gtids(_) => self.gtids,
+            _ => true,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn variable<'a>(name: &'a [u8], value: &'a [u8]) -> StateChange<'a> {
+        StateChange::Variable { name, value }
+    }
+
+    #[test]
+    fn a_client_is_told_what_servers_tell_by_default() {
+        let reporting = Reporting::default();
+        assert!(reporting.wants(variable(b"time_zone", b"+00:00")));
+        assert!(!reporting.wants(variable(b"last_gtid", b"0-1-1")));
+        assert!(reporting.wants(StateChange::Schema(b"app")));
+        assert!(!reporting.wants(StateChange::Gtids(b"x:1")));
+    }
+
+    #[test]
+    fn a_client_is_told_what_it_asked_for() {
+        let mut reporting = Reporting::default();
+        reporting.note(b"session_track_system_variables", b"SQL_mode, last_gtid,");
+        assert!(reporting.wants(variable(b"sql_mode", b"")));
+        assert!(reporting.wants(variable(b"last_gtid", b"0-1-1")));
+        assert!(!reporting.wants(variable(b"time_zone", b"+00:00")));
+        reporting.note(b"session_track_system_variables", b"");
+        assert!(!reporting.wants(variable(b"sql_mode", b"")));
+        reporting.note(b"session_track_system_variables", b"*");
+        assert!(reporting.wants(variable(b"anything", b"")));
+        reporting.note(b"session_track_schema", b"OFF");
+        assert!(!reporting.wants(StateChange::Schema(b"app")));
+        reporting.note(b"session_track_gtids", b"OWN_GTID");
+        assert!(reporting.wants(StateChange::Gtids(b"x:1")));
+    }
+}

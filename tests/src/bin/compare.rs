@@ -1,0 +1,67 @@
+//! `cargo xtask compare`: the stories of `tests/compare`, told direct and through the proxy.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail, ensure};
+use pointsman_sandbox::Flavour;
+use pointsman_tests::compare::{Comparison, Variant, directory, load};
+
+const USAGE: &str = "\
+usage: compare [--mariadb | --mysql] [--old | --new] [--explained] [WORDS]
+
+Tells the cases whose `file: title` contains WORDS on a direct connection to the primary and
+through the proxy, and shows whatever a client sees differ. --old and --new say what kind of
+client; --explained also lists what may differ, and why.
+";
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> Result<bool> {
+    let mut flavours = vec![Flavour::MariaDb, Flavour::MySql];
+    let mut variants = vec![Variant::Old, Variant::New];
+    let (mut explained, mut words) = (false, Vec::new());
+    for arg in std::env::args().skip(1) {
+        match arg.as_str() {
+            "--mariadb" => flavours = vec![Flavour::MariaDb],
+            "--mysql" => flavours = vec![Flavour::MySql],
+            "--old" => variants = vec![Variant::Old],
+            "--new" => variants = vec![Variant::New],
+            "--explained" => explained = true,
+            "--help" | "-h" => {
+                print!("{USAGE}");
+                return Ok(true);
+            }
+            flag if flag.starts_with('-') => bail!("unknown: {flag}\n\n{USAGE}"),
+            _ => words.push(arg),
+        }
+    }
+    let words = words.join(" ");
+    let mut cases = load(&directory())?;
+    cases.retain(|case| case.name.contains(&words));
+    ensure!(!cases.is_empty(), "no case is called {words:?}");
+    let mut alike = true;
+    for flavour in flavours {
+        for variant in &variants {
+            println!("\n==> {flavour:?}, {variant:?} client");
+            let Some(comparison) = Comparison::start(flavour, *variant)? else { continue };
+            let report = comparison.run(&cases)?;
+            print!("{report}");
+            if explained {
+                for (place, what, why) in &report.explained {
+                    println!("  {place}: {what}\n      {why}");
+                }
+            }
+            alike &= report.differences.is_empty();
+        }
+    }
+    Ok(alike)
+}
