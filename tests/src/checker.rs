@@ -155,7 +155,7 @@ impl Books {
 
     fn count(&self, error: &anyhow::Error) {
         let what = match error.downcast_ref::<ServerError>() {
-            Some(e) => format!("{}: {}", e.code, e.message.split([':', ';']).next().unwrap_or("")),
+            Some(e) => format!("{}: {}", e.code, e.message),
             None => "connection lost".to_owned(),
         };
         *self.errors.lock().unwrap().entry(what).or_default() += 1;

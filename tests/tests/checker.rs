@@ -64,7 +64,7 @@ fn look(site: &mut Site, may_lose: bool, mut fault: impl FnMut(&mut Site, &mut R
     let rows = node.client_sql("SELECT client, n FROM app.book ORDER BY client, n").unwrap();
     let sum = node.client_sql("SELECT SUM(money) FROM app.acc").unwrap();
     let verdict = books.close(&rows, &sum, may_lose).unwrap();
-    println!("{verdict:#?}");
+    println!("{verdict:#?}\n{}", site.cli(&["events"]).stdout);
     verdict
 }
 
@@ -128,4 +128,89 @@ fn the_checker_sees_what_is_wrong() {
         site.replica().client_sql("START SLAVE SQL_THREAD").unwrap();
     });
     assert!(verdict.violations.iter().any(|v| v.contains("was acknowledged")), "{verdict:?}");
+}
+
+/// A site that changes its primary itself, with replication that loses nothing acknowledged.
+fn lossless(replicas: usize) -> Site {
+    let site = Site::with(Setup {
+        replicas,
+        failover: true,
+        server_args: [
+            "--rpl-semi-sync-slave-enabled=ON",
+            "--rpl-semi-sync-master-wait-point=AFTER_SYNC",
+            "--rpl-semi-sync-master-timeout=60000",
+        ]
+        .map(str::to_owned)
+        .to_vec(),
+        ..Setup::default()
+    });
+    wait_until("Pointsman may fail over", LONG, || {
+        Ok(!site.cli(&["status"]).stdout.contains("can't replace it"))
+    })
+    .unwrap();
+    site.primary().client_sql("SET GLOBAL rpl_semi_sync_master_enabled = ON").unwrap();
+    wait_until("replication is semi-synchronous", LONG, || {
+        Ok(site.primary().status("Rpl_semi_sync_master_clients")? == replicas as u64)
+    })
+    .unwrap();
+    site
+}
+
+/// The name of the server that is the primary now.
+fn primary(site: &Site) -> Option<String> {
+    let rows = site.admin_json("servers").unwrap();
+    let mut rows = rows.as_array().into_iter().flatten();
+    Some(rows.find(|row| row["role"] == "primary")?["name"].as_str()?.to_owned())
+}
+
+/// Until another server than `old` is the primary.
+fn await_successor(site: &Site, old: &str) {
+    let replaced =
+        wait_until("another primary", LONG, || Ok(primary(site).is_some_and(|name| name != old)));
+    if let Err(error) = replaced {
+        panic!("{error:#}\n{}{}", site.cli(&["events"]).stdout, site.cli(&["status"]).stdout);
+    }
+}
+
+fn replicas(site: &Site) -> usize {
+    let rows = site.admin_json("servers").unwrap();
+    rows.as_array().into_iter().flatten().filter(|row| row["role"] == "replica").count()
+}
+
+#[test]
+fn primaries_are_killed() {
+    let mut site = lossless(2);
+    run(&mut site, false, |site, random| {
+        // A former primary that has something of its own stays out, and that is right.
+        let Some(old) = primary(site).filter(|_| replicas(site) >= 2) else { return };
+        let node = site.sandbox.nodes().iter().find(|node| node.name() == old).unwrap();
+        match random.below(3) {
+            0 => {
+                node.pause().unwrap();
+                await_successor(site, &old);
+                node.unpause().unwrap();
+            }
+            _ => {
+                node.kill9().unwrap();
+                await_successor(site, &old);
+                node.start().unwrap();
+            }
+        }
+        let _ = wait_until("it is back, or kept out", Duration::from_secs(3), || {
+            Ok(site.server(&old)["role"] == "replica")
+        });
+    });
+}
+
+#[test]
+fn primaries_are_changed_on_purpose() {
+    let mut site = lossless(2);
+    let mut changes = 0;
+    let verdict = run(&mut site, false, |site, _| {
+        print!("{}", site.cli(&["switchover"]).ok());
+        changes += 1;
+    });
+    println!("{changes} changes of the primary");
+    assert!(changes > 0);
+    assert!(verdict.errors.is_empty(), "clients saw errors: {verdict:?}");
 }

@@ -47,6 +47,7 @@ impl Credentials {
         each(&self.user);
         each(self.native.as_ref().map_or(&[], |s| &s[..]));
         each(self.sha2.as_ref().map_or(&[], |s| &s[..]));
+        each(self.password.as_ref().map_or(&[], |s| &s[..]));
         each(&[u8::from(self.has_empty_password())]);
     }
 

@@ -50,7 +50,8 @@ pub enum Fate {
     Committed,
     /// Nobody has it, and nobody will.
     Absent,
-    Unknown,
+    /// It can't be told, because.
+    Unknown(&'static str),
 }
 
 /// Reads transactions, one event after the other, until one of them must be the one.
@@ -136,7 +137,10 @@ impl<'a> Search<'a> {
 
     fn end(mut self) -> Fate {
         self.finish();
-        if self.doubtful { Fate::Unknown } else { Fate::Absent }
+        match self.doubtful {
+            true => Fate::Unknown("the next primary has a transaction that may be it"),
+            false => Fate::Absent,
+        }
     }
 
     fn begin(&self, gtid: &Gtid) -> Present {
@@ -189,19 +193,22 @@ const PATIENCE: Duration = Duration::from_secs(3);
 impl Worker {
     /// Finds out. `succession`: of the primary that is asked.
     pub async fn fate(&self, inquiry: &Inquiry, succession: &Succession) -> Fate {
-        let (Some(inherited), Some(before)) = (&succession.inherited, &inquiry.before) else {
-            return Fate::Unknown;
+        let Some(inherited) = &succession.inherited else {
+            return Fate::Unknown("somebody else made the next primary one");
+        };
+        let Some(before) = &inquiry.before else {
+            return Fate::Unknown("where the server stood before it is not known");
         };
         if !inherited.covers(before) {
             // Even what was committed before it was lost with the old primary, and transactions of
             // a domain are handed on in their order. MySQL's may have gaps.
             return match before {
                 Position::MariaDb(position) if position.domains.len() == 1 => Fate::Absent,
-                _ => Fate::Unknown,
+                _ => Fate::Unknown("the next primary lacks what was committed before it"),
             };
         }
         let Some(server) = self.snapshot(|s| s.server(succession.new).cloned()) else {
-            return Fate::Unknown;
+            return Fate::Unknown("the next primary is gone");
         };
         let config = &self.shared.config;
         let within = config.limits.connect_timeout;
@@ -219,9 +226,9 @@ impl Worker {
                     "can't find out what became of a commit in flight; the monitor's user needs \
                      REPLICATION SLAVE"
                 );
-                Fate::Unknown
+                Fate::Unknown("the next primary's binary log could not be read")
             }
-            Err(_) => Fate::Unknown,
+            Err(_) => Fate::Unknown("the next primary's binary log could not be read in time"),
         }
     }
 }
@@ -264,7 +271,7 @@ async fn read_log(
         ),
         Position::MySql(set) => {
             if set.sources().any(|(source, _)| !source.tag.is_empty()) {
-                return Ok(Fate::Unknown);
+                return Ok(Fate::Unknown("it has tagged GTIDs"));
             }
             let had: Vec<_> = set.sources().map(|(s, intervals)| (s.uuid, intervals)).collect();
             (
@@ -295,7 +302,7 @@ async fn read_log(
         let (len, whole) = next_packet(&mut backend, &mut buf).await?;
         read += len;
         if read > MOST {
-            return Ok(Fate::Unknown);
+            return Ok(Fate::Unknown("there is too much to read since then"));
         }
         let payload = &buf.filled()[HEADER..HEADER + len];
         match payload.first() {
@@ -355,6 +362,7 @@ mod tests {
 
     const OLD: u32 = 1;
     const THREAD: u32 = 42;
+    const DOUBT: Fate = Fate::Unknown("the next primary has a transaction that may be it");
 
     fn inquiry(texts: Option<&[&str]>) -> Inquiry {
         let parse = |text: &str| Position::parse(Flavour::MariaDb, text.as_bytes()).unwrap();
@@ -471,7 +479,7 @@ mod tests {
         let mut told: Told = numbers(&own).collect();
         let all = Told::from_iter(told.iter().copied().chain(numbers(&position())));
         let rows = kind == Flavour::MySql || more.contains("ROW");
-        let found = if rows { Fate::Unknown } else { Fate::Committed };
+        let found = if rows { DOUBT } else { Fate::Committed };
         let none = Told::default();
         assert_eq!(fate(first, None, "INSERT INTO t VALUES (1)", &none), found);
         assert_eq!(fate(second, None, "INSERT INTO t VALUES (3)", &told), found);
@@ -503,9 +511,9 @@ mod tests {
         let same = [gtid(OLD, 13), annotate("INSERT INTO t VALUES (1)"), rows()];
         assert_eq!(fate(&ours, &other), Fate::Absent);
         // It may be another's as well.
-        assert_eq!(fate(&ours, &same), Fate::Unknown);
-        assert_eq!(fate(&inquiry(None), &other), Fate::Unknown);
-        assert_eq!(fate(&ours, &[gtid(OLD, 13), rows()]), Fate::Unknown, "nothing noted");
+        assert_eq!(fate(&ours, &same), DOUBT);
+        assert_eq!(fate(&inquiry(None), &other), DOUBT);
+        assert_eq!(fate(&ours, &[gtid(OLD, 13), rows()]), DOUBT, "nothing noted");
         assert_eq!(fate(&ours, &[gtid(OLD, 12), rows()]), Fate::Absent, "the session's last");
         assert_eq!(fate(&ours, &[gtid(OLD, 20), rows()]), Fate::Absent, "another session's");
     }

@@ -5,8 +5,10 @@
 //! beginning. Where neither is certain the client is told, and its session ends, as it would have
 //! without a proxy.
 
+use std::sync::atomic::Ordering::Relaxed;
 use std::time::Instant;
 
+use pointsman_cluster::Server;
 use pointsman_session::Lost;
 use pointsman_sql::{Class, Effects, Reason, Route};
 use pointsman_wire::HEADER;
@@ -91,7 +93,7 @@ impl Client {
             Lost::Nothing | Lost::Transaction => match self.fate(&broke.inquiry).await {
                 Fate::Committed if is_commit(job) => Recovered::Done,
                 Fate::Committed => Recovered::Lost(Some(committed_unanswered())),
-                Fate::Unknown => Recovered::Lost(None),
+                Fate::Unknown(why) => Recovered::Lost(Some(in_doubt(why))),
                 Fate::Absent if broke.lost == Lost::Nothing => Recovered::Again,
                 Fate::Absent => match self.repeat_transaction().await {
                     Ok(()) => Recovered::Again,
@@ -104,13 +106,24 @@ impl Client {
     /// What became of a commit in flight. That can be told once there is another primary, and only
     /// if Pointsman knows what it had when it became one.
     async fn fate(&self, inquiry: &Inquiry) -> Fate {
+        // The monitor may not have seen yet what has happened.
+        while self.worker.snapshot(|s| s.primary) == Some(inquiry.server) {
+            let suspect = |s: &Server| s.live.suspect.load(Relaxed);
+            let lives = !self.worker.snapshot(|s| s.server(inquiry.server).is_some_and(suspect));
+            if lives {
+                return Fate::Unknown("the server lives, and may still be at it");
+            }
+            if !self.await_change(inquiry.server).await {
+                return Fate::Unknown("no other primary came in time");
+            }
+        }
         if self.primary(None).await.is_err() {
-            return Fate::Unknown;
+            return Fate::Unknown("no other primary came in time");
         }
         let succession = self.worker.snapshot(|s| s.succession.clone());
         match succession.filter(|s| s.old == inquiry.server) {
             Some(succession) => self.worker.fate(inquiry, &succession).await,
-            None => Fate::Unknown,
+            None => Fate::Unknown("the server itself is the primary again"),
         }
     }
 }
@@ -171,6 +184,14 @@ fn is_end(job: &Job, word: &str) -> bool {
     let rest = text.get(..word.len()).filter(|first| first.eq_ignore_ascii_case(word));
     let rest = rest.map(|_| text[word.len()..].trim());
     rest.is_some_and(|rest| rest.is_empty() || rest.eq_ignore_ascii_case("work"))
+}
+
+fn in_doubt(why: &str) -> Problem {
+    let message = format!(
+        "[PM2005] the server was lost during the statement, and whether it was done can't be told: \
+         {why}"
+    );
+    Problem::own(2013, "HY000", message)
 }
 
 fn committed_unanswered() -> Problem {

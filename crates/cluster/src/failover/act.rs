@@ -165,7 +165,7 @@ impl Hands {
         {
             return Ok(Outcome::Reached(heard));
         }
-        self.run(&words.stop_fetching()).await?;
+        self.stop_fetching(&words).await?;
         self.run(&words.start_fetching()).await?;
         let begun = Instant::now();
         while begun.elapsed() < PATIENCE {
@@ -203,13 +203,26 @@ impl Hands {
         if report.channels.is_empty() {
             return Ok(Outcome::At(report.standing()));
         }
-        self.run(&words.stop_fetching()).await?;
+        self.stop_fetching(&words).await?;
         let report = self.report().await?;
         let mut received = report.standing();
         for fetched in report.channels.iter().filter_map(|channel| channel.received.as_ref()) {
             received.merge(fetched);
         }
         Ok(Outcome::At(received))
+    }
+
+    /// A semi-synchronous replica of MariaDB connects to its source first, to have itself taken off
+    /// there, and waits for it by default longer than this step may take. One second is the least.
+    async fn stop_fetching(&mut self, words: &Words) -> Result<(), Broken> {
+        const WAITS: &str = "SELECT 1 FROM DUAL WHERE @@rpl_semi_sync_slave_kill_conn_timeout <> 1";
+        if words.flavour == Flavour::MariaDb
+            && self.semi_sync().await?.is_some()
+            && !self.link().await?.rows(WAITS).await?.is_empty()
+        {
+            self.run("SET GLOBAL rpl_semi_sync_slave_kill_conn_timeout = 1").await?;
+        }
+        Ok(self.run(&words.stop_fetching()).await?)
     }
 
     async fn settle(&mut self, wanted: &Position, wait: Duration) -> Result<Outcome, Broken> {

@@ -26,6 +26,8 @@ pub struct Fact {
     pub promote: bool,
     pub state: State,
     pub read_only: bool,
+    /// Counts the monitor's connections to it: after a restart it is another.
+    pub connection: u64,
     /// All transactions it is known to have applied.
     pub standing: Position,
     /// These, and those it has fetched.

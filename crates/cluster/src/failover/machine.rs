@@ -66,7 +66,8 @@ struct Heir {
     inherited: Option<Position>,
     /// Those that followed its predecessor, or were it: they have no other transactions than it had.
     equals: BTreeSet<usize>,
-    /// It was down since.
+    /// The monitor's connection to it at that moment, and whether that was lost since.
+    connection: u64,
     lost: bool,
 }
 
@@ -222,8 +223,11 @@ impl Machine {
 
     pub fn handle_facts(&mut self, facts: Facts, now: Instant) {
         self.facts = facts;
-        if let Some(heir) = &mut self.heir {
-            heir.lost |= self.facts.servers.get(heir.server).is_some_and(|f| f.state != State::Up);
+        if let Some(heir) = &mut self.heir
+            && let Some(fact) = self.facts.servers.get(heir.server)
+        {
+            // It may have been away for too short a time to be missed.
+            heir.lost |= fact.state != State::Up || fact.connection != heir.connection;
         }
         if self.facts.reigns {
             self.lost = None;
@@ -344,11 +348,14 @@ impl Machine {
         }
         let connected: Vec<_> = self.up(|fact| fact.link == Link::Connected).collect();
         if fact.state == State::Silent {
+            let connected = connected.into_iter().chain(self.stopped_by_us()).collect::<Vec<_>>();
             self.doubt = None;
             let agreed = self.up(|fact| fact.link == Link::Connecting).next().is_some();
             self.phase = Phase::Verify { old, agreed };
             self.start(Step::Ping { server: old });
             for server in connected {
+                // It stops fetching for that, and may not begin again.
+                self.frozen.insert(server);
                 self.start(Step::Reach { server });
             }
         } else if let Some(&witness) = connected.first() {
@@ -370,6 +377,12 @@ impl Machine {
             self.doubt = None;
             self.freeze(self.change(old, None, now));
         }
+    }
+
+    /// Replicas that were told to stop fetching, for an attempt that came to nothing.
+    fn stopped_by_us(&self) -> Vec<usize> {
+        let stopped = self.up(|fact| fact.link == Link::Stopped);
+        stopped.filter(|i| self.frozen.contains(i)).collect()
     }
 
     /// A server that was made the primary and restarts is read-only again if its configuration says
@@ -740,7 +753,9 @@ impl Machine {
             .filter(|&i| self.facts.servers[i].state == State::Up)
             .collect();
         let inherited = change.inherited.clone();
-        self.heir = Some(Heir { server: change.to, inherited, equals, lost: false });
+        let server = change.to;
+        let connection = self.facts.servers[server].connection;
+        self.heir = Some(Heir { server, inherited, equals, connection, lost: false });
         self.idle();
         self.told = None;
         self.tend(now);

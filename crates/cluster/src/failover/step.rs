@@ -77,8 +77,10 @@ impl Step {
     #[must_use]
     pub fn limit(&self) -> Duration {
         match self {
-            Self::Ping { .. } | Self::Reach { .. } => Duration::from_millis(400),
-            Self::Freeze { .. } | Self::Thaw { .. } => Duration::from_secs(1),
+            Self::Ping { .. } => Duration::from_millis(400),
+            // A semi-synchronous replica takes a second to stop fetching from a source that hangs.
+            Self::Reach { .. } => Duration::from_millis(1500),
+            Self::Freeze { .. } | Self::Thaw { .. } => Duration::from_secs(2),
             Self::Settle { wait, .. } | Self::Close { wait, .. } => *wait + Duration::from_secs(2),
             Self::Open { .. } | Self::Reopen { .. } | Self::Fence { .. } => Duration::from_secs(2),
             Self::Join { .. } => Duration::from_secs(8),

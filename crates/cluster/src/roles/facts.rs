@@ -46,6 +46,7 @@ impl Topology {
                 Health::Unknown(_) => State::Unknown,
             },
             read_only: report.is_none_or(|report| report.read_only),
+            connection: report.map_or(0, |report| report.connection),
             standing,
             received,
             link: primary.map_or(Link::None, |primary| self.link(i, primary)),
