@@ -201,7 +201,7 @@ impl Pool {
             return Ok(());
         }
         let row = backend.row(AFTER_LOGIN).await?;
-        backend.after_login = after_login(&row);
+        backend.after_login = after_login(&row, collation);
         let answer = (Instant::now(), backend.after_login.clone());
         place.after_login.borrow_mut().insert(collation, answer);
         Ok(())
@@ -248,29 +248,37 @@ impl Pool {
 }
 
 const AFTER_LOGIN: &[u8] = b"\x03SELECT @@init_connect = '', @@character_set_client, \
-    @@collation_connection, @@character_set_results";
+    @@collation_connection, @@character_set_results, \
+    (SELECT MIN(ID) FROM information_schema.COLLATIONS \
+    WHERE COLLATION_NAME = @@collation_connection)";
 
-/// The statement that sets the character sets, if there is no more to a login than that.
-fn after_login(row: &[Option<Vec<u8>>]) -> AfterLogin {
-    let [Some(plain), Some(client), Some(connection), results] = row else { return None };
+/// The statement that sets the character sets as the login with `collation` did, if there is no more
+/// to a login than that. By number where the server took the login's: a name would bring results the
+/// character set's default collation.
+fn after_login(row: &[Option<Vec<u8>>], collation: u8) -> AfterLogin {
+    let [Some(plain), Some(client), Some(connection), results, id] = row else { return None };
     let is_name = |name: &[u8]| name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_');
-    let names = [client, connection].into_iter().chain(results);
-    if plain != b"1" || !names.into_iter().all(|name| is_name(name)) {
+    let mut names = [client, connection].into_iter().chain(results);
+    if plain != b"1" || !names.all(|name| is_name(name)) {
         return None;
     }
+    let number = collation.to_string().into_bytes();
+    let quoted = |name: &[u8]| [b"'", name, b"'"].concat();
+    let taken = id.as_ref() == Some(&number) && results.as_ref() == Some(client);
+    let [client, connection, results] = match (taken, results) {
+        (true, _) => [number.clone(), number.clone(), number],
+        (false, Some(results)) => [quoted(client), quoted(connection), quoted(results)],
+        (false, None) => [quoted(client), quoted(connection), b"NULL".to_vec()],
+    };
     let set = [
-        b"\x03SET character_set_client='",
+        b"\x03SET character_set_client=",
         &client[..],
-        b"', collation_connection='",
-        connection,
-        b"', character_set_results=",
+        b", collation_connection=",
+        &connection,
+        b", character_set_results=",
+        &results,
     ];
-    let mut sql = set.concat();
-    match results {
-        Some(name) => sql.extend_from_slice(&[b"'", &name[..], b"'"].concat()),
-        None => sql.extend_from_slice(b"NULL"),
-    }
-    Some(sql.into())
+    Some(set.concat().into())
 }
 
 #[cfg(test)]
@@ -280,15 +288,26 @@ mod tests {
     #[test]
     fn a_login_is_repeated_by_its_character_sets() {
         let some = |text: &str| Some(text.as_bytes().to_vec());
-        let row = |first: &str, last| [some(first), some("utf8mb4"), some("utf8mb4_bin"), last];
-        let sql = after_login(&row("1", some("latin1"))).unwrap();
+        let row = |first: &str, last, id: &str| {
+            [some(first), some("utf8mb4"), some("utf8mb4_bin"), last, some(id)]
+        };
+        let set = |row: &[_]| {
+            let sql = after_login(row, 46).unwrap();
+            String::from_utf8_lossy(&sql[1..]).into_owned()
+        };
         assert_eq!(
-            String::from_utf8_lossy(&sql[1..]),
+            set(&row("1", some("latin1"), "46")),
             "SET character_set_client='utf8mb4', collation_connection='utf8mb4_bin', \
              character_set_results='latin1'"
         );
-        assert!(after_login(&row("1", None)).unwrap().ends_with(b"=NULL"));
-        assert!(after_login(&row("0", None)).is_none(), "init_connect");
-        assert!(after_login(&row("1", some("x'"))).is_none());
+        assert_eq!(
+            set(&row("1", some("utf8mb4"), "46")),
+            "SET character_set_client=46, collation_connection=46, character_set_results=46"
+        );
+        // The server has ideas of its own.
+        assert!(set(&row("1", some("utf8mb4"), "45")).ends_with("_results='utf8mb4'"));
+        assert!(set(&row("1", None, "46")).ends_with("=NULL"));
+        assert!(after_login(&row("0", None, "46"), 46).is_none(), "init_connect");
+        assert!(after_login(&row("1", some("x'"), "46"), 46).is_none());
     }
 }

@@ -139,13 +139,7 @@ impl Comparison {
             // The stories are told in this one.
             server_args.push("--default-time-zone=+00:00".to_owned());
         }
-        let mut config = "workers = 2\n".to_owned();
-        if flavour == Flavour::MySql {
-            // A connection of MySQL's that was reset for another session gives text columns their
-            // character set's default collation (255), not the one asked for at login (45).
-            config.push_str("[pool]\nmax_idle = 0\n");
-        }
-        let setup = Setup { flavour, server_args, config, ..Setup::default() };
+        let setup = Setup { flavour, server_args, ..Setup::default() };
         let site = Site::try_with(setup)?;
         site.primary().client_sql(&format!(
             "CREATE USER '{BOSS}'@'%' IDENTIFIED BY '{BOSS_PASSWORD}'; \
