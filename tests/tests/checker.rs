@@ -207,10 +207,13 @@ fn primaries_are_changed_on_purpose() {
     let mut site = lossless(2);
     let mut changes = 0;
     let verdict = run(&mut site, false, |site, _| {
-        print!("{}", site.cli(&["switchover"]).ok());
-        changes += 1;
+        let changed = site.cli(&["switchover"]);
+        print!("{}{}", changed.stdout, changed.stderr);
+        changes += u32::from(changed.status.success());
     });
     println!("{changes} changes of the primary");
     assert!(changes > 0);
-    assert!(verdict.errors.is_empty(), "clients saw errors: {verdict:?}");
+    // A transaction that met others in another order on the new primary may have to be restarted.
+    let others = verdict.errors.keys().filter(|error| !error.starts_with("1213")).count();
+    assert_eq!((verdict.unknown, others), (0, 0), "clients saw errors: {verdict:?}");
 }
