@@ -206,6 +206,8 @@ impl Watcher for Watching<'_> {
         let several = Effects::MULTI | Effects::HIDDEN_CODE | Effects::TEXT_PREPARE;
         self.writable
             && error.code == 1290
+            // Of these a part may have been done.
+            && !self.job.bulk
             && !self.job.statement.verdict.effects.intersects(several)
             && [&b"read-only"[..], b"read_only"]
                 .iter()

@@ -282,6 +282,9 @@ async fn read_log(
             )
         }
     };
+    if !logs_everything(&mut backend).await? {
+        return Ok(Fate::Unknown("the next primary does not log all that it replicates"));
+    }
     for command in commands {
         let payload = [b"\x03", command.as_bytes()].concat();
         match backend.command(&payload).await {
@@ -320,6 +323,22 @@ async fn read_log(
             skip_rest(&mut backend, &mut buf, &mut read).await?;
         }
     }
+}
+
+/// Whether what is not in its binary log was not done there: it logs what it replicates, of every
+/// schema.
+async fn logs_everything(backend: &mut Backend) -> Result<bool, String> {
+    let ask: [&[u8]; 2] = if backend.mariadb {
+        [b"\x03SELECT @@log_bin AND @@log_slave_updates", b"\x03SHOW MASTER STATUS"]
+    } else {
+        [b"\x03SELECT @@log_bin AND @@log_replica_updates", b"\x03SHOW BINARY LOG STATUS"]
+    };
+    let on = backend.row(ask[0]).await.map_err(|broken| broken.to_string())?;
+    let status = backend.row(ask[1]).await.map_err(|broken| broken.to_string())?;
+    // File, position, schemas that are logged, schemas that are not.
+    let filters = status.get(2..4).ok_or("the status of the binary log has no filters in it")?;
+    let no_filters = filters.iter().all(|f| f.as_ref().is_none_or(Vec::is_empty));
+    Ok(on.first().is_some_and(|on| on.as_deref() == Some(b"1")) && no_filters)
 }
 
 /// Reads until a packet is whole; gives its length, and whether it was the last of its payload.
