@@ -8,6 +8,7 @@ pub mod checker;
 mod clients;
 pub mod compare;
 mod http;
+pub mod instructions;
 mod oracle;
 mod pki;
 mod proxy;

@@ -23,15 +23,20 @@ pub struct Proxy {
 impl Proxy {
     /// Starts it without waiting for anything.
     pub fn spawn(config: &Path, admin: u16, log: &Path) -> Result<Self> {
+        let mut command = Command::new(pointsman());
+        command.args(["proxy", "--config"]).arg(config);
+        Self::spawn_as(command, admin, log)
+    }
+
+    /// The same, for a command that runs it in some way of its own.
+    pub fn spawn_as(mut command: Command, admin: u16, log: &Path) -> Result<Self> {
         let stderr = File::create(log)?;
-        let child = Command::new(pointsman())
-            .args(["proxy", "--config"])
-            .arg(config)
+        let child = command
             .stdin(Stdio::null())
             .stdout(stderr.try_clone()?)
             .stderr(stderr)
             .spawn()
-            .context("can't run pointsman")?;
+            .with_context(|| format!("can't run {}", command.get_program().display()))?;
         Ok(Self { child, admin, log: log.to_owned() })
     }
 

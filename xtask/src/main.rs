@@ -7,6 +7,7 @@ mod child;
 mod compare;
 mod demo;
 mod fuzz;
+mod instructions;
 mod setup;
 mod site;
 mod test;
@@ -33,6 +34,9 @@ usage: cargo xtask CHORE
                         the stories of tests/compare, direct and through the proxy: what differs?
   fuzz [TARGET] [--seconds N]
                         fuzz one target, or list them
+  instructions [--release] [--record] [--keep DIR]
+                        instructions per statement, against tests/instructions.json
+                        (--record: these are the figures from now on; --keep: for callgrind_annotate)
   setup                 only install what is missing (apt-get)
 ";
 
@@ -56,6 +60,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["bench", rest @ ..] => bench::run(rest)?,
         ["checker", rest @ ..] => checker::run(rest)?,
         ["fuzz", rest @ ..] => fuzz::run(rest)?,
+        ["instructions", rest @ ..] => instructions::run(rest)?,
         ["site"] => site::run()?,
         ["compare", rest @ ..] => compare::run(rest)?,
         ["setup"] => setup::run()?,

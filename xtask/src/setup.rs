@@ -29,6 +29,7 @@ const NEEDED: &[(&str, Sign)] = &[
     ("sysbench", Program(&["sysbench"])),
     ("haproxy", Program(&["haproxy"])),
     ("prometheus", Program(&["promtool"])),
+    ("valgrind", Program(&["callgrind_control"])),
 ];
 
 /// For the front tier. Its tests say so if they can't run.

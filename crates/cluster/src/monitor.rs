@@ -113,6 +113,8 @@ pub(crate) struct Watched {
     applied: Applied,
     wake_prober: Notify,
     wake_feed: Notify,
+    /// Somebody waits for what it finds out.
+    hurry_feed: Notify,
 }
 
 impl Cluster {
@@ -150,6 +152,7 @@ impl Cluster {
                 applied: Applied::new(live.clone()),
                 wake_prober: Notify::new(),
                 wake_feed: Notify::new(),
+                hurry_feed: Notify::new(),
             })
             .collect::<Vec<_>>();
         for (watched, server) in watched.iter().zip(&config.servers) {
@@ -350,7 +353,7 @@ impl Cluster {
     pub fn note_write(&self, position: &Position) {
         let shared = self.shared_state();
         applied::advance(&shared.acknowledged, position);
-        shared.ring_feeds(position);
+        shared.ring_feeds(position, |_| ());
     }
 
     /// The newest write noted, of whichever client.
@@ -379,7 +382,7 @@ impl Cluster {
         if !noted {
             applied::advance(&shared.wanted, position);
         }
-        shared.ring_feeds(position);
+        shared.ring_feeds(position, |watched| watched.hurry_feed.notify_one());
     }
 
     /// Waits until one of these servers has applied `position`; the first of them that has, or
@@ -519,11 +522,13 @@ impl Shared {
         self.snapshot.load().server(id).is_some_and(|server| server.role == Role::Replica)
     }
 
-    fn ring_feeds(&self, position: &Position) {
+    /// `also`: what else to do to those that have not applied it yet.
+    fn ring_feeds(&self, position: &Position, also: impl Fn(&Watched)) {
         let snapshot = self.snapshot.load();
         for (watched, server) in self.watched.iter().zip(&snapshot.servers) {
             if server.role == Role::Replica && !watched.live.has_applied(position) {
                 watched.wake_feed.notify_one();
+                also(watched);
             }
         }
     }

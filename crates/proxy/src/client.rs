@@ -24,6 +24,7 @@ use crate::buffers::Buffer;
 use crate::credentials::Credentials;
 use crate::login;
 use crate::prepared::{LongData, Prepared, PreparedStatement};
+use crate::repeat::Past;
 use crate::reporting::Reporting;
 use crate::route::{Job, Kind, Problem};
 use crate::socket::Socket;
@@ -47,7 +48,7 @@ pub struct Client {
     pub unsure: bool,
     pub level: Level,
     /// What the open transaction has done so far.
-    pub transcript: Transcript<Job>,
+    pub transcript: Transcript<Past>,
     /// What came of an idle transaction: told with the next statement.
     pub owed: Option<Problem>,
     /// Its transaction is being repeated.
@@ -247,11 +248,12 @@ impl Client {
                 };
                 if command == Command::StmtExecute && !streamed {
                     let params = statement.params;
-                    if let Some(types) = BoundTypes::of(&request.filled()[HEADER..end], params)
-                        && statement.types.as_ref() != Some(&types)
+                    if let Some(types) =
+                        BoundTypes::in_place(&request.filled()[HEADER..end], params)
+                        && statement.types.as_ref().is_none_or(|known| *known.0 != *types)
                         && let Some(statement) = self.prepared.get_mut(id)
                     {
-                        statement.types = Some(types);
+                        statement.types = Some(BoundTypes(types.into()));
                     }
                 }
                 let Some(statement) = self.prepared.get(id) else { return Ok(()) };

@@ -102,9 +102,11 @@ impl Proxy {
         for (index, (asks, sockets)) in receivers.into_iter().zip(per_worker).enumerate() {
             let shared = Arc::clone(&shared);
             let run = move || -> std::io::Result<()> {
-                let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-                let local = tokio::task::LocalSet::new();
-                local.block_on(&runtime, async {
+                // All tasks are local: no queue but its own, and no set of tasks that is a task itself.
+                let runtime = tokio::runtime::Builder::new_current_thread()
+                    .enable_all()
+                    .build_local(tokio::runtime::LocalOptions::default())?;
+                runtime.block_on(async {
                     let mut listeners = Vec::new();
                     for (socket, entrance) in sockets {
                         listeners.push((TcpListener::from_std(socket)?, entrance));

@@ -3,19 +3,42 @@
 use std::sync::Arc;
 
 use pointsman_cluster::ServerId;
-use pointsman_session::transcript::{Step, begins};
+use pointsman_session::transcript::{Answered, Record, begins};
 use pointsman_session::{Digest, Transcript};
 use pointsman_sql::Class;
-use pointsman_wire::{HEADER, Status, write_packet};
+use pointsman_wire::{BoundTypes, HEADER, Status, write_packet};
 
 use crate::backend::Backend;
 use crate::buffers::Buffer;
 use crate::client::Client;
 use crate::connect::Unusable;
+use crate::prepared::LongData;
 use crate::relay::{Failure, Outcome};
 use crate::route::{Job, Kind, Problem};
 use crate::stats::Repeated;
-use crate::worker::Waiting;
+use crate::worker::{Statement, Waiting};
+
+/// What is kept of a command that was answered, beside its packet, to send it again.
+pub struct Past {
+    pub kind: Kind,
+    statement: Arc<Statement>,
+    bulk: bool,
+    /// For an execution: the types its packet does not name.
+    types: Option<BoundTypes>,
+    /// What was sent for it in advance, if anything.
+    long_data: Option<Box<LongData>>,
+}
+
+impl Past {
+    fn job(&self) -> Job {
+        let mut job = Job::new(self.kind, Arc::clone(&self.statement));
+        job.bulk = self.bulk;
+        job.types = self.types.clone();
+        job.long_data = self.long_data.as_deref().cloned().unwrap_or_default();
+        job.again = true;
+        job
+    }
+}
 
 /// Why one attempt did not succeed.
 enum Missed {
@@ -42,7 +65,7 @@ impl Client {
         let autocommit = self.session.status().contains(Status::AUTOCOMMIT);
         let may_begin = job.executes() && (!autocommit || begins(&job.statement.verdict));
         if may_begin {
-            self.transcript.prepare(&self.session);
+            self.transcript.prepare(&self.session, || self.worker.record());
         }
         may_begin
     }
@@ -54,17 +77,20 @@ impl Client {
         request: &Buffer,
         end: usize,
         outcome: &Outcome,
-        digest: Option<&Digest>,
+        digest: Option<Box<Digest>>,
     ) {
         if self.session.transaction().is_none() {
-            self.transcript.clear();
+            self.transcript.put_back(digest);
+            if let Some(record) = self.transcript.clear() {
+                self.worker.keep_record(record);
+            }
             self.prepared.forget_closed();
             return;
         }
-        let (Some(digest), true) = (digest, end != 0) else {
+        if end == 0 {
             self.transcript.spoil(pointsman_session::Spoilt::TooLong);
             return;
-        };
+        }
         if let Kind::Fetch(_) = job.kind {
             let why = "a cursor was read in it";
             self.transcript.spoil(pointsman_session::Spoilt::Statement(why));
@@ -76,18 +102,35 @@ impl Client {
             self.session.began_anew();
         }
         let packet = job.packet.as_deref().unwrap_or(&request.filled()[..end]);
-        let size = packet.len() + job.long_data.packets.len();
+        let answered = Answered {
+            verdict,
+            failed,
+            packet,
+            more: job.long_data.packets.len(),
+            // Without one, nothing is kept.
+            digest: digest.as_ref().map_or(0, |digest| digest.finish()),
+            insert_id: outcome.insert_id,
+        };
         let limit = self.worker.shared.config.failover.replay_max_size;
         let prepared = &self.prepared;
-        self.transcript.add(verdict, failed, size, limit, || {
-            let mut command = job.clone();
-            command.packet = Some(packet.to_vec());
-            command.again = true;
-            if let Kind::Execute(id) = job.kind {
-                command.types = prepared.kept(id).and_then(|s| s.types.clone());
+        self.transcript.add(&answered, limit, || {
+            let statement = match job.kind {
+                Kind::Execute(id) => prepared.kept(id),
+                _ => None,
+            };
+            let types = statement.filter(|s| {
+                BoundTypes::in_place(&packet[HEADER.min(packet.len())..], s.params).is_none()
+            });
+            Past {
+                kind: job.kind,
+                statement: Arc::clone(&job.statement),
+                bulk: job.bulk,
+                types: types.and_then(|s| s.types.clone()),
+                long_data: (!job.long_data.packets.is_empty())
+                    .then(|| Box::new(job.long_data.clone())),
             }
-            Step { command, digest: digest.finish(), insert_id: outcome.insert_id }
         });
+        self.transcript.put_back(digest);
     }
 
     /// The server with the open transaction is lost: does the same again on another, up to where it
@@ -112,16 +155,16 @@ impl Client {
 
     /// While this lasts, statements that waited for a primary let it go first: what they insert could
     /// take the keys that the transaction was given before.
-    async fn repeat(&mut self, transcript: &Transcript<Job>) -> Result<(), (Repeated, Problem)> {
-        let steps = match transcript.steps() {
-            Ok(steps) => steps,
+    async fn repeat(&mut self, transcript: &Transcript<Past>) -> Result<(), (Repeated, Problem)> {
+        let record = match transcript.steps() {
+            Ok(record) => record,
             Err(why) => return Err((Repeated::Refused, restart(why.text()))),
         };
         let shared = Arc::clone(&self.worker.shared);
         let _first = shared.goes_first();
         loop {
             let present = self.session.rewind();
-            let missed = match self.repeat_once(steps).await {
+            let missed = match self.repeat_once(record).await {
                 Ok(()) => return Ok(()),
                 Err(missed) => missed,
             };
@@ -137,8 +180,10 @@ impl Client {
         }
     }
 
-    async fn repeat_once(&mut self, steps: &[Step<Job>]) -> Result<(), Missed> {
-        let Some(first) = steps.first().map(|step| &step.command) else { return Ok(()) };
+    async fn repeat_once(&mut self, record: &Record<Past>) -> Result<(), Missed> {
+        let steps = record.steps();
+        let Some(first) = steps.first().map(|step| step.command.job()) else { return Ok(()) };
+        let first = &first;
         let decision = self.decide(first).map_err(|_| Missed::Differs)?;
         let choice = self.choose(&decision, first, &[]).await.map_err(Missed::Problem)?;
         let server = choice.server;
@@ -164,7 +209,7 @@ impl Client {
         };
         let mut request = Buffer::borrow();
         for (i, step) in steps.iter().enumerate() {
-            let job = &step.command;
+            let job = &step.command.job();
             if i > 0 {
                 backend = match self.prepare_there(backend, job).await {
                     Ok(backend) => backend,
@@ -175,7 +220,7 @@ impl Client {
             if given_key && !self.set_insert_id(&mut backend, step.insert_id).await {
                 return Err(self.given_up(backend));
             }
-            let packet = job.packet.as_deref().unwrap_or_default();
+            let packet = record.packet(step);
             request.consume(request.filled().len());
             request.append(packet);
             if job.executes() {

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use pointsman_cluster::ServerId;
-use pointsman_session::{Digest, Lost, Refusal, Target, Why};
+use pointsman_session::{Lost, Refusal, Target, Why};
 use pointsman_sql::{Effects, Reason, Route};
 use pointsman_wire::{BoundTypes, Capabilities, Expect, HEADER, Status, err_packet, write_packet};
 use smallvec::SmallVec;
@@ -37,7 +37,6 @@ pub enum Kind {
 }
 
 /// One command on its way.
-#[derive(Clone)]
 pub struct Job {
     pub kind: Kind,
     pub statement: Arc<Statement>,
@@ -186,7 +185,7 @@ impl Client {
             }
             self.info.changed.set(began);
             self.info.killed.set(false);
-            let mut digest = watched.then(|| Box::new(Digest::default()));
+            let mut digest = watched.then(|| self.transcript.digest()).flatten();
             let waiting =
                 Waiting::begin(&self.info, server, backend.socket.raw_fd(), Some(&backend.live));
             let result =
@@ -195,7 +194,7 @@ impl Client {
             match result {
                 Ok(outcome) => {
                     if watched {
-                        self.note_step(&job, request, end, &outcome, digest.as_deref());
+                        self.note_step(&job, request, end, &outcome, digest);
                     }
                     return self.done(backend, &job, &choice, began, request, end, &outcome).await;
                 }

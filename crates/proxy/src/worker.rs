@@ -14,6 +14,7 @@ use arc_swap::ArcSwap;
 use arc_swap::cache::Cache as SnapshotCache;
 use pointsman_cluster::gtid::Position;
 use pointsman_cluster::{AdminState, Role, Server, ServerId, Snapshot};
+use pointsman_session::transcript::Record;
 use pointsman_sql::{Cache, Entry};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
@@ -23,6 +24,7 @@ use crate::kill::KillRequest;
 use crate::listen::Entrance;
 use crate::login;
 use crate::pool::Pool;
+use crate::repeat::Past;
 use crate::shared::Shared;
 use crate::stats::{StatementStats, WorkerStats};
 use crate::view::{SessionRow, StatementRow};
@@ -116,7 +118,13 @@ pub struct Worker {
     checkpoints: RefCell<VecDeque<(Instant, Arc<Position>)>>,
     /// The newest commits that sessions were told of.
     told: RefCell<VecDeque<(u32, u64)>>,
+    /// Where sessions write down what their next transactions do.
+    #[allow(clippy::vec_box)]
+    records: RefCell<Vec<Box<Record<Past>>>>,
 }
+
+/// Most records kept for the next transactions.
+const RECORDS: usize = 64;
 
 /// Most commits kept in mind.
 const TOLD: usize = 1 << 16;
@@ -141,6 +149,7 @@ impl Worker {
             drained: RefCell::default(),
             checkpoints: RefCell::default(),
             told: RefCell::default(),
+            records: RefCell::default(),
             shared,
         }
     }
@@ -227,6 +236,19 @@ impl Worker {
             }
             self.snapshot(|s| self.pool.expire(s));
             tokio::time::sleep(CHECKPOINT_EVERY).await;
+        }
+    }
+
+    /// An empty record for a transaction.
+    pub fn record(&self) -> Box<Record<Past>> {
+        self.records.borrow_mut().pop().unwrap_or_default()
+    }
+
+    /// A transaction is over that was written down in it; it is empty again.
+    pub fn keep_record(&self, record: Box<Record<Past>>) {
+        let mut records = self.records.borrow_mut();
+        if records.len() < RECORDS {
+            records.push(record);
         }
     }
 

@@ -3,21 +3,64 @@
 //! Each statement is kept as it was sent, with a digest of what was answered. A repetition that is
 //! answered otherwise is no repetition: the client has acted on the first answers.
 
+use std::ops::Range;
+
 use pointsman_sql::{Effects, Reason, Verdict};
 use pointsman_wire::Control;
-use twox_hash::xxhash3_128::Hasher;
+use twox_hash::xxhash3_128::{RawHasher, SecretBuffer};
 
 use crate::state::{Pin, Session, bit};
 
 /// One command of a transaction.
 #[derive(Debug, Clone)]
 pub struct Step<T> {
-    /// Whatever its owner needs to send it again.
+    /// Whatever its owner needs to send it again, beside the packet.
     pub command: T,
+    /// Where its packet stands in [`Record::packets`].
+    packet: Range<usize>,
     /// Of its reply.
     pub digest: u128,
     /// The AUTO_INCREMENT value it was told of, 0 if none: the next server would choose another.
     pub insert_id: u64,
+}
+
+/// The steps of a transaction, and room for more: to be used again for the next one, by whichever
+/// session, so that keeping a step allocates nothing.
+#[derive(Debug)]
+pub struct Record<T> {
+    steps: Vec<Step<T>>,
+    /// The packets of all steps, one behind the other.
+    packets: Vec<u8>,
+    digest: Option<Box<Digest>>,
+}
+
+/// What a record may hold on to while nobody uses it, in bytes of packets and in steps.
+const SPARE: [usize; 2] = [64 << 10, 256];
+
+impl<T> Default for Record<T> {
+    fn default() -> Self {
+        Self { steps: Vec::new(), packets: Vec::new(), digest: None }
+    }
+}
+
+impl<T> Record<T> {
+    #[must_use]
+    pub fn steps(&self) -> &[Step<T>] {
+        &self.steps
+    }
+
+    /// The packet of one of its steps.
+    #[must_use]
+    pub fn packet(&self, step: &Step<T>) -> &[u8] {
+        &self.packets[step.packet.clone()]
+    }
+
+    fn clear(&mut self) {
+        self.steps.clear();
+        self.packets.clear();
+        self.packets.shrink_to(SPARE[0]);
+        self.steps.shrink_to(SPARE[1]);
+    }
 }
 
 /// Why a transaction can't be repeated elsewhere. The texts complete "it can't be repeated because".
@@ -45,9 +88,10 @@ impl Spoilt {
 }
 
 /// The statements of an open transaction.
-#[derive(Debug, Clone)]
+#[derive(Debug)]
 pub struct Transcript<T> {
-    steps: Vec<Step<T>>,
+    /// Nothing while no transaction is open, or when it can't be repeated.
+    record: Option<Box<Record<T>>>,
     size: usize,
     spoilt: Option<Spoilt>,
     /// Something the session had on the server before it began.
@@ -57,8 +101,21 @@ pub struct Transcript<T> {
 
 impl<T> Default for Transcript<T> {
     fn default() -> Self {
-        Self { steps: Vec::new(), size: 0, spoilt: None, before: None, open: false }
+        Self { record: None, size: 0, spoilt: None, before: None, open: false }
     }
+}
+
+/// What is to be kept of an answered command.
+#[derive(Debug)]
+pub struct Answered<'a> {
+    pub verdict: &'a Verdict,
+    /// It was answered with an error.
+    pub failed: bool,
+    pub packet: &'a [u8],
+    /// Bytes that keeping it takes beside the packet.
+    pub more: usize,
+    pub digest: u128,
+    pub insert_id: u64,
 }
 
 /// Whether a statement, if it succeeds, begins a transaction (and commits the one that is open).
@@ -69,48 +126,62 @@ pub fn begins(verdict: &Verdict) -> bool {
 }
 
 impl<T> Transcript<T> {
-    /// Before a statement is sent outside a transaction: what it might begin with.
-    pub fn prepare(&mut self, session: &Session) {
-        self.clear();
+    /// Before a statement is sent outside a transaction: what it might begin with. `spare` gives a
+    /// record to write in.
+    pub fn prepare(&mut self, session: &Session, spare: impl FnOnce() -> Box<Record<T>>) {
+        let record = self.clear().unwrap_or_else(spare);
         let next = session.pins & bit(Pin::NextTransaction) != 0;
         self.before = match session.lives_on_primary() {
             Some(what) => Some(Spoilt::State(what)),
             None if next => Some(Spoilt::State("SET TRANSACTION was said before it")),
             None => None,
         };
+        self.record = Some(record);
         self.open = true;
     }
 
-    /// Forgets everything: the transaction is over.
-    pub fn clear(&mut self) {
+    /// Forgets everything: the transaction is over. Gives the record back, empty.
+    pub fn clear(&mut self) -> Option<Box<Record<T>>> {
+        let mut record = self.record.take();
+        if let Some(record) = &mut record {
+            record.clear();
+        }
         if self.open {
-            *self = Self { steps: std::mem::take(&mut self.steps), ..Self::default() };
-            self.steps.clear();
+            *self = Self::default();
+        }
+        record
+    }
+
+    /// A digest to take in what is answered; [`Transcript::put_back`] it. `None`: what is answered
+    /// does not matter any more.
+    pub fn digest(&mut self) -> Option<Box<Digest>> {
+        let mut digest = self.record.as_mut()?.digest.take().unwrap_or_default();
+        *digest = Digest::default();
+        Some(digest)
+    }
+
+    pub fn put_back(&mut self, digest: Option<Box<Digest>>) {
+        if let Some(record) = &mut self.record {
+            record.digest = digest;
         }
     }
 
-    /// A statement was answered well or with an error, and the transaction is open now. `size`: bytes
-    /// that keeping the step takes; `limit`: most bytes to keep in all.
-    pub fn add(
-        &mut self,
-        verdict: &Verdict,
-        failed: bool,
-        size: usize,
-        limit: usize,
-        step: impl FnOnce() -> Step<T>,
-    ) {
+    /// A statement was answered well or with an error, and the transaction is open now. `limit`: most
+    /// bytes to keep in all.
+    pub fn add(&mut self, answered: &Answered<'_>, limit: usize, command: impl FnOnce() -> T) {
+        let Answered { verdict, failed, .. } = *answered;
         if !self.open {
             // Nobody expected a transaction of this statement.
             self.open = true;
             self.spoilt = Some(Spoilt::Beginning);
             return;
         }
-        if begins(verdict) && !failed && !self.steps.is_empty() {
+        if begins(verdict) && !failed && self.record.as_ref().is_some_and(|r| !r.steps.is_empty()) {
             // It committed what was open, and began anew.
-            self.clear();
+            self.record = self.clear();
             self.open = true;
         }
-        self.size += size;
+        self.size += answered.packet.len() + answered.more;
         if self.spoilt.is_none() {
             self.spoilt = self.before.take().or_else(|| spoils(verdict, failed));
         }
@@ -118,9 +189,16 @@ impl<T> Transcript<T> {
             self.spoilt = Some(Spoilt::TooLong);
         }
         if self.spoilt.is_some() {
-            self.steps = Vec::new();
-        } else {
-            self.steps.push(step());
+            self.record = None;
+        } else if let Some(record) = &mut self.record {
+            let from = record.packets.len();
+            record.packets.extend_from_slice(answered.packet);
+            record.steps.push(Step {
+                command: command(),
+                packet: from..record.packets.len(),
+                digest: answered.digest,
+                insert_id: answered.insert_id,
+            });
         }
     }
 
@@ -128,7 +206,7 @@ impl<T> Transcript<T> {
     pub fn spoil(&mut self, why: Spoilt) {
         if self.open && self.spoilt.is_none() {
             self.spoilt = Some(why);
-            self.steps = Vec::new();
+            self.record = None;
         }
     }
 
@@ -136,11 +214,11 @@ impl<T> Transcript<T> {
     ///
     /// # Errors
     /// Why it can't be repeated.
-    pub fn steps(&self) -> Result<&[Step<T>], Spoilt> {
-        match self.spoilt {
-            Some(why) => Err(why),
-            None if self.steps.is_empty() => Err(Spoilt::Beginning),
-            None => Ok(&self.steps),
+    pub fn steps(&self) -> Result<&Record<T>, Spoilt> {
+        match (self.spoilt, &self.record) {
+            (Some(why), _) => Err(why),
+            (None, Some(record)) if !record.steps.is_empty() => Ok(record),
+            (None, _) => Err(Spoilt::Beginning),
         }
     }
 }
@@ -173,8 +251,13 @@ fn spoils(verdict: &Verdict, failed: bool) -> Option<Spoilt> {
 
 /// Digest of a reply: everything a client acts on, nothing that differs between servers that have the
 /// same data.
-#[derive(Default)]
-pub struct Digest(Hasher);
+pub struct Digest(RawHasher<&'static [u8; 192]>);
+
+impl Default for Digest {
+    fn default() -> Self {
+        Self(RawHasher::new(SecretBuffer::default()))
+    }
+}
 
 impl std::fmt::Debug for Digest {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
@@ -228,20 +311,34 @@ mod tests {
     /// A transcript of these statements, begun outside a transaction.
     fn of(session: &Session, statements: &[&str]) -> Transcript<String> {
         let mut transcript = Transcript::default();
-        transcript.prepare(session);
+        transcript.prepare(session, Box::default);
         for sql in statements {
-            transcript.add(&verdict(sql), false, sql.len(), LIMIT, || Step {
-                command: (*sql).to_owned(),
-                digest: 0,
-                insert_id: 0,
-            });
+            add(&mut transcript, sql);
         }
         transcript
     }
 
+    fn add(transcript: &mut Transcript<String>, sql: &str) {
+        let answered = Answered {
+            verdict: &verdict(sql),
+            failed: false,
+            packet: sql.as_bytes(),
+            more: 0,
+            digest: 0,
+            insert_id: 0,
+        };
+        transcript.add(&answered, LIMIT, || sql.to_owned());
+    }
+
     fn kept(statements: &[&str]) -> Result<Vec<String>, Spoilt> {
         let transcript = of(&Session::new(true), statements);
-        transcript.steps().map(|steps| steps.iter().map(|s| s.command.clone()).collect())
+        transcript.steps().map(|record| {
+            let of = |s: &Step<String>| {
+                assert_eq!(record.packet(s), s.command.as_bytes());
+                s.command.clone()
+            };
+            record.steps().iter().map(of).collect()
+        })
     }
 
     #[test]
@@ -274,13 +371,9 @@ mod tests {
         assert_eq!(kept(&["BEGIN", &long]), Err(Spoilt::TooLong));
         let mut transcript = of(&Session::new(true), &["BEGIN", &long]);
         // The next one is another.
-        transcript.prepare(&Session::new(true));
-        transcript.add(&verdict("BEGIN"), false, 5, LIMIT, || Step {
-            command: "BEGIN".to_owned(),
-            digest: 0,
-            insert_id: 0,
-        });
-        assert_eq!(transcript.steps().unwrap().len(), 1);
+        transcript.prepare(&Session::new(true), Box::default);
+        add(&mut transcript, "BEGIN");
+        assert_eq!(transcript.steps().unwrap().steps().len(), 1);
     }
 
     #[test]
@@ -296,9 +389,8 @@ mod tests {
     #[test]
     fn a_transaction_that_nobody_saw_begin_is_left_alone() {
         let mut transcript = Transcript::default();
-        let step = || Step { command: String::new(), digest: 0, insert_id: 0 };
-        transcript.add(&verdict("SELECT f()"), false, 1, LIMIT, step);
-        assert_eq!(transcript.steps().map(<[_]>::len), Err(Spoilt::Beginning));
+        add(&mut transcript, "SELECT f()");
+        assert_eq!(transcript.steps().err(), Some(Spoilt::Beginning));
     }
 
     #[test]

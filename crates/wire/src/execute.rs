@@ -1,8 +1,10 @@
 //! COM_STMT_EXECUTE for a server that has not seen the parameters' types yet ("COM_STMT_EXECUTE").
 
+use std::sync::Arc;
+
 /// The types a client bound to a statement's parameters, as it sent them: two bytes each.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct BoundTypes(pub Box<[u8]>);
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct BoundTypes(pub Arc<[u8]>);
 
 /// Command byte, statement id, flags, iteration count.
 const FIXED: usize = 1 + 4 + 1 + 4;
@@ -12,12 +14,18 @@ impl BoundTypes {
     /// it relies on those sent before.
     #[must_use]
     pub fn of(payload: &[u8], params: u16) -> Option<Self> {
+        Some(Self(Self::in_place(payload, params)?.into()))
+    }
+
+    /// The same, where they stand.
+    #[must_use]
+    pub fn in_place(payload: &[u8], params: u16) -> Option<&[u8]> {
         let params = usize::from(params);
         let flag_at = FIXED + params.div_ceil(8);
         if params == 0 || *payload.get(flag_at)? != 1 {
             return None;
         }
-        Some(Self(payload.get(flag_at + 1..flag_at + 1 + 2 * params)?.into()))
+        payload.get(flag_at + 1..flag_at + 1 + 2 * params)
     }
 }
 
