@@ -2,24 +2,15 @@
 
 #![allow(clippy::unwrap_used)]
 
+mod watch;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use pointsman_cluster::{Cluster, Role, ServerId, Snapshot};
-use pointsman_config::ProxyConfig;
-use pointsman_events::EventLog;
-use pointsman_sandbox::{Flavour, Node, Options, Sandbox};
+use pointsman_cluster::Role;
+use pointsman_sandbox::{Flavour, Options, Sandbox};
 
-const LONG: Duration = Duration::from_secs(20);
-const DB1: ServerId = ServerId(0);
-const DB2: ServerId = ServerId(1);
-const DB3: ServerId = ServerId(2);
-
-struct Watch {
-    sandbox: Arc<Sandbox>,
-    cluster: Cluster,
-    events: Arc<EventLog>,
-}
+use watch::{DB1, DB2, DB3, LONG, Watch, role};
 
 async fn watch(flavour: Flavour, replicas: usize, more: &str) -> Option<Watch> {
     if let Err(error) = flavour.check() {
@@ -30,12 +21,7 @@ async fn watch(flavour: Flavour, replicas: usize, more: &str) -> Option<Watch> {
     let sandbox = Arc::new(Sandbox::start(options).unwrap());
     sandbox.primary().client_sql("CREATE TABLE app.t (id INT)").unwrap();
     sandbox.wait_caught_up().unwrap();
-    let text = pointsman_sandbox::proxy_config(sandbox.nodes(), 3306, 8989, more);
-    let (config, _) = ProxyConfig::parse("proxy.toml", &text).unwrap();
-    let events = Arc::new(EventLog::default());
-    let cluster = Cluster::start(&config, events.clone());
-    cluster.ready().await;
-    let w = Watch { sandbox, cluster, events };
+    let w = Watch::start(sandbox, more).await;
     w.until("the set is known", |s| {
         s.primary == Some(DB1) && s.servers[1..].iter().all(|server| server.takes_reads)
     })
@@ -46,46 +32,6 @@ async fn watch(flavour: Flavour, replicas: usize, more: &str) -> Option<Watch> {
     }
     assert_eq!(*w.cluster.failover_status(), Vec::<String>::new());
     Some(w)
-}
-
-impl Watch {
-    /// Waits for a snapshot that `fits`.
-    async fn until(&self, what: &str, fits: impl Fn(&Snapshot) -> bool) -> Duration {
-        let begin = Instant::now();
-        let mut changes = self.cluster.subscribe();
-        while !fits(&self.cluster.snapshot()) {
-            let waited = tokio::time::timeout(LONG, changes.changed()).await;
-            assert!(
-                waited.is_ok() && begin.elapsed() < LONG,
-                "{what} did not happen: {:#?}\n{}\n{:?}",
-                self.cluster.snapshot(),
-                self.story(),
-                self.cluster.failover_status()
-            );
-        }
-        begin.elapsed()
-    }
-
-    fn node(&self, id: ServerId) -> &Node {
-        self.sandbox.node(usize::from(id.0))
-    }
-
-    fn sql(&self, id: ServerId, text: &str) -> String {
-        self.node(id).client_sql(text).unwrap().trim().to_owned()
-    }
-
-    fn story(&self) -> String {
-        let begin = self.events.since(0).first().map(|e| e.at);
-        let lines = self.events.since(0).into_iter().map(|e| {
-            let at = begin.and_then(|begin| e.at.duration_since(begin).ok()).unwrap_or_default();
-            format!("{:8.3} {} {} {}\n", at.as_secs_f64(), e.code, e.subject, e.text)
-        });
-        lines.collect()
-    }
-}
-
-fn role(snapshot: &Snapshot, id: ServerId) -> Role {
-    snapshot.server(id).unwrap().role
 }
 
 async fn a_killed_primary_is_replaced(flavour: Flavour) {

@@ -2,78 +2,33 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::sync::Arc;
+mod watch;
+
 use std::time::{Duration, Instant};
 
 use pointsman_cluster::gtid::Flavour;
-use pointsman_cluster::{AdminState, Cluster, Position, Role, Server, ServerId, Snapshot};
+use pointsman_cluster::{AdminState, Position, Role};
 use pointsman_config::ProxyConfig;
-use pointsman_events::EventLog;
-use pointsman_sandbox::{Node, Options, Sandbox};
+use pointsman_sandbox::{Node, Options};
 
-const LONG: Duration = Duration::from_secs(20);
-const DB1: ServerId = ServerId(0);
-const DB2: ServerId = ServerId(1);
-const DB3: ServerId = ServerId(2);
-
-struct Watch {
-    sandbox: Arc<Sandbox>,
-    cluster: Cluster,
-    events: Arc<EventLog>,
-}
+use watch::{DB1, DB2, DB3, LONG, Watch, role};
 
 async fn watch(replicas: usize, more: &str) -> Watch {
     watch_with(Options { replicas, ..Options::default() }, more).await
 }
 
 async fn watch_with(options: Options, more: &str) -> Watch {
-    let sandbox = Arc::new(Sandbox::start(options).unwrap());
-    let text = pointsman_sandbox::proxy_config(sandbox.nodes(), 3306, 8989, more);
-    let (config, _) = ProxyConfig::parse("proxy.toml", &text).unwrap();
-    let events = Arc::new(EventLog::default());
-    let cluster = Cluster::start(&config, events.clone());
-    cluster.ready().await;
-    Watch { sandbox, cluster, events }
+    Watch::with(options, more).await
 }
 
-impl Watch {
-    /// Waits for a snapshot that `fits`.
-    async fn until(&self, what: &str, fits: impl Fn(&Snapshot) -> bool) -> Duration {
-        let begin = Instant::now();
-        let mut changes = self.cluster.subscribe();
-        while !fits(&self.cluster.snapshot()) {
-            let waited = tokio::time::timeout(LONG, changes.changed()).await;
-            assert!(
-                waited.is_ok() && begin.elapsed() < LONG,
-                "{what} did not happen: {:#?}",
-                self.cluster.snapshot()
-            );
-        }
-        begin.elapsed()
-    }
-
-    fn server(&self, id: ServerId) -> Server {
-        self.cluster.snapshot().server(id).unwrap().clone()
-    }
-
-    fn told(&self, code: &str, server: &str) -> Option<String> {
-        let mut events = self.events.since(0).into_iter();
-        events.find(|e| e.code == code && e.subject == server).map(|e| e.text)
-    }
-
-    fn write(&self, i: u64) -> Position {
-        let sql = format!("INSERT INTO app.t VALUES ({i}); SELECT @@last_gtid");
-        let gtid = self.sandbox.primary().client_sql(&sql).unwrap();
-        Position::parse(Flavour::MariaDb, gtid.trim().as_bytes()).unwrap()
-    }
+fn write(w: &Watch, i: u64) -> Position {
+    let sql = format!("INSERT INTO app.t VALUES ({i}); SELECT @@last_gtid");
+    let gtid = w.sandbox.primary().client_sql(&sql).unwrap();
+    Position::parse(Flavour::MariaDb, gtid.trim().as_bytes()).unwrap()
 }
 
 fn sql(node: &Node, text: &str) -> String {
     node.client_sql(text).unwrap()
-}
-
-fn role(snapshot: &Snapshot, id: ServerId) -> Role {
-    snapshot.server(id).unwrap().role
 }
 
 #[tokio::test]
@@ -110,7 +65,7 @@ async fn a_stopped_replica_falls_behind_loses_its_reads_and_comes_back() {
     w.until("db2 takes reads", |s| s.servers[1].takes_reads).await;
     let db2 = w.sandbox.node(1);
     sql(db2, "STOP SLAVE");
-    w.write(1);
+    write(&w, 1);
     let took = w.until("db2 is behind", |s| !s.servers[1].takes_reads).await;
     println!("lost its reads after {took:?}: {}", w.server(DB2).why);
     assert!(took > Duration::from_millis(700) && took < Duration::from_secs(4), "{took:?}");
@@ -125,14 +80,14 @@ async fn a_stopped_replica_falls_behind_loses_its_reads_and_comes_back() {
 
     // Writing all the time, a healthy replica is not behind.
     for i in 0..20 {
-        w.write(i);
+        write(&w, i);
         let lag = w.server(DB2).lag.unwrap();
         assert!(lag < Duration::from_secs(1), "{lag:?}");
     }
 
     // SQL_DELAY, of which Seconds_Behind_Master tells in whole seconds only.
     sql(db2, "STOP SLAVE; CHANGE MASTER TO MASTER_DELAY=60; START SLAVE");
-    w.write(100);
+    write(&w, 100);
     w.until("the delay shows", |s| !s.servers[1].takes_reads).await;
     println!("{}", w.server(DB2).why);
 }
@@ -178,7 +133,7 @@ async fn a_hanging_server_is_down_after_the_timeout_and_holds_up_nobody() {
     w.cluster.report_failure(DB2);
     assert!(w.server(DB2).live.suspect.load(std::sync::atomic::Ordering::Relaxed));
     // Meanwhile the others are as quick as ever.
-    let position = w.write(1);
+    let position = write(&w, 1);
     let found = w.cluster.wait_applied(&[DB2, DB3], &position, LONG).await;
     assert_eq!(found, Some(DB3));
     assert!(begin.elapsed() < Duration::from_secs(1), "{:?}", begin.elapsed());
@@ -197,7 +152,7 @@ async fn a_dead_primary_is_missed_and_a_promoted_one_found() {
     let w = watch(2, "").await;
     w.until("the set is known", |s| s.primary == Some(DB1)).await;
     sql(w.sandbox.primary(), "CREATE TABLE app.t (id INT)");
-    let position = w.write(1);
+    let position = write(&w, 1);
     w.cluster.note_write(&position);
     w.sandbox.wait_caught_up().unwrap();
     let generation = w.cluster.snapshot().generation;
@@ -225,7 +180,7 @@ async fn a_replica_that_comes_back_empty_is_not_believed_to_have_anything() {
     let w = watch(1, "").await;
     w.until("the set is known", |s| s.servers[1].takes_reads).await;
     sql(w.sandbox.primary(), "CREATE TABLE app.t (id INT)");
-    let position = w.write(1);
+    let position = write(&w, 1);
     w.cluster.note_write(&position);
     assert_eq!(w.cluster.wait_applied(&[DB2], &position, LONG).await, Some(DB2));
     w.sandbox.node(1).reinstall().unwrap();
@@ -281,11 +236,11 @@ async fn a_feed_whose_connection_was_killed_goes_on() {
     let w = watch(1, "").await;
     w.until("the set is known", |s| s.servers[1].takes_reads).await;
     sql(w.sandbox.primary(), "CREATE TABLE app.t (id INT)");
-    let position = w.write(1);
+    let position = write(&w, 1);
     w.cluster.note_write(&position);
     assert_eq!(w.cluster.wait_applied(&[DB2], &position, LONG).await, Some(DB2));
     sql(w.sandbox.node(1), "KILL USER pointsman");
-    let position = w.write(2);
+    let position = write(&w, 2);
     let begin = Instant::now();
     w.cluster.note_write(&position);
     assert_eq!(w.cluster.wait_applied(&[DB2], &position, LONG).await, Some(DB2));

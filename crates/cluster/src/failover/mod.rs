@@ -24,6 +24,8 @@
 //! old one joins it. Whatever fails before `Open` is undone.
 
 mod act;
+mod candidates;
+mod course;
 mod driver;
 mod facts;
 mod grants;
@@ -31,10 +33,12 @@ mod machine;
 mod requests;
 mod settings;
 mod sql;
+mod status;
 mod step;
 mod tend;
 #[cfg(test)]
 mod tests;
+mod verdict;
 
 pub(crate) use driver::{Driver, Request, account, run};
 pub use facts::{Fact, Facts, Link, State};

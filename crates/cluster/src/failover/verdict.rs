@@ -1,0 +1,128 @@
+//! Is the primary that is missing dead, and is it to be replaced? Pure.
+
+use std::time::{Duration, Instant};
+
+use super::machine::{Machine, PAUSE, Phase};
+use super::{Failure, Link, Outcome, State, Step};
+use crate::snapshot::AdminState;
+
+/// How long the port may refuse while a replica is still connected before that is told.
+const DOUBT: Duration = Duration::from_secs(1);
+
+impl Machine {
+    /// There is no primary: is it dead, and can another one be made?
+    pub(super) fn consider(&mut self, now: Instant) {
+        let Some(old) = self.facts.primary else { return };
+        let Some(fact) = self.facts.servers.get(old) else { return };
+        if matches!(fact.state, State::Up | State::Unknown) {
+            return self.restore(old, now);
+        }
+        let name = fact.name.clone();
+        if fact.admin == AdminState::Maintenance {
+            return self.refuse(old, format!("{name} is in maintenance: it is not replaced"));
+        }
+        if !self.settings.auto {
+            return;
+        }
+        if let Err(why) = self.able.clone() {
+            return self.refuse(old, format!("{name} is lost and can't be replaced: {why}"));
+        }
+        if self.not_before.is_some() {
+            return;
+        }
+        if let Err(why) = self.candidates(None, false) {
+            return self.refuse(old, format!("{name} is lost and can't be replaced: {why}"));
+        }
+        let connected: Vec<_> = self.up(|fact| fact.link == Link::Connected).collect();
+        if fact.state == State::Silent {
+            let connected = connected.into_iter().chain(self.stopped_by_us()).collect::<Vec<_>>();
+            self.doubt = None;
+            let agreed = self.up(|fact| fact.link == Link::Connecting).next().is_some();
+            self.phase = Phase::Verify { old, agreed };
+            self.start(Step::Ping { server: old });
+            for server in connected {
+                // It stops fetching for that, and may not begin again.
+                self.frozen.insert(server);
+                self.start(Step::Reach { server });
+            }
+        } else if let Some(&witness) = connected.first() {
+            let since = *self.doubt.get_or_insert(now);
+            if now.saturating_duration_since(since) >= DOUBT {
+                let witness = self.facts.name(witness).to_owned();
+                self.refuse(
+                    old,
+                    format!(
+                        "{name} refuses connections from here, but {witness} still replicates from \
+                         it: it is not replaced; look at the way from Pointsman to {name}"
+                    ),
+                );
+                self.timer = Some(now + DOUBT / 4);
+            } else {
+                self.hurry(now);
+            }
+        } else {
+            self.doubt = None;
+            self.freeze(self.change(old, None, now));
+        }
+    }
+
+    /// Replicas that were told to stop fetching, for an attempt that came to nothing.
+    pub(super) fn stopped_by_us(&self) -> Vec<usize> {
+        let stopped = self.up(|fact| fact.link == Link::Stopped);
+        stopped.filter(|i| self.frozen.contains(i)).collect()
+    }
+
+    /// A server that was made the primary and restarts is read-only again if its configuration says
+    /// so.
+    pub(super) fn restore(&mut self, old: usize, now: Instant) {
+        let fact = &self.facts.servers[old];
+        let restarted = self.heir.as_ref().is_some_and(|heir| heir.server == old && heir.lost);
+        if restarted
+            && fact.state == State::Up
+            && fact.read_only
+            && fact.link == Link::None
+            && !fact.astray
+            && fact.admin == AdminState::Running
+            && self.settings.auto
+            && self.able.is_ok()
+        {
+            self.make_writable(old, now);
+        }
+    }
+
+    pub(super) fn verified(
+        &mut self,
+        old: usize,
+        agreed: bool,
+        step: &Step,
+        outcome: Result<Outcome, Failure>,
+        now: Instant,
+    ) {
+        let name = self.facts.name(old).to_owned();
+        let witness = self.facts.name(step.server()).to_owned();
+        // One that does not answer says nothing.
+        let agreed = agreed || outcome == Ok(Outcome::Reached(false));
+        let alive = match (step, outcome) {
+            (Step::Ping { .. }, Ok(_)) => Some(format!("{name} answers a new connection")),
+            (_, Ok(Outcome::Reached(true))) => Some(format!("{witness} can reach it")),
+            _ => None,
+        };
+        if let Some(alive) = alive {
+            self.idle();
+            self.not_before = Some(now + PAUSE);
+            let text = format!("{name} is silent but not dead: {alive}; it is not replaced");
+            return self.refuse(old, text);
+        }
+        if !self.waiting.is_empty() {
+            self.phase = Phase::Verify { old, agreed };
+        } else if agreed {
+            self.freeze(self.change(old, None, now));
+        } else {
+            self.idle();
+            self.not_before = Some(now + PAUSE);
+            let text =
+                format!("{name} is silent, and no replica could be asked whether it is dead");
+            self.refuse(old, text);
+        }
+    }
+}
