@@ -1,41 +1,68 @@
-//! The clients: threads that wait for their answers, as PHP does, and do as little else as can be.
+//! What clients do: threads that wait for their answers, as PHP does.
 
-use std::io::{Read as _, Write as _};
-use std::sync::Barrier;
+use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, Ordering::Relaxed};
+use std::sync::{Arc, Barrier};
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Result, ensure};
 use pointsman_sandbox::Sandbox;
-use pointsman_tests::Raw;
+use rustls::ClientConfig;
 
+use crate::connection::Connection;
 use crate::forwarders::Forwarder;
 
 const ROWS: u32 = 10_000;
+const MANY_ROWS: u32 = 1_000_000;
+const LARGE_ROW: u32 = 64 << 20;
 
 /// What clients do.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Workload {
     /// One row by its primary key, in the text protocol.
-    TextPointSelect,
-    /// START TRANSACTION READ ONLY, ten rows by prepared statement, COMMIT: twelve queries.
+    TextSelect,
+    /// The same by prepared statement.
+    PreparedSelect,
+    /// START TRANSACTION READ ONLY, ten rows, COMMIT: twelve queries, in the text protocol.
+    TextReadOnly,
+    /// The same by prepared statement.
     PreparedReadOnly,
     /// BEGIN, four rows read, an update, an insert, COMMIT: eight queries.
-    ReadWrite,
+    TextReadWrite,
+    /// The same by prepared statements.
+    PreparedReadWrite,
     /// Log in, SET NAMES, three rows, log out: one PHP request, counted as one.
     PhpRequest,
+    /// One row of 64 MiB.
+    LargeRow,
+    /// A million rows of some 30 bytes.
+    ManyRows,
 }
 
 impl Workload {
-    pub const ALL: [Self; 4] =
-        [Self::TextPointSelect, Self::PreparedReadOnly, Self::ReadWrite, Self::PhpRequest];
+    pub const ALL: [Self; 9] = [
+        Self::TextSelect,
+        Self::PreparedSelect,
+        Self::TextReadOnly,
+        Self::PreparedReadOnly,
+        Self::TextReadWrite,
+        Self::PreparedReadWrite,
+        Self::PhpRequest,
+        Self::LargeRow,
+        Self::ManyRows,
+    ];
 
     pub fn name(self) -> &'static str {
         match self {
-            Self::TextPointSelect => "text point selects",
-            Self::PreparedReadOnly => "prepared read-only transactions",
-            Self::ReadWrite => "read-write transactions",
-            Self::PhpRequest => "PHP-style short connections",
+            Self::TextSelect => "point selects, text",
+            Self::PreparedSelect => "point selects, prepared",
+            Self::TextReadOnly => "read-only transactions, text",
+            Self::PreparedReadOnly => "read-only transactions, prepared",
+            Self::TextReadWrite => "read-write transactions, text",
+            Self::PreparedReadWrite => "read-write transactions, prepared",
+            Self::PhpRequest => "short connections",
+            Self::LargeRow => "one row of 64 MiB",
+            Self::ManyRows => "a million small rows",
         }
     }
 
@@ -43,17 +70,28 @@ impl Workload {
     pub fn unit(self) -> &'static str {
         match self {
             Self::PhpRequest => "connection",
+            Self::LargeRow | Self::ManyRows => "MiB",
             _ => "query",
         }
     }
+
+    pub fn is_large(self) -> bool {
+        matches!(self, Self::LargeRow | Self::ManyRows)
+    }
+
+    fn writes(self) -> bool {
+        matches!(self, Self::TextReadWrite | Self::PreparedReadWrite)
+    }
 }
 
-/// Creates the table and waits for the replica.
+/// Creates the tables and waits for the replica.
 pub fn fill(sandbox: &Sandbox) -> Result<()> {
     sandbox.primary().client_sql(&format!(
         "CREATE TABLE app.bench (id INT PRIMARY KEY, k INT NOT NULL, c CHAR(120) NOT NULL) ENGINE=InnoDB; \
          INSERT INTO app.bench SELECT seq, seq, REPEAT(MD5(seq), 3) FROM app.seq_1_to_{ROWS}; \
-         CREATE TABLE app.log (id INT AUTO_INCREMENT PRIMARY KEY, k INT NOT NULL) ENGINE=InnoDB"
+         CREATE TABLE app.log (id INT AUTO_INCREMENT PRIMARY KEY, k INT NOT NULL) ENGINE=InnoDB; \
+         CREATE TABLE app.many (id INT PRIMARY KEY, v CHAR(20) NOT NULL) ENGINE=InnoDB; \
+         INSERT INTO app.many SELECT seq, LEFT(MD5(seq), 20) FROM app.seq_1_to_{MANY_ROWS}"
     ))?;
     sandbox.wait_caught_up()
 }
@@ -61,24 +99,36 @@ pub fn fill(sandbox: &Sandbox) -> Result<()> {
 /// What was done in one slice.
 #[derive(Debug, Default)]
 pub struct Done {
-    /// Queries, or connections.
-    pub count: u64,
-    /// Of each of them (for transactions: of each query), in nanoseconds, sorted.
-    pub latencies: Vec<u32>,
+    /// In the workload's unit.
+    pub count: f64,
+    /// How long it took.
+    pub time: Duration,
+    /// Of each query (or connection), in nanoseconds, sorted.
+    pub latencies: Vec<u64>,
 }
 
 /// Lets `clients` work for `time`. One that fails ends everything.
-pub fn run(workload: Workload, at: &Forwarder, clients: usize, time: Duration) -> Result<Done> {
+pub fn run(
+    workload: Workload,
+    at: &Forwarder,
+    tls: Option<&Arc<ClientConfig>>,
+    clients: usize,
+    time: Duration,
+) -> Result<Done> {
     let stop = AtomicBool::new(false);
     let start = Barrier::new(clients + 1);
+    let to = if workload.writes() { at.writes } else { at.reads };
     let mut done = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..clients)
             .map(|i| {
                 let (stop, start) = (&stop, &start);
-                scope.spawn(move || work(workload, at, i as u32, stop, start))
+                let body = move || work(workload, to, tls, i as u32, stop, start);
+                // Hundreds of clients need no large stacks.
+                std::thread::Builder::new().stack_size(256 << 10).spawn_scoped(scope, body)
             })
-            .collect();
+            .collect::<Result<_, _>>()?;
         start.wait();
+        let begin = Instant::now();
         std::thread::sleep(time);
         stop.store(true, Relaxed);
         let mut all = Done::default();
@@ -87,73 +137,35 @@ pub fn run(workload: Workload, at: &Forwarder, clients: usize, time: Duration) -
             all.count += one.count;
             all.latencies.extend(one.latencies);
         }
+        all.time = begin.elapsed();
         anyhow::Ok(all)
     })?;
-    ensure!(done.count > 0, "nothing was done");
+    ensure!(done.count > 0.0, "nothing was done");
     done.latencies.sort_unstable();
     Ok(done)
 }
 
 fn work(
     workload: Workload,
-    at: &Forwarder,
+    to: SocketAddr,
+    tls: Option<&Arc<ClientConfig>>,
     client: u32,
     stop: &AtomicBool,
     start: &Barrier,
 ) -> Result<Done> {
-    let port = if workload == Workload::ReadWrite { at.writes } else { at.reads };
-    let ready = Client::new(port, workload);
+    let ready = Client::new(workload, to, tls);
     // Whoever fails must not leave the others waiting.
     start.wait();
     let mut me = ready?;
-    let mut random = Random(0x9e37_79b9 ^ (client + 1).wrapping_mul(0x85eb_ca6b));
-    let mut done = Done::default();
+    me.random = Random(0x9e37_79b9 ^ (client + 1).wrapping_mul(0x85eb_ca6b));
     while !stop.load(Relaxed) {
-        match workload {
-            Workload::TextPointSelect => me.text_select(&mut random, &mut done)?,
-            Workload::PreparedReadOnly => {
-                me.timed(&mut done, |me| me.query("START TRANSACTION READ ONLY"))?;
-                for _ in 0..10 {
-                    let id = random.row();
-                    me.timed(&mut done, |me| me.execute(id))?;
-                }
-                me.timed(&mut done, |me| me.query("COMMIT"))?;
-            }
-            Workload::ReadWrite => {
-                let id = random.row();
-                me.timed(&mut done, |me| me.query("BEGIN"))?;
-                for _ in 0..4 {
-                    me.text_select(&mut random, &mut done)?;
-                }
-                let update = format!("UPDATE bench SET k = k + 1 WHERE id = {id}");
-                me.timed(&mut done, |me| me.query(&update))?;
-                me.timed(&mut done, |me| me.query(&format!("INSERT INTO log (k) VALUES ({id})")))?;
-                me.timed(&mut done, |me| me.query("COMMIT"))?;
-            }
-            Workload::PhpRequest => {
-                let begin = Instant::now();
-                let mut request = Client::new(port, workload)?;
-                request.query("SET NAMES utf8mb4")?;
-                for _ in 0..3 {
-                    let id = random.row();
-                    request.query(&format!("SELECT c FROM bench WHERE id = {id}"))?;
-                }
-                request.raw.command(1, b"")?;
-                done.add(begin);
-            }
-        }
+        me.once(workload, to, tls)?;
     }
-    Ok(done)
-}
-
-impl Done {
-    fn add(&mut self, begin: Instant) {
-        self.count += 1;
-        self.latencies.push(u32::try_from(begin.elapsed().as_nanos()).unwrap_or(u32::MAX));
-    }
+    Ok(me.done)
 }
 
 /// xorshift: different for each client, the same in each run.
+#[derive(Default)]
 struct Random(u32);
 
 impl Random {
@@ -166,84 +178,110 @@ impl Random {
 }
 
 struct Client {
-    raw: Raw,
-    statement: u32,
-    request: Vec<u8>,
-    reply: Box<[u8; 16 << 10]>,
+    connection: Connection,
+    /// Of the statements that the workload needs.
+    prepared: [u32; 3],
+    random: Random,
+    done: Done,
 }
 
 impl Client {
-    fn new(port: u16, workload: Workload) -> Result<Self> {
-        let mut raw = Raw::connect(port)?;
-        let statement = match workload {
-            Workload::PreparedReadOnly => raw.prepare("SELECT c FROM bench WHERE id = ?")?.0,
-            _ => 0,
-        };
-        Ok(Self { raw, statement, request: Vec::new(), reply: Box::new([0; 16 << 10]) })
+    fn new(workload: Workload, to: SocketAddr, tls: Option<&Arc<ClientConfig>>) -> Result<Self> {
+        let mut connection = Connection::open(to, tls)?;
+        let mut prepared = [0; 3];
+        use Workload::{PreparedReadOnly, PreparedReadWrite, PreparedSelect};
+        if matches!(workload, PreparedSelect | PreparedReadOnly | PreparedReadWrite) {
+            prepared[0] = connection.prepare("SELECT c FROM bench WHERE id = ?")?;
+        }
+        if workload == PreparedReadWrite {
+            prepared[1] = connection.prepare("UPDATE bench SET k = k + 1 WHERE id = ?")?;
+            prepared[2] = connection.prepare("INSERT INTO log (k) VALUES (?)")?;
+        }
+        Ok(Self { connection, prepared, random: Random::default(), done: Done::default() })
     }
 
-    fn text_select(&mut self, random: &mut Random, done: &mut Done) -> Result<()> {
-        let sql = format!("SELECT c FROM bench WHERE id = {}", random.row());
-        self.timed(done, |me| me.query(&sql))
+    fn once(
+        &mut self,
+        workload: Workload,
+        to: SocketAddr,
+        tls: Option<&Arc<ClientConfig>>,
+    ) -> Result<()> {
+        match workload {
+            Workload::TextSelect => self.text_select(),
+            Workload::PreparedSelect => self.prepared(0),
+            Workload::TextReadOnly => {
+                self.text("START TRANSACTION READ ONLY")?;
+                (0..10).try_for_each(|_| self.text_select())?;
+                self.text("COMMIT")
+            }
+            Workload::PreparedReadOnly => {
+                self.text("START TRANSACTION READ ONLY")?;
+                (0..10).try_for_each(|_| self.prepared(0))?;
+                self.text("COMMIT")
+            }
+            Workload::TextReadWrite => {
+                let id = self.random.row();
+                self.text("BEGIN")?;
+                (0..4).try_for_each(|_| self.text_select())?;
+                self.text(&format!("UPDATE bench SET k = k + 1 WHERE id = {id}"))?;
+                self.text(&format!("INSERT INTO log (k) VALUES ({id})"))?;
+                self.text("COMMIT")
+            }
+            Workload::PreparedReadWrite => {
+                self.text("BEGIN")?;
+                (0..4).try_for_each(|_| self.prepared(0))?;
+                self.prepared(1)?;
+                self.prepared(2)?;
+                self.text("COMMIT")
+            }
+            Workload::PhpRequest => {
+                let begin = Instant::now();
+                let mut request = Connection::open(to, tls)?;
+                request.query("SET NAMES utf8mb4")?;
+                for _ in 0..3 {
+                    let id = self.random.row();
+                    request.query(&format!("SELECT c FROM bench WHERE id = {id}"))?;
+                }
+                request.quit()?;
+                self.done.add(begin, 1.0);
+                Ok(())
+            }
+            Workload::LargeRow => self.large(&format!("SELECT REPEAT('x', {LARGE_ROW})")),
+            Workload::ManyRows => self.large("SELECT id, v FROM many"),
+        }
     }
 
-    fn timed(&mut self, done: &mut Done, what: impl FnOnce(&mut Self) -> Result<()>) -> Result<()> {
+    fn text(&mut self, sql: &str) -> Result<()> {
         let begin = Instant::now();
-        what(self)?;
-        done.add(begin);
+        self.connection.query(sql)?;
+        self.done.add(begin, 1.0);
         Ok(())
     }
 
-    fn query(&mut self, sql: &str) -> Result<()> {
-        self.begin(3, sql.len());
-        self.request.extend_from_slice(sql.as_bytes());
-        self.exchange().with_context(|| sql.to_owned())
+    fn text_select(&mut self) -> Result<()> {
+        let sql = format!("SELECT c FROM bench WHERE id = {}", self.random.row());
+        self.text(&sql)
     }
 
-    /// COM_STMT_EXECUTE with one parameter of type INT.
-    fn execute(&mut self, id: u32) -> Result<()> {
-        self.begin(0x17, 4 + 1 + 4 + 1 + 1 + 2 + 4);
-        self.request.extend_from_slice(&self.statement.to_le_bytes());
-        self.request.extend_from_slice(&[0, 1, 0, 0, 0, 0, 1, 3, 0]);
-        self.request.extend_from_slice(&id.to_le_bytes());
-        self.exchange().context("COM_STMT_EXECUTE")
+    fn prepared(&mut self, which: usize) -> Result<()> {
+        let id = self.random.row();
+        let begin = Instant::now();
+        self.connection.execute(self.prepared[which], id)?;
+        self.done.add(begin, 1.0);
+        Ok(())
     }
 
-    fn begin(&mut self, command: u8, rest: usize) {
-        let [a, b, c, _] = (rest as u32 + 1).to_le_bytes();
-        self.request.clear();
-        self.request.extend_from_slice(&[a, b, c, 0, command]);
+    fn large(&mut self, sql: &str) -> Result<()> {
+        let begin = Instant::now();
+        let bytes = self.connection.query(sql)?;
+        self.done.add(begin, bytes as f64 / f64::from(1 << 20));
+        Ok(())
     }
+}
 
-    /// Sends the request and reads until an OK, or the second EOF of a result set.
-    fn exchange(&mut self) -> Result<()> {
-        let mut stream = self.raw.stream();
-        stream.write_all(&self.request)?;
-        let (mut have, mut at, mut first, mut eofs) = (0, 0, true, 0);
-        loop {
-            let n = stream.read(&mut self.reply[have..])?;
-            ensure!(n > 0, "the connection ended");
-            have += n;
-            while let Some([a, b, c, _, kind]) = self.reply[at..have].first_chunk::<5>() {
-                let len = u32::from_le_bytes([*a, *b, *c, 0]) as usize;
-                if have < at + 4 + len {
-                    break;
-                }
-                match kind {
-                    0xff => {
-                        let text = &self.reply[at + 7..at + 4 + len];
-                        bail!("{}", String::from_utf8_lossy(text));
-                    }
-                    0 if first => return Ok(()),
-                    0xfe if len < 9 => eofs += 1,
-                    _ => {}
-                }
-                if eofs == 2 {
-                    return Ok(());
-                }
-                first = false;
-                at += 4 + len;
-            }
-        }
+impl Done {
+    fn add(&mut self, begin: Instant, count: f64) {
+        self.count += count;
+        self.latencies.push(u64::try_from(begin.elapsed().as_nanos()).unwrap_or(u64::MAX));
     }
 }

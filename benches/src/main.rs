@@ -1,50 +1,65 @@
-//! What a query costs in the forwarder: nothing (direct), HAProxy, which reads nothing, and
-//! Pointsman, in one fair run. `cargo xtask bench`.
+//! What a query costs in the forwarder: nothing (direct), HAProxy, which reads nothing, Pointsman,
+//! and any other proxy, in one fair run. `cargo xtask bench`.
 //!
 //! Fair: all daemons in the foreground of one session and with `sched_autogroup` off; rounds
-//! interleaved; CPU from the scheduler's own nanoseconds; foreign load watched. Throughput is not
-//! reported: with clients, servers and forwarder on the same few cores it says little.
+//! interleaved; CPU from the scheduler's own nanoseconds; foreign load watched. Throughput is given
+//! beside direct only: with clients, servers and forwarder on the same few cores it says no more.
 
+mod connection;
 mod cpu;
 mod forwarders;
 mod load;
+mod plot;
 mod report;
+mod scenario;
 
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Parser;
 use pointsman_sandbox::{Options, Sandbox};
+use pointsman_tests::Pki;
+use rustls::ClientConfig;
 
 use crate::cpu::{Autogroup, Quiet};
-use crate::forwarders::Forwarder;
-use crate::load::Workload;
+use crate::forwarders::{Forwarder, Other};
 use crate::report::{Report, Sample};
+use crate::scenario::Scenario;
 
 #[derive(Debug, Parser)]
 struct Args {
     /// The release binary
     #[arg(long, value_name = "FILE")]
     pointsman: PathBuf,
-    /// Where the numbers go, as JSON
+    /// Where the numbers go, as JSON; the plot goes beside them, as SVG
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
-    /// Short slices and fewer rounds: within a minute
+    /// Four workloads, short slices and fewer rounds: within a minute
     #[arg(long)]
     quick: bool,
+    /// Every workload by 1, 16, 64 and 256 clients, with TLS and without: an hour and more
+    #[arg(long)]
+    all: bool,
     /// Rounds; each measures everything once
     #[arg(long)]
     rounds: Option<usize>,
     /// Seconds of one measurement
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only the workload whose name contains this
-    #[arg(long, value_name = "NAME")]
+    /// Only what has this in its name, as the table gives it
+    #[arg(long, value_name = "TEXT")]
     only: Option<String>,
-    /// Simultaneous clients
-    #[arg(long, default_value_t = 16)]
-    clients: usize,
+    /// So many simultaneous clients, whatever the scenario
+    #[arg(long)]
+    clients: Option<usize>,
+    /// Another proxy before the same servers: NAME=ADDRESS:PORT:PID
+    #[arg(long, value_name = "PROXY")]
+    other: Vec<Other>,
+    /// The primary listens here and the replica on the next port, so that other proxies know
+    #[arg(long, value_name = "PORT")]
+    base_port: Option<u16>,
 }
 
 fn main() -> std::process::ExitCode {
@@ -57,62 +72,110 @@ fn main() -> std::process::ExitCode {
     }
 }
 
+fn scenarios(args: &Args) -> Result<Vec<Scenario>> {
+    let mut all = match args {
+        Args { all: true, .. } => Scenario::all(),
+        Args { quick: true, .. } => Scenario::quick(),
+        _ => Scenario::usual(),
+    };
+    all.retain(|s| args.only.as_ref().is_none_or(|only| s.name().contains(only.as_str())));
+    if let Some(clients) = args.clients {
+        all.iter_mut().for_each(|s| s.clients = clients);
+        all.dedup();
+    }
+    ensure!(!all.is_empty(), "nothing is called {}", args.only.as_deref().unwrap_or_default());
+    Ok(all)
+}
+
 fn run(args: &Args) -> Result<()> {
     let rounds = args.rounds.unwrap_or(if args.quick { 3 } else { 5 });
-    let slice = Duration::from_secs_f64(args.seconds.unwrap_or(if args.quick { 0.9 } else { 4.0 }));
+    let slice = Duration::from_secs_f64(args.seconds.unwrap_or(if args.quick { 0.9 } else { 3.0 }));
+    let scenarios = scenarios(args)?;
 
     let autogroup = Autogroup::off();
+    let keys = std::env::temp_dir().join(format!("pointsman-bench-{}", std::process::id()));
+    let pki = Pki::new(&keys, "bench")?;
+    let certificate = pki.issue("server", &["127.0.0.1"])?;
+    let tls = connection::tls(&pki.ca())?;
     let sandbox = Sandbox::start(Options {
         replicas: 1,
-        extra_args: vec!["--innodb-buffer-pool-size=256M".into()],
+        base_port: args.base_port,
+        extra_args: vec![
+            "--innodb-buffer-pool-size=256M".into(),
+            "--max-connections=2000".into(),
+            "--max-allowed-packet=256M".into(),
+            format!("--ssl-cert={}", certificate.certificate),
+            format!("--ssl-key={}", certificate.key),
+            format!("--ssl-ca={}", pki.ca()),
+        ],
         ..Options::default()
     })?;
     load::fill(&sandbox)?;
-    let forwarders = [
+    let mut forwarders = vec![
         Forwarder::direct(&sandbox),
         Forwarder::haproxy(&sandbox)?,
-        Forwarder::pointsman(&sandbox, &args.pointsman)?,
+        Forwarder::pointsman(&sandbox, &args.pointsman, &certificate)?,
     ];
-    let workloads: Vec<_> = Workload::ALL
-        .into_iter()
-        .filter(|w| args.only.as_ref().is_none_or(|only| w.name().contains(only.as_str())))
-        .collect();
-
-    let mut report = Report::new(autogroup.is_off(), args.clients, slice);
-    // Once without counting: caches, buffer pool, the forwarders' first allocations.
-    for &workload in &workloads {
-        for forwarder in &forwarders {
-            load::run(workload, forwarder, args.clients, Duration::from_millis(300))
-                .with_context(|| format!("{} through {}", workload.name(), forwarder.name))?;
-        }
+    for other in &args.other {
+        forwarders.push(Forwarder::other(other.clone())?);
     }
+
+    let mut report = Report {
+        autogroup_off: autogroup.is_off(),
+        slice,
+        forwarders: forwarders.iter().map(|f| f.name.clone()).collect(),
+        scenarios,
+        samples: Vec::new(),
+    };
     let ours: Vec<u32> = sandbox.nodes().iter().filter_map(|n| n.pid()).collect();
-    for round in 0..rounds {
-        eprintln!("round {} of {rounds}", round + 1);
-        for &workload in &workloads {
+    for round in 0..=rounds {
+        // Once without counting: caches, buffer pool, the forwarders' first allocations.
+        let warming = round == 0;
+        if !warming {
+            eprintln!("round {round} of {rounds}");
+        }
+        for scenario in report.scenarios.clone() {
             for i in 0..forwarders.len() {
                 // Who comes first changes from round to round.
                 let forwarder = &forwarders[(i + round) % forwarders.len()];
-                let waited = Quiet::wait(Duration::from_secs(if args.quick { 1 } else { 5 }));
-                let watch = Quiet::watch(ours.iter().copied().chain(forwarder.pid()));
-                let before = forwarder.cpu_ns()?;
-                let done = load::run(workload, forwarder, args.clients, slice)
-                    .with_context(|| format!("{} through {}", workload.name(), forwarder.name))?;
-                let cpu_ns = forwarder.cpu_ns()? - before;
-                report.add(Sample {
-                    workload,
-                    forwarder: forwarder.name,
-                    cpu_ns,
-                    done,
-                    foreign: watch.foreign(),
-                    quiet: waited,
-                });
+                if scenario.tls && !forwarder.tls {
+                    continue;
+                }
+                let slice = if warming { Duration::from_millis(200) } else { slice };
+                let patience = if args.quick || warming { 1 } else { 5 };
+                let sample = measure(scenario, forwarder, &tls, slice, patience, &ours)
+                    .with_context(|| format!("{} through {}", scenario.name(), forwarder.name))?;
+                if !warming {
+                    report.samples.push(sample);
+                }
             }
         }
     }
     println!("{}", report.to_text());
+    let title = "CPU in the proxy for each query (connection, MiB), beside HAProxy's";
     std::fs::write(&args.out, serde_json::to_string_pretty(&report.to_json())?)
         .with_context(|| format!("can't write {}", args.out.display()))?;
-    println!("numbers: {}", args.out.display());
+    let plot = args.out.with_extension("svg");
+    std::fs::write(&plot, plot::svg(title, &report.groups()))?;
+    println!("numbers: {}\nplot:    {}", args.out.display(), plot.display());
+    let _ = std::fs::remove_dir_all(keys);
     Ok(())
+}
+
+fn measure(
+    scenario: Scenario,
+    forwarder: &Forwarder,
+    tls: &Arc<ClientConfig>,
+    slice: Duration,
+    patience: u64,
+    ours: &[u32],
+) -> Result<Sample> {
+    let quiet = Quiet::wait(Duration::from_secs(patience));
+    let watch = Quiet::watch(ours.iter().copied().chain(forwarder.pid()));
+    let before = forwarder.cpu_ns()?;
+    let tls = scenario.tls.then_some(tls);
+    let done = load::run(scenario.workload, forwarder, tls, scenario.clients, slice)?;
+    let cpu_ns = forwarder.cpu_ns()? - before;
+    let (forwarder, foreign) = (forwarder.name.clone(), watch.foreign());
+    Ok(Sample { scenario, forwarder, cpu_ns, done, foreign, quiet })
 }

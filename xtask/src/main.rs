@@ -26,7 +26,9 @@ usage: cargo xtask CHORE
                         directors, two web servers, proxies, databases; stop and kill them one
                         after the other, show what happened
   test                  install what is missing, then all checks and all tests
-  bench [--quick]       CPU per query: direct, HAProxy, Pointsman in one fair run
+  bench [--quick | --all] [--only TEXT] [--other NAME=ADDRESS:PORT:PID] ...
+                        CPU per query, latency, throughput: direct, HAProxy, Pointsman and others in
+                        one fair run; a table, a plot (SVG) and JSON (--help: all options)
   checker [NAME] [--seconds N] [--seed S]
                         clients that keep books and faults at random; is anything lost, doubled
                         or stale?

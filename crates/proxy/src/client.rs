@@ -1,9 +1,8 @@
 //! One client's session: its commands, one after the other.
 
 use std::cell::Cell;
-use std::future::{Future as _, poll_fn};
+use std::future::poll_fn;
 use std::io;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
@@ -143,9 +142,8 @@ impl Client {
 
     /// Waits for a command. False: there is something else to do, see [`SessionInfo::recalled`].
     async fn readable(&self) -> io::Result<bool> {
-        let mut readable = pin!(self.socket.readable());
         poll_fn(|cx| {
-            if let Poll::Ready(ready) = readable.as_mut().poll(cx) {
+            if let Poll::Ready(ready) = self.socket.poll_readable(cx) {
                 return Poll::Ready(ready.map(|()| true));
             }
             if self.info.recalled.replace(false) {

@@ -150,10 +150,15 @@ impl Socket {
 
     /// Waits until there is something to read (or the end).
     pub async fn readable(&self) -> io::Result<()> {
+        poll_fn(|cx| self.poll_readable(cx)).await
+    }
+
+    /// The same for one task at a time, which needs no place in a queue of those that wait.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         if self.layers.as_ref().is_some_and(|l| l.has_more()) {
-            return Ok(());
+            return Poll::Ready(Ok(()));
         }
-        self.stream.readable().await
+        self.stream.poll_read_ready(cx)
     }
 
     /// Appends what has arrived; waits if that is nothing. 0 is the end of the stream.

@@ -18,7 +18,7 @@ const WAIT: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(50
 /// How long a feed rests after an answer that nobody waits for. A primary that commits thousands of
 /// times a second would otherwise have thousands of questions asked on its account, at a tenth of all
 /// that the proxy costs; whoever does wait, wakes it.
-const REST: Duration = Duration::from_millis(2);
+const REST: Duration = Duration::from_millis(5);
 
 pub(super) async fn run(shared: Arc<Shared>, i: usize) {
     let watched = &shared.watched[i];
