@@ -5,6 +5,9 @@ use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use pointsman_wire::auth::{self, native_stage1, native_token, sha2_stage1, sha2_token};
 use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch};
 use pointsman_wire::{Capabilities, HEADER, Header, MAX_PAYLOAD, Reader, Status, write_packet};
@@ -51,8 +54,7 @@ pub struct Raw {
     login_ok: Vec<u8>,
 }
 
-/// What proves the password. The long way of caching_sha2_password is not known here: whoever
-/// needs it logs in with another client once.
+/// What proves the password, at first.
 fn token(plugin: &[u8], password: &str, salt: &[u8; auth::SALT]) -> Result<Vec<u8>> {
     let password = password.as_bytes();
     Ok(match plugin {
@@ -61,6 +63,21 @@ fn token(plugin: &[u8], password: &str, salt: &[u8; auth::SALT]) -> Result<Vec<u
         b"caching_sha2_password" => sha2_token(&sha2_stage1(password), salt).to_vec(),
         other => bail!("{} is asked for", String::from_utf8_lossy(other)),
     })
+}
+
+/// The password for the owner of an RSA key.
+fn encrypted(password: &str, pem: &[u8], salt: &[u8; auth::SALT]) -> Result<Vec<u8>> {
+    let mut masked = password.as_bytes().to_vec();
+    masked.push(0);
+    auth::sha2_mask(&mut masked, salt);
+    let text = std::str::from_utf8(pem)?;
+    let body: String = text.lines().filter(|l| !l.starts_with("-----")).map(str::trim).collect();
+    let key = PublicEncryptingKey::from_der(&STANDARD.decode(body)?)?;
+    let key = OaepPublicEncryptingKey::new(key)?;
+    let mut out = vec![0; key.ciphertext_size()];
+    let len = key.encrypt(&OAEP_SHA1_MGF1SHA1, &masked, &mut out, None)?.len();
+    out.truncate(len);
+    Ok(out)
 }
 
 impl Raw {
@@ -120,15 +137,22 @@ impl Raw {
 
     /// Answers what the server asks for until it says OK or ERR.
     fn proved(&mut self, password: &str) -> Result<Vec<u8>> {
+        let mut newest = self.greeting.salt;
         loop {
             let answer = self.packet()?;
             match answer[..] {
                 [0xfe, ..] => {
                     let (plugin, salt) = parse_auth_switch(&answer)?;
                     self.send(&token(&plugin, password, &salt)?)?;
+                    newest = salt;
                 }
                 [1, auth::SHA2_FAST_OK] => {}
-                [1, ..] => bail!("the server does not know this password yet"),
+                // The long way of caching_sha2_password, without TLS.
+                [1, auth::SHA2_FULL] => self.send(&[auth::SHA2_REQUEST_KEY])?,
+                [1, ref key @ ..] => {
+                    let encrypted = encrypted(password, key, &newest)?;
+                    self.send(&encrypted)?;
+                }
                 _ => return Ok(answer),
             }
         }

@@ -6,7 +6,8 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
 
 use pointsman_tests::{
-    APP_PASSWORD, APP_USER, LONG, Output, Raw, ServerError, Setup, Site, caps, wait_until,
+    APP_PASSWORD, APP_USER, LONG, Output, Raw, ServerError, Setup, Site, caps, lenenc_row,
+    wait_until,
 };
 use pointsman_wire::Capabilities;
 
@@ -556,4 +557,44 @@ fn idle_clients_cost_little_memory() {
     for db in &mut clients {
         assert_eq!(db.one("SELECT 1").unwrap(), "1");
     }
+}
+
+#[test]
+fn the_process_list_is_told_by_the_ids_that_clients_know() {
+    let site = Site::start();
+    let mut one = Raw::connect(site.port()).unwrap();
+    let mut other = Raw::connect(site.port()).unwrap();
+    other.query("INSERT INTO t VALUES (1)").ok();
+    one.one("SELECT 1").unwrap();
+    let listed = |rows: &[Vec<Option<String>>]| {
+        let mut found: Vec<(u32, String)> = Vec::new();
+        for row in rows {
+            let field = |i: usize| row[i].clone().unwrap_or_default();
+            if field(1) == "app" {
+                found.push((field(0).parse().unwrap(), field(2)));
+            }
+        }
+        found.sort();
+        found
+    };
+    let expected = |clients: &[&Raw]| {
+        let mut all: Vec<_> = clients
+            .iter()
+            .map(|c| (c.greeting.connection_id, c.stream().local_addr().unwrap().to_string()))
+            .collect();
+        all.sort();
+        all
+    };
+    // Each session once, whichever servers it is connected to, and nothing else of that account.
+    for sql in ["SHOW PROCESSLIST", "SHOW FULL PROCESSLIST", "show full processlist;"] {
+        assert_eq!(listed(&one.query(sql).unwrap()), expected(&[&one, &other]), "{sql}");
+    }
+    one.command(0x0a, b"").unwrap();
+    let rows: Vec<_> = one.result().unwrap().0.iter().map(|row| lenenc_row(row).unwrap()).collect();
+    assert_eq!(listed(&rows), expected(&[&one, &other]), "COM_PROCESS_INFO");
+    // The server's own id, from its own table, reaches the same connection.
+    let own = other.one("SELECT id FROM information_schema.processlist WHERE id = CONNECTION_ID()");
+    one.query(&format!("KILL {}", own.unwrap())).unwrap();
+    assert!(other.is_closed());
+    assert_eq!(listed(&one.query("SHOW PROCESSLIST").unwrap()), expected(&[&one]));
 }

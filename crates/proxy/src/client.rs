@@ -12,7 +12,7 @@ use pointsman_cluster::ServerId;
 use pointsman_cluster::gtid::Position;
 use pointsman_config::proxy::ProxyConfig;
 use pointsman_session::{Level, Session, Transcript};
-use pointsman_sql::{Class, Dialect, Effects, Flavour, Reason, Verdict};
+use pointsman_sql::{Class, Dialect, Effects, Flavour, Reason, Table, Tables, Verdict};
 use pointsman_wire::{
     BoundTypes, Capabilities, Command, HEADER, Header, MAX_PAYLOAD, Status, err_packet, ok_packet,
     with_types, write_packet,
@@ -212,13 +212,13 @@ impl Client {
                 let text_end = if streamed { request.filled().len() } else { end };
                 let statement = self.classify(&request.filled()[HEADER + 1..text_end], streamed);
                 let effects = statement.verdict.effects;
-                if effects.contains(Effects::KILL) {
-                    let sql = request.filled()[HEADER + 1..text_end].to_vec();
-                    let dialect = self.dialect();
-                    return self.kill_by_statement(&sql, &dialect).await;
-                }
                 let mut job = Job::new(Kind::Query, statement);
-                if effects.contains(Effects::CONNECTION_ID) && !streamed {
+                if effects.contains(Effects::KILL) {
+                    let dialect = self.dialect();
+                    return self.kill_by_statement(job, &dialect, request, end).await;
+                }
+                job.process_list = is_process_list(&job);
+                if means_clients_id(&job) && !streamed {
                     let sql = &request.filled()[HEADER + 1..end];
                     job.packet = self.with_own_id(Command::Query, sql);
                 }
@@ -233,7 +233,7 @@ impl Client {
                     return self.error(1, 1295, "HY000", message).await;
                 }
                 let mut job = Job::new(Kind::Prepare, statement);
-                if job.statement.verdict.effects.contains(Effects::CONNECTION_ID) {
+                if means_clients_id(&job) {
                     let sql = &request.filled()[HEADER + 1..end];
                     job.packet = self.with_own_id(Command::StmtPrepare, sql);
                 }
@@ -279,7 +279,8 @@ impl Client {
                     return self.unknown_statement(request, end, "mysqld_stmt_fetch").await;
                 };
                 let Some(server) = statement.cursor_at else {
-                    let message = format!("The statement ({id}) has no open cursor.");
+                    let dot = if self.worker.snapshot(|s| s.greeting.mariadb) { "" } else { "." };
+                    let message = format!("The statement ({id}) has no open cursor{dot}");
                     return self.error(1, 1421, "HY000", &message).await;
                 };
                 let mut job = Job::new(Kind::Fetch(id), Arc::clone(&statement.statement));
@@ -333,14 +334,17 @@ impl Client {
             | Command::ProcessInfo
                 if !streamed =>
             {
-                self.run(Job::new(Kind::Other, Self::plain(Class::Other, false)), request, end)
-                    .await
+                let mut job = Job::new(Kind::Other, Self::plain(Class::Other, false));
+                job.process_list = command == Command::ProcessInfo;
+                self.run(job, request, end).await
             }
             Command::ProcessKill if end >= HEADER + 5 => {
-                let id = request.filled()[HEADER + 1..HEADER + 5]
-                    .try_into()
-                    .map_or(0, u32::from_le_bytes);
-                self.kill(id, true).await
+                let job = Job::new(Kind::Other, Self::plain(Class::Other, false));
+                self.kill_by_command(job, request, end).await
+            }
+            Command::RegisterReplica if !streamed => self.register_replica(request, end).await,
+            Command::BinlogDump | Command::BinlogDumpGtid if !streamed => {
+                Box::pin(self.dump(request, end)).await
             }
             Command::ResetConnection if !streamed => {
                 self.give_back();
@@ -416,7 +420,7 @@ impl Client {
     }
 
     /// A verdict for commands that are no statements.
-    fn plain(class: Class, anywhere: bool) -> Arc<Statement> {
+    pub(crate) fn plain(class: Class, anywhere: bool) -> Arc<Statement> {
         let mut verdict = Verdict::primary(class, Reason::Administration);
         if anywhere {
             verdict.route = pointsman_sql::Route::AnySession;
@@ -425,12 +429,17 @@ impl Client {
         Arc::new(Statement { verdict, fingerprint: 0, text: "".into(), stats: Default::default() })
     }
 
-    /// The packet with `CONNECTION_ID()` answered by what the client was told at login. `CRC32` of
-    /// the right four bytes is a number of exactly the type that `CONNECTION_ID()` has.
+    /// The packet with `CONNECTION_ID()` answered by what the client was told at login. In MariaDB,
+    /// `CRC32` of the right four bytes is a number of exactly the type that `CONNECTION_ID()` has; in
+    /// MySQL, a string of 21 digits as a number is.
     fn with_own_id(&self, command: Command, sql: &[u8]) -> Option<Vec<u8>> {
-        let bytes = crate::crc::preimage(self.info.id);
-        let [a, b, c, d] = bytes;
-        let literal = format!("CRC32(X'{a:02X}{b:02X}{c:02X}{d:02X}')");
+        let id = self.info.id;
+        let literal = if self.worker.snapshot(|s| s.greeting.mariadb) {
+            let [a, b, c, d] = crate::crc::preimage(id);
+            format!("CRC32(X'{a:02X}{b:02X}{c:02X}{d:02X}')")
+        } else {
+            format!("CAST('{id:021}' AS UNSIGNED)")
+        };
         let sql = pointsman_sql::rewrite_connection_id(sql, &self.dialect(), literal.as_bytes())?;
         let mut payload = vec![if command == Command::Query { 0x03 } else { 0x16 }];
         payload.extend_from_slice(&sql);
@@ -493,6 +502,8 @@ impl Client {
             .get(HEADER + 1..HEADER + 5)
             .map_or(0, |b| b.try_into().map_or(0, u32::from_le_bytes));
         self.skip(request, end).await?;
+        let mariadb = self.worker.snapshot(|s| s.greeting.mariadb);
+        let by = if mariadb { by } else { "mysql_stmt_precheck" };
         let message = format!("Unknown prepared statement handler ({id}) given to {by}");
         self.error(1, 1243, "HY000", &message).await
     }
@@ -557,8 +568,7 @@ impl Client {
                 if let Some(database) = &login.database {
                     self.session.set_schema(database);
                 }
-                *self.info.user.borrow_mut() =
-                    String::from_utf8_lossy(&login.credentials.user).into_owned();
+                self.info.is_now(&login.credentials);
                 self.login = login;
                 let mut out = Vec::new();
                 match self.first_backend().await {
@@ -585,6 +595,14 @@ impl Client {
     pub async fn ok(&mut self, seq: u8) -> Result<(), End> {
         let mut out = Vec::new();
         ok_packet(&mut out, seq, self.session.status());
+        Ok(self.socket.write_all(&out).await?)
+    }
+
+    /// An OK that says how many were affected; fewer than 251.
+    pub async fn ok_with(&mut self, seq: u8, affected: u8) -> Result<(), End> {
+        let mut out = Vec::new();
+        let [low, high] = self.session.status().bits().to_le_bytes();
+        write_packet(&mut out, seq, &[0, affected.min(250), 0, low, high, 0, 0]);
         Ok(self.socket.write_all(&out).await?)
     }
 
@@ -628,6 +646,31 @@ impl Client {
             *rare.errors.entry((server.0, code)).or_default() += 1;
         }
     }
+}
+
+/// Whether its `CONNECTION_ID()` is to be what the client was told at login; not if it is compared
+/// with what the server's own tables of connections say.
+fn means_clients_id(job: &Job) -> bool {
+    let verdict = &job.statement.verdict;
+    let of_the_server = |table: &Table| {
+        table.schema.as_deref().is_some_and(|schema| {
+            ["information_schema", "performance_schema", "sys"]
+                .iter()
+                .any(|s| schema.eq_ignore_ascii_case(s))
+        })
+    };
+    verdict.effects.contains(Effects::CONNECTION_ID)
+        && !verdict.effects.contains(Effects::PROCESSLIST)
+        && !matches!(&verdict.tables, Tables::Known(t) if t.iter().any(of_the_server))
+}
+
+/// Whether it is `SHOW [FULL] PROCESSLIST` and nothing else.
+fn is_process_list(job: &Job) -> bool {
+    let verdict = &job.statement.verdict;
+    verdict.effects == Effects::PROCESSLIST
+        && ["SHOW PROCESSLIST", "SHOW FULL PROCESSLIST"]
+            .iter()
+            .any(|s| job.bare_text().eq_ignore_ascii_case(s))
 }
 
 /// Whether a server accepts these credentials; if not, its ERR payload, or `None` if no server can be

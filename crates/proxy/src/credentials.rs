@@ -1,5 +1,8 @@
 //! What a client proved, in the forms other servers accept as proof.
 
+use std::ops::Deref;
+use std::sync::Arc;
+
 use aws_lc_rs::encoding::{AsDer, PublicKeyX509Der};
 use aws_lc_rs::rsa::{
     KeySize, OAEP_SHA1_MGF1SHA1, OaepPrivateDecryptingKey, OaepPublicEncryptingKey,
@@ -10,9 +13,11 @@ use base64::engine::general_purpose::STANDARD;
 use pointsman_wire::auth;
 use zeroize::Zeroizing;
 
-/// A user and as much of the password as is known. Never printed.
+/// A user and as much of the password as is known. Never printed; copies share it.
 #[derive(Clone)]
-pub struct Credentials {
+pub struct Credentials(Arc<Known>);
+
+pub struct Known {
     pub user: Vec<u8>,
     /// `SHA1(password)`.
     native: Option<Zeroizing<[u8; 20]>>,
@@ -21,25 +26,33 @@ pub struct Credentials {
     password: Option<Zeroizing<Vec<u8>>>,
 }
 
+impl Deref for Credentials {
+    type Target = Known;
+
+    fn deref(&self) -> &Known {
+        &self.0
+    }
+}
+
 impl Credentials {
     #[must_use]
     pub fn from_password(user: &[u8], password: &[u8]) -> Self {
-        Self {
+        Self(Arc::new(Known {
             user: user.to_vec(),
             native: Some(Zeroizing::new(auth::native_stage1(password))),
             sha2: Some(Zeroizing::new(auth::sha2_stage1(password))),
             password: Some(Zeroizing::new(password.to_vec())),
-        }
+        }))
     }
 
     #[must_use]
     pub fn from_native(user: &[u8], stage1: [u8; 20]) -> Self {
-        Self {
+        Self(Arc::new(Known {
             user: user.to_vec(),
             native: Some(Zeroizing::new(stage1)),
             sha2: None,
             password: None,
-        }
+        }))
     }
 
     /// Hands out all that tells these credentials from others.

@@ -6,13 +6,14 @@ use pointsman_cluster::gtid::Position;
 use pointsman_session::Digest;
 use pointsman_sql::{Class, Effects};
 use pointsman_wire::{
-    BoundTypes, Control, ErrPacket, HEADER, Header, MAX_PAYLOAD, Status, Tracker,
+    BoundTypes, Capabilities, Control, ErrPacket, HEADER, Header, MAX_PAYLOAD, Status, Tracker,
 };
 
 use crate::backend::{Backend, Broken, Here};
 use crate::buffers::Buffer;
 use crate::client::{Client, execute_packet};
 use crate::prepared::{Context, Prepared, PreparedStatement};
+use crate::processlist;
 use crate::relay::{Failure, Outcome, Sink, Watcher, relay};
 use crate::route::{Job, Kind};
 use crate::worker::Worker;
@@ -92,12 +93,27 @@ impl Client {
             client_id: None,
             digest,
         };
-        let mut sink = if job.again { Sink::Nobody } else { Sink::Client(socket) };
+        let mut sink = match job {
+            Job { again: true, .. } => Sink::Nobody,
+            Job { process_list: true, .. } => Sink::Keep(Vec::new()),
+            _ => Sink::Client(socket),
+        };
         let outcome =
             relay(backend, &mut sink, session, &mut tracker, login.caps, reporting, &mut watcher)
                 .await?;
         backend.in_step = true;
-        if let (Some(own), Some((id, _))) = (watcher.client_id, outcome.prepared) {
+        let (kept, client_id) = match sink {
+            Sink::Keep(kept) => (Some(kept), None),
+            _ => (None, watcher.client_id),
+        };
+        if let Some(kept) = kept {
+            let holders = self.holders(backend.server).await;
+            let deprecate_eof = backend.caps.contains(Capabilities::DEPRECATE_EOF);
+            let user = self.info.user.borrow().clone();
+            let seen = processlist::as_seen(kept, deprecate_eof, &holders, &user);
+            self.socket.write_all(&seen).await.map_err(|_| Failure::Client)?;
+        }
+        if let (Some(own), Some((id, _))) = (client_id, outcome.prepared) {
             backend.statements.insert(own, Here { id, bound: false });
         }
         Ok(outcome)

@@ -106,6 +106,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
         fd: socket.raw_fd(),
         since: Instant::now(),
         user: RefCell::default(),
+        credentials: RefCell::default(),
         database: RefCell::default(),
         statements: Cell::new(0),
         changed: Cell::new(Instant::now()),
@@ -151,7 +152,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
             session.set_schema(database);
             *info.database.borrow_mut() = String::from_utf8_lossy(database).into_owned();
         }
-        *info.user.borrow_mut() = String::from_utf8_lossy(&login.credentials.user).into_owned();
+        info.is_now(&login.credentials);
         let mut client = Client {
             _registered: registered,
             worker: Rc::clone(&worker),
@@ -367,9 +368,7 @@ impl<'a> Proving<'a> {
             if account.as_ref().is_some_and(|a| a.locked) {
                 let name = String::from_utf8_lossy(user).into_owned();
                 return Err(if self.worker.snapshot(|s| s.greeting.mariadb) {
-                    let message =
-                        format!("Access denied, this account is locked ('{name}'@'{ip}')");
-                    self.denied(4151, "HY000", message)
+                    self.denied(4151, "HY000", "Access denied, this account is locked".to_owned())
                 } else {
                     let message =
                         format!("Access denied for user '{name}'@'{ip}'. Account is locked.");

@@ -230,6 +230,13 @@ impl Pool {
         });
     }
 
+    /// The server's ids of the connections that nobody uses.
+    pub fn threads(&self, server: ServerId) -> Vec<u32> {
+        let place = self.of(server);
+        let idle = place.idle.borrow();
+        idle.iter().map(|i| i.backend.thread_id).collect()
+    }
+
     /// Closes what has been idle for long, is old, or leads to a server that is out of work.
     pub fn expire(&self, snapshot: &Snapshot) {
         let in_work = |server: ServerId| {

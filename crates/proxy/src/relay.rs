@@ -42,6 +42,8 @@ pub enum Sink<'a> {
     Client(&'a mut Socket),
     /// It was given to the client before, when the statement first ran.
     Nobody,
+    /// Kept, to be looked at as a whole before the client gets it.
+    Keep(Vec<u8>),
 }
 
 impl Sink<'_> {
@@ -49,6 +51,10 @@ impl Sink<'_> {
         match self {
             Self::Client(client) => client.write_all(bytes).await.map_err(|_| Failure::Client),
             Self::Nobody => Ok(()),
+            Self::Keep(kept) => {
+                kept.extend_from_slice(bytes);
+                Ok(())
+            }
         }
     }
 }
@@ -98,7 +104,10 @@ pub async fn relay(
             Err(e) => Some(e),
         };
         if let Some(e) = failed {
-            let next_seq = (tracker.at_boundary() && buf.is_empty()).then(|| tracker.next_seq());
+            let next_seq = match client {
+                Sink::Keep(_) => Some(1),
+                _ => (tracker.at_boundary() && buf.is_empty()).then(|| tracker.next_seq()),
+            };
             return Err(Failure::Server { broken: e.into(), passed, next_seq });
         }
         let full = buf.is_full();
@@ -169,7 +178,9 @@ pub async fn relay(
         };
         if ready > 0 {
             client.write_all(&buf.filled()[..ready]).await?;
-            passed += ready as u64;
+            if !matches!(client, Sink::Keep(_)) {
+                passed += ready as u64;
+            }
             buf.consume(ready);
         }
         if wants_file {

@@ -45,6 +45,8 @@ pub struct Job {
     /// The only server that can run it.
     pub only: Option<ServerId>,
     pub bulk: bool,
+    /// Its reply is a list of connections, to be told by the clients' ids.
+    pub process_list: bool,
     /// For an execution: what was sent for it in advance.
     pub long_data: LongData,
     /// For an execution that is repeated: the types its packet does not name.
@@ -61,6 +63,7 @@ impl Job {
             packet: None,
             only: None,
             bulk: false,
+            process_list: false,
             long_data: LongData::default(),
             types: None,
             again: false,
@@ -74,6 +77,11 @@ impl Job {
             Kind::Fetch(_) => Expect::Rows,
             _ => pointsman_wire::Command::from_byte(first).expect(),
         }
+    }
+
+    /// The statement's normal form, without what may end it.
+    pub fn bare_text(&self) -> &str {
+        self.statement.text.trim_end_matches([';', ' '])
     }
 
     /// Runs something that counts as the session's statement.
@@ -431,6 +439,10 @@ impl Client {
         passed: u64,
         next_seq: Option<u8>,
     ) -> Result<(), End> {
+        if self.info.killed.get() {
+            // As servers do: the connection just ends.
+            return Err(End::Broken);
+        }
         let name = self.name(server);
         tracing::debug!(server = name, %broken, passed, "connection to a server lost under a statement");
         if let Some(seq) = next_seq {
@@ -504,5 +516,5 @@ pub(crate) fn sets_names(job: &Job) -> bool {
         && verdict.effects == Effects::SET_SYSVAR
         && ["SET NAMES", "SET CHARACTER SET", "SET CHARSET"]
             .iter()
-            .any(|s| job.statement.text.starts_with(s))
+            .any(|s| job.statement.text.get(..s.len()).is_some_and(|t| t.eq_ignore_ascii_case(s)))
 }

@@ -39,6 +39,12 @@ pub struct Shared {
     repeating: AtomicU32,
 }
 
+/// The least connection id, and how many there are: all of them positive where they are taken for
+/// signed numbers. The first is drawn by lot, so that those of a proxy's former life, and of other
+/// proxies, are others.
+const FIRST_ID: u32 = 1 << 30;
+const IDS: u32 = 1 << 30;
+
 /// How many more sessions than the emptiest worker one may have before it passes a client on.
 const SLACK: u64 = 1;
 
@@ -59,7 +65,7 @@ impl Shared {
             known: Known::default(),
             blocked,
             own_accounts,
-            next_id: AtomicU32::new(1),
+            next_id: AtomicU32::new(rand::random_range(0..IDS / 2)),
             repeating: AtomicU32::new(0),
         }
     }
@@ -69,14 +75,10 @@ impl Shared {
         self.tls.load().server(usize::from(server.0)).cloned()
     }
 
-    /// A connection id no live session has, short of four billion connections.
+    /// A connection id no live session has, short of a billion connections; nor any connection of a
+    /// server, as long as that has not had as many. So `KILL` knows whose id it is given.
     pub fn next_id(&self) -> u32 {
-        loop {
-            let id = self.next_id.fetch_add(1, Relaxed);
-            if id != 0 {
-                return id;
-            }
-        }
+        FIRST_ID + self.next_id.fetch_add(1, Relaxed) % IDS
     }
 
     /// A transaction is to be repeated, before statements that only waited go on; until this is

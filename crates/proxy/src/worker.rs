@@ -20,10 +20,12 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::Counted;
-use crate::kill::KillRequest;
+use crate::credentials::Credentials;
+use crate::kill::{Victim, Whom};
 use crate::listen::Entrance;
 use crate::login;
 use crate::pool::Pool;
+use crate::processlist::{Holders, Listed};
 use crate::repeat::Past;
 use crate::shared::Shared;
 use crate::stats::{StatementStats, WorkerStats};
@@ -42,7 +44,12 @@ pub enum Ask {
     },
     Sessions(std::sync::mpsc::Sender<Vec<SessionRow>>),
     Statements(std::sync::mpsc::Sender<Vec<StatementRow>>),
-    Kill(KillRequest, oneshot::Sender<Option<crate::kill::Victim>>),
+    /// Whom a `KILL` means. What they run counts as killed from here on.
+    Find(Whom, oneshot::Sender<Vec<Victim>>),
+    /// The session with this id was killed.
+    End(u32),
+    /// Who has which connection to a server.
+    Holders(ServerId, oneshot::Sender<Holders>),
     /// The newest commits its sessions were told of.
     Told(oneshot::Sender<Vec<(u32, u64)>>),
     /// Accept no more; end sessions as they become idle. Answers when the last has gone.
@@ -57,6 +64,7 @@ pub struct SessionInfo {
     pub fd: RawFd,
     pub since: Instant,
     pub user: RefCell<String>,
+    pub credentials: RefCell<Option<Credentials>>,
     pub database: RefCell<String>,
     pub statements: Cell<u64>,
     /// Since when it has been doing what it does.
@@ -82,6 +90,12 @@ pub struct SessionInfo {
 }
 
 impl SessionInfo {
+    /// It has logged in, as this user.
+    pub fn is_now(&self, credentials: &Credentials) {
+        *self.user.borrow_mut() = String::from_utf8_lossy(&credentials.user).into_owned();
+        *self.credentials.borrow_mut() = Some(credentials.clone());
+    }
+
     fn recall(&self) {
         self.recalled.set(true);
         if let Some(waker) = self.waker.take() {
@@ -196,8 +210,16 @@ impl Worker {
                 Ask::Told(reply) => {
                     let _ = reply.send(self.told.borrow().iter().copied().collect());
                 }
-                Ask::Kill(request, reply) => {
-                    let _ = reply.send(self.kill(&request));
+                Ask::Find(whom, reply) => {
+                    let _ = reply.send(self.find(&whom));
+                }
+                Ask::End(id) => self.end(id),
+                Ask::Holders(server, reply) => {
+                    let sessions = self.sessions.borrow();
+                    let _ = reply.send(Holders {
+                        sessions: sessions.values().map(|s| Listed::of(s, server)).collect(),
+                        idle: self.pool.threads(server),
+                    });
                 }
                 Ask::Drain(reply) => {
                     accepting.drain(..).for_each(|task| task.abort());
@@ -401,22 +423,33 @@ impl Worker {
         }
     }
 
-    fn kill(&self, request: &KillRequest) -> Option<crate::kill::Victim> {
+    fn find(&self, whom: &Whom) -> Vec<Victim> {
         let sessions = self.sessions.borrow();
-        let session = sessions.get(&request.id)?;
-        let victim = crate::kill::Victim {
-            user: session.user.borrow().clone(),
-            backends: session.backends.borrow().iter().map(|p| (p.server, p.thread)).collect(),
-            busy: session.busy.get().map(|(server, _)| server),
-        };
-        if victim.user == request.by {
+        let found = sessions.values().filter(|session| whom.is(session));
+        found
+            .map(|session| {
+                session.killed.set(true);
+                Victim {
+                    id: session.id,
+                    credentials: session.credentials.borrow().clone(),
+                    backends: session
+                        .backends
+                        .borrow()
+                        .iter()
+                        .map(|p| (p.server, p.thread))
+                        .collect(),
+                    busy: session.busy.get().map(|(server, _)| server),
+                }
+            })
+            .collect()
+    }
+
+    fn end(&self, id: u32) {
+        if let Some(session) = self.sessions.borrow().get(&id) {
             session.killed.set(true);
-            if request.connection {
-                session.ended.set(true);
-                hang_up(session.fd);
-            }
+            session.ended.set(true);
+            hang_up(session.fd);
         }
-        Some(victim)
     }
 }
 

@@ -38,10 +38,12 @@ pub enum Pin {
     NextTransaction,
     /// `sql_auto_is_null`: `WHERE id IS NULL` finds the row inserted last, on the primary only.
     AutoIsNull,
+    /// COM_REGISTER_SLAVE: the server knows a replica by this connection.
+    Replica,
 }
 
 impl Pin {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TableLock,
         Self::NamedLock,
         Self::Handler,
@@ -51,6 +53,7 @@ impl Pin {
         Self::Serializable,
         Self::NextTransaction,
         Self::AutoIsNull,
+        Self::Replica,
     ];
 
     /// Stable short form for metrics and tables.
@@ -66,6 +69,7 @@ impl Pin {
             Self::Serializable => "serializable",
             Self::NextTransaction => "next_transaction",
             Self::AutoIsNull => "auto_is_null",
+            Self::Replica => "replica",
         }
     }
 }
@@ -137,6 +141,12 @@ impl Session {
     pub fn set_names(&mut self, sql: &[u8]) {
         self.keep_variables();
         self.variables.set_names(sql);
+    }
+
+    /// COM_REGISTER_SLAVE goes to this primary, where the session stays.
+    pub fn register_replica(&mut self, primary: Server) {
+        self.primary = Some(primary);
+        self.pin(Pin::Replica);
     }
 
     /// COM_SET_OPTION succeeded.
@@ -291,7 +301,7 @@ impl Session {
     /// What the session has on the primary that no other server could be given, if anything.
     #[must_use]
     pub fn lives_on_primary(&self) -> Option<&'static str> {
-        let held = [Pin::TableLock, Pin::NamedLock, Pin::Handler, Pin::Xa];
+        let held = [Pin::TableLock, Pin::NamedLock, Pin::Handler, Pin::Xa, Pin::Replica];
         if let Some(pin) = held.into_iter().find(|p| self.pins & bit(*p) != 0) {
             Some(pin.code())
         } else if !self.temporary.is_empty() {

@@ -7,11 +7,12 @@ use pointsman_sandbox::Flavour;
 use pointsman_tests::compare::{Comparison, Variant, directory, load};
 
 const USAGE: &str = "\
-usage: compare [--mariadb | --mysql] [--old | --new] [--explained] [WORDS]
+usage: compare [--mariadb | --mysql] [--old | --new] [--explained] [--open] [WORDS]
 
 Tells the cases whose `file: title` contains WORDS on a direct connection to the primary and
 through the proxy, and shows whatever a client sees differ. --old and --new say what kind of
-client; --explained also lists what may differ, and why.
+client; --explained also lists what may differ, and why; --open tells those that are known to
+differ and wait to be mended.
 ";
 
 fn main() -> ExitCode {
@@ -29,6 +30,7 @@ fn run() -> Result<bool> {
     let mut flavours = vec![Flavour::MariaDb, Flavour::MySql];
     let mut variants = vec![Variant::Old, Variant::New];
     let (mut explained, mut words) = (false, Vec::new());
+    let mut from = directory();
     for arg in std::env::args().skip(1) {
         match arg.as_str() {
             "--mariadb" => flavours = vec![Flavour::MariaDb],
@@ -36,6 +38,7 @@ fn run() -> Result<bool> {
             "--old" => variants = vec![Variant::Old],
             "--new" => variants = vec![Variant::New],
             "--explained" => explained = true,
+            "--open" => from.push("open"),
             "--help" | "-h" => {
                 print!("{USAGE}");
                 return Ok(true);
@@ -45,7 +48,7 @@ fn run() -> Result<bool> {
         }
     }
     let words = words.join(" ");
-    let mut cases = load(&directory())?;
+    let mut cases = load(&from)?;
     cases.retain(|case| case.name.contains(&words));
     ensure!(!cases.is_empty(), "no case is called {words:?}");
     let mut alike = true;

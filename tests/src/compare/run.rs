@@ -231,8 +231,10 @@ impl Comparison {
                 said.extend(login);
                 ids.extend(actor.id().map(|id| (id, name.clone())));
                 actors.insert(name.clone(), actor);
-            } else if let Action::Until(sql) = &step.action {
-                self.until(sql)?;
+            } else if let Action::Until(_) = &step.action {
+                if let Action::Until(sql) = filled_in(&step.action, &ids) {
+                    self.until(&sql)?;
+                }
             } else {
                 if !actors.contains_key(name) {
                     let (actor, login) =
@@ -266,6 +268,8 @@ impl Comparison {
     fn until(&self, sql: &str) -> Result<()> {
         let mut bosses = [self.site.primary(), self.site.replica()].map(|n| self.boss(n.port()));
         wait_until(sql, Duration::from_secs(15), || {
+            // Servers renew the tables of InnoDB only if they were not read for a tenth of a second.
+            std::thread::sleep(Duration::from_millis(120));
             for boss in &mut bosses {
                 let Ok(boss) = boss else { continue };
                 if boss.one(sql)? == "1" {
@@ -312,6 +316,9 @@ fn filled_in(action: &Action, ids: &[(u32, String)]) -> Action {
         Action::Query { sql, wait } => Action::Query { sql: fill(sql), wait: *wait },
         Action::Prepare { name, sql } => Action::Prepare { name: name.clone(), sql: fill(sql) },
         Action::Command(byte, argument) => Action::Command(*byte, fill(argument)),
+        Action::Until(sql) => {
+            Action::Until(String::from_utf8_lossy(&fill(sql.as_bytes())).into_owned())
+        }
         other => other.clone(),
     }
 }

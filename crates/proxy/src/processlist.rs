@@ -1,0 +1,245 @@
+//! `SHOW PROCESSLIST` as on a direct connection: sessions by the ids and addresses their clients know,
+//! those included that the primary does not know of; connections that nobody uses left out.
+//!
+//! The tables of `information_schema` and `performance_schema` show what the primary itself knows;
+//! `KILL` takes ids from there as well.
+
+use pointsman_cluster::ServerId;
+use pointsman_wire::{HEADER, Header, Malformed, Reader, put_lenenc_bytes, write_packet};
+use tokio::sync::oneshot;
+
+use crate::client::Client;
+use crate::worker::{Ask, SessionInfo};
+
+/// What a worker knows of the connections to one server.
+#[derive(Default)]
+pub struct Holders {
+    pub sessions: Vec<Listed>,
+    /// The server's ids of the connections that no session has.
+    pub idle: Vec<u32>,
+}
+
+/// One session.
+pub struct Listed {
+    pub id: u32,
+    pub user: String,
+    pub host: String,
+    pub database: String,
+    /// The server's own id of its connection, if it has one.
+    pub thread: Option<u32>,
+    /// What it runs, if it does.
+    pub running: Option<String>,
+    /// Since when it does, or does nothing, in seconds.
+    pub time: u64,
+}
+
+impl Listed {
+    pub fn of(session: &SessionInfo, server: ServerId) -> Self {
+        let busy = session.busy.get().is_some();
+        let last = session.last_statement.borrow();
+        Self {
+            id: session.id,
+            user: session.user.borrow().clone(),
+            host: session.peer.get().to_string(),
+            database: session.database.borrow().clone(),
+            thread: session.backends.borrow().iter().find(|p| p.server == server).map(|p| p.thread),
+            running: last.as_ref().filter(|_| busy).map(|s| s.text.to_string()),
+            time: session.changed.get().elapsed().as_secs(),
+        }
+    }
+
+    /// Its row, as a server would have made it.
+    fn row(&self, columns: usize) -> Vec<u8> {
+        let command = if self.running.is_some() { "Query" } else { "Sleep" };
+        let id = self.id.to_string();
+        let time = self.time.to_string();
+        let database = Some(self.database.as_str()).filter(|d| !d.is_empty());
+        let fields = [
+            Some(id.as_str()),
+            Some(&self.user),
+            Some(&self.host),
+            database,
+            Some(command),
+            Some(&time),
+            Some(""),
+            self.running.as_deref(),
+            Some("0.000"), // MariaDB's Progress
+        ];
+        let mut row = Vec::new();
+        for field in fields.into_iter().chain(std::iter::repeat(None)).take(columns) {
+            match field {
+                Some(text) => put_lenenc_bytes(&mut row, text.as_bytes()),
+                None => row.push(NULL),
+            }
+        }
+        row
+    }
+}
+
+/// In place of a field.
+const NULL: u8 = 0xfb;
+
+impl Client {
+    /// Who has which connection to `server`, of all workers.
+    pub(crate) async fn holders(&self, server: ServerId) -> Holders {
+        let mut all = Holders::default();
+        for worker in self.worker.shared.workers.get().into_iter().flatten() {
+            let (reply, answer) = oneshot::channel();
+            if worker.send(Ask::Holders(server, reply)).is_ok()
+                && let Ok(Holders { sessions, idle }) = answer.await
+            {
+                all.sessions.extend(sessions);
+                all.idle.extend(idle);
+            }
+        }
+        all
+    }
+}
+
+/// A server's reply to `SHOW PROCESSLIST`, as `user` is to see it. Anything but one result set, an
+/// error say, stays as it is.
+pub fn as_seen(reply: Vec<u8>, deprecate_eof: bool, holders: &Holders, user: &str) -> Vec<u8> {
+    rewritten(&reply, deprecate_eof, holders, user).unwrap_or(reply)
+}
+
+fn rewritten(
+    reply: &[u8],
+    deprecate_eof: bool,
+    holders: &Holders,
+    user: &str,
+) -> Result<Vec<u8>, Malformed> {
+    let mut packets = Vec::new();
+    let mut rest = reply;
+    while let Some(header) = Header::parse(rest) {
+        let end = HEADER + header.len;
+        packets.push(rest.get(HEADER..end).ok_or(Malformed("cut short"))?);
+        rest = &rest[end..];
+    }
+    let count = packets.first().filter(|p| matches!(p[..], [1..=250])).ok_or(NOT_A_LIST)?;
+    let columns = usize::from(count[0]);
+    let before = 1 + columns + usize::from(!deprecate_eof);
+    let [head @ .., end] = &packets[..] else { return Err(NOT_A_LIST) };
+    let (head, rows) = head.split_at_checked(before).ok_or(NOT_A_LIST)?;
+    if columns < 8 || end.first() != Some(&0xfe) {
+        return Err(NOT_A_LIST);
+    }
+
+    let mut out = Vec::with_capacity(reply.len() + 128 * holders.sessions.len());
+    let mut seq = 1;
+    for packet in head {
+        seq = write_packet(&mut out, seq, packet);
+    }
+    let mut listed = Vec::new();
+    // Who may see another's connection may see all: the monitor's own is always there.
+    let mut sees_all = false;
+    for row in rows {
+        let mut r = Reader::new(row);
+        let thread = std::str::from_utf8(r.lenenc_bytes()?).ok().and_then(|id| id.parse().ok());
+        let whose = r.lenenc_bytes()?;
+        sees_all |= whose != user.as_bytes();
+        let session = holders.sessions.iter().find(|s| s.thread.is_some() && s.thread == thread);
+        match session {
+            Some(session) => {
+                listed.push(session.id);
+                let mut row = Vec::new();
+                put_lenenc_bytes(&mut row, session.id.to_string().as_bytes());
+                put_lenenc_bytes(&mut row, whose);
+                put_lenenc_bytes(&mut row, session.host.as_bytes());
+                if r.rest().first() == Some(&NULL) {
+                    r.u8()?;
+                } else {
+                    r.lenenc_bytes()?;
+                }
+                row.extend_from_slice(r.rest());
+                seq = write_packet(&mut out, seq, &row);
+            }
+            None if thread.is_some_and(|thread| holders.idle.contains(&thread)) => {}
+            None => seq = write_packet(&mut out, seq, row),
+        }
+    }
+    let others = holders.sessions.iter().filter(|s| !listed.contains(&s.id));
+    for session in others.filter(|s| sees_all || s.user == user) {
+        seq = write_packet(&mut out, seq, &session.row(columns));
+    }
+    write_packet(&mut out, seq, end);
+    Ok(out)
+}
+
+const NOT_A_LIST: Malformed = Malformed("not a process list");
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(fields: &[&str]) -> Vec<u8> {
+        let mut row = Vec::new();
+        fields.iter().for_each(|f| put_lenenc_bytes(&mut row, f.as_bytes()));
+        row
+    }
+
+    fn reply(rows: &[Vec<u8>]) -> Vec<u8> {
+        let mut out = Vec::new();
+        let mut seq = write_packet(&mut out, 1, &[8]);
+        for _ in 0..8 {
+            seq = write_packet(&mut out, seq, b"\x03def");
+        }
+        seq = write_packet(&mut out, seq, &[0xfe, 0, 0, 2, 0]);
+        for row in rows {
+            seq = write_packet(&mut out, seq, row);
+        }
+        write_packet(&mut out, seq, &[0xfe, 0, 0, 2, 0]);
+        out
+    }
+
+    fn session(id: u32, user: &str, thread: Option<u32>) -> Listed {
+        Listed {
+            id,
+            user: user.into(),
+            host: format!("10.0.0.{id}:99"),
+            database: "app".into(),
+            thread,
+            running: None,
+            time: 3,
+        }
+    }
+
+    fn server_row(thread: &str, user: &str) -> Vec<u8> {
+        row(&[thread, user, "proxy:1", "app", "Sleep", "1", "", "SELECT"])
+    }
+
+    #[test]
+    fn sessions_are_listed_by_the_ids_their_clients_know() {
+        let holders = Holders {
+            sessions: vec![
+                session(70, "app", Some(5)),
+                session(71, "app", None),
+                session(72, "other", None),
+            ],
+            idle: vec![6],
+        };
+        let rows = [server_row("5", "app"), server_row("6", "app")];
+        let mine = row(&["70", "app", "10.0.0.70:99", "app", "Sleep", "1", "", "SELECT"]);
+        let mut elsewhere = row(&["71", "app", "10.0.0.71:99", "app", "Sleep", "3", ""]);
+        elsewhere.push(NULL);
+        assert_eq!(
+            as_seen(reply(&rows), false, &holders, "app"),
+            reply(&[mine.clone(), elsewhere.clone()])
+        );
+        // Who sees others' connections sees others' sessions.
+        let rows = [server_row("5", "app"), server_row("9", "monitor")];
+        let seen = as_seen(reply(&rows), false, &holders, "app");
+        let mut theirs = row(&["72", "other", "10.0.0.72:99", "app", "Sleep", "3", ""]);
+        theirs.push(NULL);
+        assert_eq!(seen, reply(&[mine, server_row("9", "monitor"), elsewhere, theirs]));
+    }
+
+    #[test]
+    fn what_is_no_list_stays_as_it_is() {
+        let mut error = Vec::new();
+        write_packet(&mut error, 1, b"\xff\x01\x02#HY000no");
+        let seen = as_seen(error.clone(), false, &Holders::default(), "app");
+        assert_eq!(seen, error);
+        let cut = reply(&[])[..20].to_vec();
+        assert_eq!(as_seen(cut.clone(), false, &Holders::default(), "app"), cut);
+    }
+}
