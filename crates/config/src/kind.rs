@@ -20,7 +20,13 @@ pub fn kind(text: &str) -> Kind {
         if let Some(header) = line.strip_prefix('[') {
             let name = header.trim_start_matches('[').split([']', '.']).next().unwrap_or_default();
             match name.trim().trim_matches(['"', '\'']) {
-                "vrrp" | "vrrp_instance" | "vrrp_sync_group" | "virtual_server" => {
+                "vrrp"
+                | "vrrp_script"
+                | "vrrp_track_process"
+                | "vrrp_track_file"
+                | "vrrp_sync_group"
+                | "virtual_server"
+                | "virtual_server_group" => {
                     return Kind::Director;
                 }
                 "listener" | "server" | "monitor" | "routing" | "limits" | "user" | "console" => {
@@ -39,6 +45,8 @@ pub fn kind(text: &str) -> Kind {
             "vrrp_sync_group",
             "vrrp_script",
             "vrrp_track_process",
+            "vrrp_track_file",
+            "track_file",
             "virtual_server",
             "virtual_server_group",
             "static_ipaddress",

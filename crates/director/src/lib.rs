@@ -66,9 +66,10 @@ impl Director {
         shared: Arc<Shared>,
     ) -> Result<Self, Error> {
         let control = Arc::new(Control::new(source).map_err(Error::os("eventfd"))?);
+        let vmacs = make_vmacs(config).map_err(Error::os("use_vmac"))?;
         // The data plane first: the guard that the shell forks keeps it alive a little longer.
         let loaded = virtuals::load(config)?;
-        let shell = shell::Shell::new(config, Arc::clone(&shared), Arc::clone(&control))?;
+        let shell = shell::Shell::new(config, Arc::clone(&shared), Arc::clone(&control), vmacs)?;
         let virtuals = virtuals::Virtuals::start(config, loaded, shared)?;
         Ok(Self { shell, virtuals, control })
     }
@@ -88,6 +89,22 @@ impl Director {
         let Self { shell, mut virtuals, .. } = self;
         // The virtual servers end after the virtual routers: until the last address is gone, and
         // while neighbours still learn where it went, packets must find their way.
-        shell.run(&mut virtuals)
+        let vmacs = shell.run(&mut virtuals)?;
+        drop(virtuals);
+        drop(vmacs);
+        Ok(())
     }
+}
+
+/// Interfaces with virtual MACs: the data plane wants them to be there.
+fn make_vmacs(config: &config::DirectorConfig) -> std::io::Result<sys::vmac::Vmacs> {
+    let mut vmacs = sys::vmac::Vmacs::default();
+    if config.vrrp.iter().any(|v| v.use_vmac.is_some()) {
+        let mut socket = sys::netlink::Socket::route()?;
+        let links = sys::link::Links::read(&mut socket)?;
+        for instance in &config.vrrp {
+            vmacs.ensure(instance, &links, &mut socket)?;
+        }
+    }
+    Ok(vmacs)
 }

@@ -7,6 +7,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounterVec, IntGaugeVec, Opts};
 
+use crate::config::Protocol;
 use crate::status::Shared;
 
 /// Reads [`Shared`] at each scrape: nothing is counted twice.
@@ -45,7 +46,7 @@ impl Families {
         let counter = |name: &str, help: &str, labels: &[&str]| {
             IntCounterVec::new(Opts::new(name, help), labels).expect("names are valid")
         };
-        let real = ["vip", "port", "real_server"];
+        let real = ["vip", "port", "protocol", "real_server"];
         Self {
             state: gauge(
                 "pointsman_vrrp_state",
@@ -88,7 +89,7 @@ impl Families {
                 "pointsman_virtual_server_current_connections",
                 "Connections a real server has: established (active), and being opened, being \
                  closed, or UDP (inactive)",
-                &["vip", "port", "real_server", "state"],
+                &["vip", "port", "protocol", "real_server", "state"],
             ),
             packets: counter(
                 "pointsman_virtual_server_packets_total",
@@ -161,18 +162,22 @@ impl Families {
         for vs in shared.virtual_servers() {
             let Some(vip) = vs.vip else { continue };
             let (ip, port) = (vip.ip().to_string(), vip.port().to_string());
+            let protocol = match vs.protocol {
+                Protocol::Tcp => "tcp",
+                Protocol::Udp => "udp",
+                Protocol::Sctp => "sctp",
+            };
             for server in vs.real_servers {
                 let address = server.address.to_string();
-                let labels = [ip.as_str(), port.as_str(), address.as_str()];
+                let labels = [ip.as_str(), port.as_str(), protocol, address.as_str()];
                 self.up.with_label_values(&labels).set(server.up.into());
                 self.weight.with_label_values(&labels).set(server.weight.into());
                 self.connections.with_label_values(&labels).inc_by(server.traffic.connections);
                 let held =
                     [("active", server.traffic.active), ("inactive", server.traffic.inactive)];
-                // TCP and UDP of one port have the same labels.
                 for (state, n) in held {
-                    let labels = [ip.as_str(), port.as_str(), address.as_str(), state];
-                    self.held.with_label_values(&labels).add(n as i64);
+                    let labels = [ip.as_str(), port.as_str(), protocol, address.as_str(), state];
+                    self.held.with_label_values(&labels).set(n as i64);
                 }
                 self.packets.with_label_values(&labels).inc_by(server.traffic.packets);
                 self.bytes.with_label_values(&labels).inc_by(server.traffic.bytes);

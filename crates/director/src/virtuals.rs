@@ -94,6 +94,7 @@ fn interfaces(config: &DirectorConfig) -> Result<Vec<String>, Error> {
     for instance in &config.vrrp {
         let all = instance.virtual_ipaddress.iter().chain(&instance.virtual_ipaddress_excluded);
         interfaces.extend(all.filter_map(|a| a.dev.clone()));
+        interfaces.extend(instance.vmac());
     }
     interfaces.sort();
     interfaces.dedup();

@@ -292,3 +292,115 @@ fn a_rolling_replacement_keeps_the_address() {
     println!("rolling replacement: {gap:?} without an answer at most");
     assert!(gap < seconds(2), "{gap:?}");
 }
+
+/// Whether the client hears from an address: a refused connection is an answer.
+fn answers(lab: &Lab, address: &str) -> bool {
+    let to = std::net::SocketAddr::new(address.parse().unwrap(), 9);
+    let connect = move || std::net::TcpStream::connect_timeout(&to, seconds(1));
+    let result = lab::in_namespace(lab.namespace(CLIENT), connect).join().unwrap();
+    result.is_err_and(|e| e.kind() == std::io::ErrorKind::ConnectionRefused)
+}
+
+/// What the client has learned.
+fn mac_of(lab: &Lab, address: &str) -> String {
+    let shown = lab.output(CLIENT, "ip", &["neigh", "show", address]);
+    shown.split("lladdr ").nth(1).and_then(|w| w.split(' ').next()).unwrap_or("").to_owned()
+}
+
+/// keepalived's protocol number of routes, which ours have too.
+fn routes(lab: &Lab, host: u8) -> Vec<String> {
+    let shown = lab.output(host, "ip", &["route", "show", "proto", "18", "table", "all"]);
+    let mut lines: Vec<String> = shown.lines().map(|l| l.trim().to_owned()).collect();
+    lines.sort();
+    lines
+}
+
+#[test]
+fn virtual_routes_come_and_go_with_the_address_as_keepalived_has_them() {
+    let lab = lab_or_skip!("keepalived");
+    let with_routes = |priority| {
+        v3(priority, "0.1").replace(
+            "virtual_ipaddress {",
+            " virtual_routes {\n 10.77.0.0/16 via 192.168.4.254 metric 7\n\
+             src 192.168.4.253 to 10.78.0.0/16 via 192.168.4.254 dev eth0\n\
+             blackhole 10.79.0.0/16\n 10.80.0.0/16 via 192.168.4.254 table 100\n }\nvirtual_ipaddress {",
+        )
+    };
+    let a = lab.director(88, &with_routes(150));
+    let b = lab.keepalived(99, &with_routes(100));
+    assert!(eventually(seconds(4), || only_holder(&lab, 88, 99, VIP)), "{}{}", a.log(), b.log());
+    assert!(eventually(seconds(2), || routes(&lab, 88).len() == 4), "{:?}", routes(&lab, 88));
+    let ours = routes(&lab, 88);
+    // The guard takes them away too.
+    a.signal(libc::SIGKILL);
+    assert!(eventually(seconds(2), || routes(&lab, 88).is_empty()), "left behind");
+    assert!(eventually(seconds(4), || only_holder(&lab, 99, 88, VIP)), "{}", b.log());
+    assert!(
+        eventually(seconds(2), || routes(&lab, 99) == ours),
+        "{:?}\n{ours:?}",
+        routes(&lab, 99)
+    );
+}
+
+#[test]
+fn a_virtual_mac_stays_when_the_address_moves_to_keepalived() {
+    let lab = lab_or_skip!("keepalived");
+    let with_mac =
+        |priority| v3(priority, "0.1").replace(" interface eth0", " use_vmac\n interface eth0");
+    let on = |host: u8| {
+        let shown = lab.output(host, "ip", &["-br", "addr", "show", "dev", "vrrp.51"]);
+        shown.contains(&format!("{VIP}/32"))
+    };
+    // ARP of the real address must not tell of the virtual one, nor the other way round.
+    let neighbour = |address: &str| {
+        lab.output(CLIENT, "ip", &["neigh", "flush", "all"]);
+        assert!(answers(&lab, address), "{address} does not answer");
+        mac_of(&lab, address)
+    };
+    let mut a = lab.director(88, &with_mac(150));
+    let b = lab.keepalived(99, &with_mac(100));
+    assert!(eventually(seconds(4), || on(88) && !on(99)), "{}{}", a.log(), b.log());
+    assert_eq!(neighbour(VIP), "00:00:5e:00:01:33", "{}", a.log());
+    assert_ne!(neighbour("192.168.4.88"), "00:00:5e:00:01:33");
+    std::thread::sleep(seconds(1));
+    assert!(on(88) && !on(99), "they do not hear each other\n{}{}", a.log(), b.log());
+
+    let prober = Prober::start(&lab, CLIENT, VIP, MILLI);
+    a.signal(libc::SIGTERM);
+    a.wait();
+    assert!(eventually(seconds(4), || on(99)), "{}{}", a.log(), b.log());
+    assert_eq!(neighbour(VIP), "00:00:5e:00:01:33");
+    println!("with a virtual MAC, planned stop: {:?} without an answer", prober.longest_gap());
+    // Nothing is left behind.
+    assert!(!lab.output(88, "ip", &["-br", "link"]).contains("vrrp.51"));
+    let setting = lab.output(88, "cat", &["/proc/sys/net/ipv4/conf/eth0/arp_ignore"]);
+    assert_eq!(setting.trim(), "0");
+
+    let a = lab.director(88, &with_mac(150));
+    assert!(eventually(seconds(4), || on(88) && !on(99)), "{}{}", a.log(), b.log());
+    // A killed one leaves the interface, without the address; the next run takes it over.
+    a.signal(libc::SIGKILL);
+    assert!(eventually(seconds(4), || on(99) && !on(88)), "{}", b.log());
+    let a = lab.director(88, &with_mac(150));
+    assert!(eventually(seconds(4), || on(88) && !on(99)), "{}{}", a.log(), b.log());
+}
+
+#[test]
+fn ipv6_addresses_stand_on_their_virtual_mac() {
+    let lab = lab_or_skip!();
+    let with_mac =
+        |priority| v3_ipv6(priority).replace(" interface eth0", " use_vmac\n interface eth0");
+    let on = |host: u8| {
+        let shown = lab.output(host, "ip", &["-br", "addr", "show", "dev", "vrrp6.61"]);
+        shown.contains("fd00::253/128")
+    };
+    let a = lab.director(88, &with_mac(150));
+    let b = lab.director(99, &with_mac(100));
+    assert!(eventually(seconds(4), || on(88) && !on(99)), "{}{}", a.log(), b.log());
+    let there = || answers(&lab, "fd00::253");
+    assert!(eventually(seconds(3), there), "{}", a.log());
+    assert_eq!(mac_of(&lab, "fd00::253"), "00:00:5e:00:02:3d");
+    a.signal(libc::SIGKILL);
+    assert!(eventually(seconds(4), || on(99) && !on(88)), "{}", b.log());
+    assert!(eventually(seconds(3), there), "{}", b.log());
+}

@@ -50,13 +50,15 @@ impl Drop for Checkers {
     }
 }
 
-/// One check's damping: it takes more than one failure in a row to be down (keepalived's
-/// `retry`), one success to be up.
+/// One check's damping: it takes more than `retry` failures in a row to be down, and `rise`
+/// successes to be up again.
 #[derive(Debug)]
 pub(crate) struct Damper {
     up: bool,
     failures: u32,
+    successes: u32,
     retry: u32,
+    rise: u32,
 }
 
 /// What to do after a result.
@@ -64,26 +66,32 @@ pub(crate) struct Damper {
 pub(crate) enum Next {
     /// Nothing changed; come again after `delay_loop`.
     Steady,
-    /// Failed, but not often enough; come again after `delay_before_retry`.
+    /// Failed, or succeeded, but not often enough; come again after `delay_before_retry`.
     Retry,
     /// Changed; tell, and come again after `delay_loop`.
     Changed(bool),
 }
 
 impl Damper {
-    pub fn new(up: bool, retry: u32) -> Self {
-        Self { up, failures: 0, retry }
+    pub fn new(up: bool, retry: u32, rise: u32) -> Self {
+        Self { up, failures: 0, successes: 0, retry, rise }
     }
 
     pub fn note(&mut self, good: bool) -> Next {
         if good {
             self.failures = 0;
-            return if std::mem::replace(&mut self.up, true) {
-                Next::Steady
-            } else {
-                Next::Changed(true)
-            };
+            if self.up {
+                return Next::Steady;
+            }
+            self.successes += 1;
+            if self.successes < self.rise {
+                return Next::Retry;
+            }
+            self.successes = 0;
+            self.up = true;
+            return Next::Changed(true);
         }
+        self.successes = 0;
         if !self.up {
             return Next::Steady;
         }
@@ -131,7 +139,7 @@ fn run(
     let spread = check.warmup.unwrap_or(check.delay_loop.min(Duration::from_secs(1)));
     let share = (server * 7 + number * 3) % 16;
     sleep(spread * share as u32 / 16, stop);
-    let mut damper = Damper::new(starts_up, check.retry);
+    let mut damper = Damper::new(starts_up, check.retry, check.rise);
     let mut weight = None;
     while !stop.load(Ordering::Relaxed) {
         let result = probe::probe(check);
@@ -141,7 +149,9 @@ fn run(
             Next::Retry => check.delay_before_retry,
             Next::Steady | Next::Changed(_) => check.delay_loop,
         };
-        if matches!(next, Next::Changed(_)) || (result.is_ok() && told_weight != weight) {
+        if matches!(next, Next::Changed(_))
+            || (damper.up && result.is_ok() && told_weight != weight)
+        {
             weight = told_weight;
             let verdict = Verdict {
                 service,
@@ -177,7 +187,7 @@ mod tests {
 
     #[test]
     fn retries_before_down_and_is_up_at_once() {
-        let mut damper = Damper::new(true, 2);
+        let mut damper = Damper::new(true, 2, 1);
         let notes: Vec<_> =
             [false, false, true, false, false, false, false, true].map(|g| damper.note(g)).into();
         assert_eq!(
@@ -192,6 +202,16 @@ mod tests {
                 Next::Steady,
                 Next::Changed(true)
             ]
+        );
+    }
+
+    #[test]
+    fn it_rises_only_after_so_many_good_results() {
+        let mut damper = Damper::new(false, 0, 2);
+        let notes = [true, false, true, true, false].map(|g| damper.note(g));
+        assert_eq!(
+            notes,
+            [Next::Retry, Next::Steady, Next::Retry, Next::Changed(true), Next::Changed(false)]
         );
     }
 }

@@ -198,6 +198,7 @@ mod tests {
             delay_loop: Duration::from_secs(1),
             connect_timeout: Duration::from_millis(300),
             retry: 0,
+            rise: 1,
             delay_before_retry: Duration::ZERO,
             warmup: None,
             alpha: false,

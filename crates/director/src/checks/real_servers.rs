@@ -28,6 +28,7 @@ fn check(kind: CheckKind, target: SocketAddr) -> Check {
         delay_loop: Duration::from_secs(1),
         connect_timeout: Duration::from_secs(10),
         retry: 0,
+        rise: 1,
         delay_before_retry: Duration::ZERO,
         warmup: None,
         alpha: false,

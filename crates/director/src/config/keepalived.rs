@@ -9,10 +9,11 @@ use pointsman_vrrp::{AnnounceConfig, Version};
 use super::keywords as kw;
 use super::lexer::Place;
 use super::model::{
-    Attach, DirectorConfig, Notify, SyncGroup, Track, TrackFile, TrackProcess, TrackScript,
-    Tracking, User, VirtualAddress, Vmac, VrrpInstance, Weight,
+    Attach, DirectorConfig, Notify, SyncGroup, Tracking, User, VirtualAddress, VirtualRoute, Vmac,
+    VrrpInstance,
 };
 use super::reader::{Findings, Item, as_ip, as_seconds, flag};
+use super::tracked::{track_file, track_process, track_script, tracks};
 use super::tree::{Statement, Stray, Word};
 use super::{check, services};
 
@@ -132,6 +133,7 @@ fn instance(found: &mut Findings, item: &Item<'_>, d: &Defaults) -> Option<VrrpI
     instance.checksum_without_pseudo_header = d.checksum_without_pseudo_header;
     let mut strict = d.strict;
     let mut version = None;
+    let mut xmit_base = false;
     let mut preempt_delay_at = None;
     let mut nopreempt_at = None;
     let mut password: Option<&Word> = None;
@@ -203,13 +205,16 @@ fn instance(found: &mut Findings, item: &Item<'_>, d: &Defaults) -> Option<VrrpI
             });
         }
         "use_vmac" => {
-            instance.use_vmac = Some(Vmac { name: item.args.first().map(|w| w.text.clone()) });
-            found.warn(
-                &item.word.place,
-                "`use_vmac` is not done yet: the interface's own MAC is used",
-                "neighbours learn of a takeover by gratuitous ARP, as without use_vmac",
-            );
+            let name = item.args.first().map(|w| w.text.clone());
+            instance.use_vmac = Some(Vmac { name, xmit_base });
         }
+        "vmac_xmit_base" => {
+            xmit_base = flag(&item);
+            if let Some(vmac) = &mut instance.use_vmac {
+                vmac.xmit_base = xmit_base;
+            }
+        }
+        "virtual_routes" => routes(found, &item, &mut instance.virtual_routes),
         "dont_track_primary" => instance.dont_track_primary = flag(&item),
         "garp_master_delay" => found.seconds(&mut instance.garp.delay, &item),
         "garp_master_repeat" => {
@@ -357,7 +362,7 @@ pub(crate) fn as_address(text: &str) -> Option<VirtualAddress> {
 }
 
 /// `/etc/iproute2/rt_scopes`.
-fn as_scope(text: &str) -> Option<u8> {
+pub(crate) fn as_scope(text: &str) -> Option<u8> {
     match text {
         "global" => Some(0),
         "site" => Some(200),
@@ -368,19 +373,19 @@ fn as_scope(text: &str) -> Option<u8> {
     }
 }
 
-fn tracks(found: &mut Findings, item: &Item<'_>, out: &mut Vec<Track>) {
+fn routes(found: &mut Findings, item: &Item<'_>, out: &mut Vec<VirtualRoute>) {
     for line in item.block {
-        let Some((name, rest)) = line.words.split_first() else { continue };
-        let weight = match rest.split_first() {
-            Some((w, args)) if w.text == "weight" => found.weight("weight", args),
-            Some((other, _)) => {
-                let message = format!("`{}` after a tracked name has no meaning", other.text);
-                found.warn(&other.place, message, "");
-                None
-            }
-            None => None,
-        };
-        out.push(Track { name: name.text.clone(), weight });
+        let Some(first) = line.words.first() else { continue };
+        let words: Vec<&str> = line.words.iter().map(|w| w.text.as_str()).collect();
+        match super::routes::parse(&words) {
+            Ok(route) => out.push(route),
+            // A route in another way than written might lead packets anywhere.
+            Err(super::routes::Unknown(what)) => found.warn(
+                &first.place,
+                format!("this route can't be made ({what}): left out"),
+                "known: [blackhole] DESTINATION via IP dev NAME src IP metric N table N",
+            ),
+        }
     }
 }
 
@@ -421,92 +426,8 @@ fn sync_group(found: &mut Findings, item: &Item<'_>) -> Option<SyncGroup> {
     Some(group)
 }
 
-fn track_script(found: &mut Findings, item: &Item<'_>) -> Option<TrackScript> {
-    let name = name_of(found, item)?;
-    let title = format!("vrrp_script {name}");
-    let mut script = None;
-    let mut runner = None;
-    let mut out = TrackScript {
-        name,
-        script: super::model::Script { command: Vec::new(), user: None },
-        interval: Duration::from_secs(1),
-        timeout: None,
-        weight: Weight::default(),
-        rise: 1,
-        fall: 1,
-        init_fail: false,
-    };
-    found.each(item.block, &title, kw::SCRIPT, |found, item| match item.keyword {
-        "script" => script = found.whole_line_script(&item),
-        "interval" => found.seconds(&mut out.interval, &item),
-        "timeout" => {
-            found.set(&mut out.timeout, &item, "a time in seconds", |t| as_seconds(t).map(Some));
-        }
-        "weight" => out.weight = found.weight("weight", item.args).unwrap_or_default(),
-        "rise" => found.set(&mut out.rise, &item, "a number", as_count),
-        "fall" => found.set(&mut out.fall, &item, "a number", as_count),
-        "user" => runner = user(item.args),
-        _ => out.init_fail = flag(&item),
-    });
-    let Some(script) = script else {
-        found.warn(&item.args[0].place, format!("{title} has no script: ignored"), "");
-        return None;
-    };
-    out.script =
-        found.settle(super::model::Script { user: runner, ..script }, &item.args[0].place)?;
-    if out.interval.is_zero() {
-        found.warn(&item.args[0].place, format!("{title}: an interval of 0 is taken as 1 s"), "");
-        out.interval = Duration::from_secs(1);
-    }
-    Some(out)
-}
-
-fn track_process(found: &mut Findings, item: &Item<'_>) -> Option<TrackProcess> {
-    let name = name_of(found, item)?;
-    let title = format!("vrrp_track_process {name}");
-    let mut out = TrackProcess {
-        name,
-        process: String::new(),
-        full_command: false,
-        quorum: 1,
-        weight: Weight::default(),
-        delay: Duration::ZERO,
-    };
-    found.each(item.block, &title, kw::PROCESS, |found, item| match item.keyword {
-        "process" => {
-            let words: Vec<_> = item.args.iter().map(|w| w.text.as_str()).collect();
-            out.process = words.join(" ");
-        }
-        "weight" => out.weight = found.weight("weight", item.args).unwrap_or_default(),
-        "quorum" => found.set(&mut out.quorum, &item, "a number", as_count),
-        "delay" | "fork_delay" | "terminate_delay" => found.seconds(&mut out.delay, &item),
-        _ => out.full_command = flag(&item),
-    });
-    if out.process.is_empty() {
-        found.warn(&item.args[0].place, format!("{title} names no process: ignored"), "");
-        return None;
-    }
-    Some(out)
-}
-
-fn track_file(found: &mut Findings, item: &Item<'_>) -> Option<TrackFile> {
-    let name = name_of(found, item)?;
-    let title = format!("{} {name}", item.keyword);
-    let mut out =
-        TrackFile { name, file: String::new(), weight: Weight { value: 1, reverse: false } };
-    found.each(item.block, &title, kw::FILE, |found, item| match item.keyword {
-        "file" => out.file = item.args.first().map(|w| w.text.clone()).unwrap_or_default(),
-        _ => out.weight = found.weight("weight", item.args).unwrap_or_default(),
-    });
-    if out.file.is_empty() {
-        found.warn(&item.args[0].place, format!("{title} names no file: ignored"), "");
-        return None;
-    }
-    Some(out)
-}
-
 /// The name behind a block's keyword.
-fn name_of(found: &mut Findings, item: &Item<'_>) -> Option<String> {
+pub(super) fn name_of(found: &mut Findings, item: &Item<'_>) -> Option<String> {
     let Some(name) = item.args.first() else {
         found.warn(&item.word.place, format!("`{}` needs a name: ignored", item.keyword), "");
         return None;
@@ -514,7 +435,7 @@ fn name_of(found: &mut Findings, item: &Item<'_>) -> Option<String> {
     Some(name.text.clone())
 }
 
-fn user(args: &[Word]) -> Option<User> {
+pub(super) fn user(args: &[Word]) -> Option<User> {
     let (name, rest) = args.split_first()?;
     Some(User { name: name.text.clone(), group: rest.first().map(|w| w.text.clone()) })
 }
@@ -534,69 +455,6 @@ pub(crate) fn as_number<T: std::str::FromStr>(text: &str) -> Option<T> {
 /// At least one.
 pub(crate) fn as_count(text: &str) -> Option<u32> {
     text.parse().ok().filter(|n| *n > 0)
-}
-
-impl VrrpInstance {
-    /// With keepalived's defaults.
-    #[must_use]
-    pub fn new(name: String) -> Self {
-        Self {
-            name,
-            state_master: false,
-            interface: String::new(),
-            virtual_router_id: 0,
-            priority: 100,
-            advert_int: Duration::from_secs(1),
-            version: Version::V2,
-            auth_pass: None,
-            virtual_ipaddress: Vec::new(),
-            virtual_ipaddress_excluded: Vec::new(),
-            source: None,
-            unicast_peer: Vec::new(),
-            unicast_ttl: 255,
-            min_ttl: 255,
-            preempt: true,
-            preempt_delay: Duration::ZERO,
-            down_timer_adverts: 3,
-            use_vmac: None,
-            checksum_without_pseudo_header: None,
-            garp: AnnounceConfig::default(),
-            dont_track_primary: false,
-            tracking: Tracking::default(),
-            notify: Notify::default(),
-            stop_hold: None,
-        }
-    }
-
-    /// Whether its adverts go over IPv6.
-    #[must_use]
-    pub fn is_ipv6(&self) -> bool {
-        let first = self.virtual_ipaddress.first().map(|a| a.address);
-        first.or(self.source).or(self.unicast_peer.first().copied()).is_some_and(|a| a.is_ipv6())
-    }
-
-    /// What the state machine needs to know.
-    #[must_use]
-    pub fn router_config(&self) -> pointsman_vrrp::RouterConfig {
-        use pointsman_vrrp::{Auth, ChecksumForm};
-        let mut config =
-            pointsman_vrrp::RouterConfig::new(self.virtual_router_id, self.version, self.priority);
-        config.ipv6 = self.is_ipv6();
-        config.advert_interval = self.advert_int;
-        config.auth = self.auth_pass.as_ref().map(|p| Auth::pass(p.expose().as_bytes()));
-        config.addresses = self.virtual_ipaddress.iter().map(|a| a.address).collect();
-        config.preempt = self.preempt;
-        config.preempt_delay = self.preempt_delay;
-        config.unicast_peers.clone_from(&self.unicast_peer);
-        config.min_ttl = self.min_ttl;
-        config.checksum_form = self.checksum_without_pseudo_header.map(|without| {
-            if without { ChecksumForm::MessageOnly } else { ChecksumForm::PseudoHeader }
-        });
-        config.down_timer_adverts = self.down_timer_adverts;
-        config.announce = self.garp;
-        config.stop_hold = self.stop_hold;
-        config
-    }
 }
 
 /// Where a block's name stands.

@@ -236,7 +236,7 @@ pub(crate) const INSTANCE: Table = &[
     ("authentication", Block),
     ("virtual_ipaddress", Block),
     ("virtual_ipaddress_excluded", Block),
-    ("virtual_routes", Unsupported),
+    ("virtual_routes", Block),
     ("virtual_rules", Unsupported),
     ("unicast_src_ip", Exactly(1)),
     ("mcast_src_ip", Exactly(1)),
@@ -259,7 +259,7 @@ pub(crate) const INSTANCE: Table = &[
     ("no_accept", Unsupported),
     ("use_vmac", Rest),
     ("use_vmac_addr", Unsupported),
-    ("vmac_xmit_base", Moot),
+    ("vmac_xmit_base", OptionalBool),
     ("use_ipvlan", Unsupported),
     ("vrf", Unsupported),
     ("native_ipv6", OptionalBool),
@@ -305,6 +305,8 @@ pub(crate) const VIRTUAL_SERVER: Table = &[
     ("persistence_timeout", Exactly(1)),
     ("persistence_granularity", Exactly(1)),
     ("persistence_engine", Unsupported),
+    // Ours.
+    ("slow_start", Exactly(1)),
     ("ops", OptionalBool),
     ("alpha", OptionalBool),
     ("omega", OptionalBool),
@@ -368,7 +370,9 @@ pub(crate) const REAL_SERVER: Table = &[
 ];
 
 /// What every checker takes.
-const COMMON: [(&str, Args); 15] = [
+const COMMON: [(&str, Args); 16] = [
+    // Ours.
+    ("rise", Exactly(1)),
     ("connect_ip", Exactly(1)),
     ("connect_port", Exactly(1)),
     ("bindto", Exactly(1)),

@@ -1,15 +1,19 @@
 //! Reads the director's configuration: a keepalived.conf as real sites write it, or our own TOML.
 
 mod check;
+mod checkers;
+mod instance;
 mod keepalived;
 mod keywords;
 mod lexer;
 mod model;
 mod reader;
+mod routes;
 mod scripts;
 mod services;
 mod system;
 mod toml;
+mod tracked;
 mod tree;
 
 use std::fmt;
@@ -110,6 +114,20 @@ pub fn parse(name: &str, text: &str) -> Result<(DirectorConfig, Vec<Warning>), E
         Kind::Proxy if text.trim_start().starts_with('[') => toml::parse(name, text),
         Kind::Proxy => parse_keepalived(name, text, &system::System),
     }
+}
+
+/// As [`parse_alone`], of our TOML.
+///
+/// # Errors
+/// [`Errors`]
+pub fn parse_toml_alone(name: &str, text: &str) -> Result<(DirectorConfig, Vec<Warning>), Errors> {
+    toml::parse_on(name, text, scripts::Machine::NONE)
+}
+
+/// `config` as our TOML, passwords and all: read again it gives the same.
+#[must_use]
+pub fn to_toml(config: &DirectorConfig) -> String {
+    toml::write(config)
 }
 
 fn parse_keepalived(

@@ -191,6 +191,7 @@ pub struct VrrpInstance {
     pub virtual_ipaddress: Vec<VirtualAddress>,
     /// On the interface with the others, but not in adverts.
     pub virtual_ipaddress_excluded: Vec<VirtualAddress>,
+    pub virtual_routes: Vec<VirtualRoute>,
     /// Source of adverts; `None`: the interface's first address.
     pub source: Option<IpAddr>,
     pub unicast_peer: Vec<IpAddr>,
@@ -202,7 +203,7 @@ pub struct VrrpInstance {
     pub preempt_delay: Duration,
     /// Missed adverts until the active router counts as dead.
     pub down_timer_adverts: u8,
-    /// Use the virtual router's MAC 00:00:5e:00:01:VRID instead of the interface's.
+    /// Addresses stand on a macvlan with the virtual router's MAC, 00:00:5e:00:01:VRID (IPv6: 02).
     pub use_vmac: Option<Vmac>,
     /// Version 3 over IPv4 without the pseudo-header in the checksum, as RFC 9568 has it.
     pub checksum_without_pseudo_header: Option<bool>,
@@ -218,8 +219,27 @@ pub struct VrrpInstance {
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Vmac {
-    /// Name of the macvlan interface; `vrrp.VRID` if `None`.
+    /// Name of the macvlan interface; `vrrp.VRID` (IPv6: `vrrp6.VRID`) if `None`.
     pub name: Option<String>,
+    /// Adverts go out of the interface itself, with its own MAC.
+    pub xmit_base: bool,
+}
+
+/// A route that is there while the virtual router is active.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct VirtualRoute {
+    /// Where to; the unspecified address with prefix 0 is the default route.
+    pub to: IpAddr,
+    pub prefix: u8,
+    pub via: Option<IpAddr>,
+    pub dev: Option<String>,
+    /// Preferred source address.
+    pub src: Option<IpAddr>,
+    pub metric: Option<u32>,
+    /// 254 is `main`.
+    pub table: u32,
+    /// Packets there are dropped in silence.
+    pub blackhole: bool,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -337,6 +357,8 @@ pub struct VirtualServer {
     pub sorry_server_inhibit: bool,
     /// Host header of HTTP checks.
     pub virtualhost: Option<String>,
+    /// How long a real server that came up takes to its full weight; zero: it has it at once.
+    pub slow_start: Duration,
     pub real_servers: Vec<RealServer>,
 }
 
@@ -369,6 +391,8 @@ pub struct Check {
     pub connect_timeout: Duration,
     /// Failures in a row that are forgiven.
     pub retry: u32,
+    /// Successes in a row until it counts as good again; keepalived has 1.
+    pub rise: u32,
     pub delay_before_retry: Duration,
     /// The first check waits a random part of this; `None`: of `delay_loop`.
     pub warmup: Option<Duration>,

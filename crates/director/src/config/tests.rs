@@ -10,7 +10,18 @@ const SITE_99: &str = include_str!("../../../../config/site/keepalived-99.conf")
 fn good(text: &str) -> (DirectorConfig, Vec<String>) {
     let (config, warnings) =
         parse_keepalived("keepalived.conf", text, &lexer::tests::Memory::default()).unwrap();
+    same_as_toml(&config);
     (config, warnings.iter().map(Warning::line).collect())
+}
+
+/// Our TOML says the same.
+fn same_as_toml(config: &DirectorConfig) -> String {
+    let text = to_toml(config);
+    match parse_toml_alone("imported.toml", &text) {
+        Ok((again, _)) => assert_eq!(again, *config, "{text}"),
+        Err(errors) => panic!("{errors}\n{text}"),
+    }
+    text
 }
 
 fn bad(text: &str) -> Vec<String> {
@@ -319,5 +330,44 @@ proptest::proptest! {
         ]), 0..80),
     ) {
         let _ = parse_keepalived("t.conf", &words.join(" "), &lexer::tests::Memory::default());
+    }
+}
+
+/// All that either reader knows.
+const EVERYTHING: &str = include_str!("../../tests/corpus/everything.conf");
+
+#[test]
+fn everything_there_is_can_be_said_in_toml() {
+    let (config, warnings) = good(EVERYTHING);
+    let unasked: Vec<_> = warnings.iter().filter(|w| !w.contains("keepalived_script")).collect();
+    assert_eq!(unasked, [] as [&String; 0]);
+    let text = same_as_toml(&config);
+    for key in [
+        "virtual_routes",
+        "use_vmac = true",
+        "vmac_name",
+        "unicast_peer",
+        "min_ttl",
+        "weight -20 reverse",
+        "[[vrrp_track_process]]",
+        "[[vrrp_track_file]]",
+        "sorry_server",
+        "type = \"https\"",
+        "type = \"dns\"",
+        "type = \"smtp\"",
+        "type = \"udp\"",
+        "type = \"ping\"",
+        "type = \"misc\"",
+        "type = \"file\"",
+        "type = \"mysql\"",
+        "[[virtual_server_group]]",
+        "rise = 3",
+        "slow_start = \"30s\"",
+        "regex = ",
+        "digest = ",
+        "fwmark",
+        "quorum_down",
+    ] {
+        assert!(text.contains(key), "no {key} in\n{text}");
     }
 }

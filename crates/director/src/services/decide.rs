@@ -1,5 +1,7 @@
 //! Which real servers get connections. Pure: verdicts in, decisions out.
 
+use std::time::Duration;
+
 use crate::checks::Verdict;
 use crate::config::{CheckKind, ServiceId, VirtualServer};
 use crate::plane::{Persistence, Service, Target};
@@ -18,6 +20,8 @@ struct Server {
     why: String,
     /// What a dynamic check said.
     weight: Option<u32>,
+    /// On its way to its full weight: the hundredths it has.
+    rising: Option<u32>,
 }
 
 impl Server {
@@ -50,6 +54,7 @@ impl Health {
                 checks: server.checks.iter().map(|c| !(vs.alpha || c.alpha)).collect(),
                 why: String::new(),
                 weight: None,
+                rising: None,
             })
             .collect();
         let mut health = Self { servers, quorum: false };
@@ -104,6 +109,16 @@ impl Health {
         self.servers[server].weight.unwrap_or(vs.real_servers[server].weight)
     }
 
+    /// How much of its weight a server has that came up so long ago. Whether that is new.
+    pub fn slow_start(&mut self, vs: &VirtualServer, server: usize, since: Duration) -> bool {
+        let now = (since < vs.slow_start).then(|| {
+            let part = since.as_secs_f64() / vs.slow_start.as_secs_f64();
+            // In tenths: each step fills the data plane's tables anew.
+            ((part * 10.0) as u32 * 10).max(10)
+        });
+        std::mem::replace(&mut self.servers[server].rising, now) != now
+    }
+
     fn up_weight(&self, vs: &VirtualServer) -> u64 {
         (0..self.servers.len())
             .filter(|&r| self.is_up(r))
@@ -150,12 +165,19 @@ pub(crate) fn service(vs: &VirtualServer, health: &Health) -> Option<Service> {
     let ServiceId::Vip(vip) = vs.id else { return None };
     let mut targets: Vec<Target> = Vec::new();
     let mut taking = 0;
+    // A part of weight 1 needs all weights to be greater.
+    let rising = health.servers.iter().any(|s| s.rising.is_some());
+    let fits = vs.real_servers.iter().enumerate().all(|(r, _)| health.weight(vs, r) <= 6_553);
+    let scale = if rising && fits { 10 } else { 1 };
     for (r, server) in vs.real_servers.iter().enumerate() {
         let up = health.is_up(r);
         if !up && !server.inhibit_on_failure {
             continue;
         }
-        let weight = if up { health.weight(vs, r) } else { 0 };
+        let mut weight = if up { health.weight(vs, r) * scale } else { 0 };
+        if let (1.., Some(part)) = (weight, health.servers[r].rising) {
+            weight = (u64::from(weight) * u64::from(part) / 100).max(1) as u32;
+        }
         taking += u64::from(weight);
         let (upper, lower) = (server.uthreshold, server.lthreshold);
         targets.push(Target { address: server.address, weight, upper, lower });
@@ -188,7 +210,6 @@ mod tests {
     use super::*;
     use crate::config::{Check, RealServer};
     use std::net::SocketAddr;
-    use std::time::Duration;
 
     fn vs(servers: u8) -> VirtualServer {
         let mut vs = VirtualServer::new(ServiceId::Vip("10.0.0.253:80".parse().unwrap()));
@@ -202,6 +223,7 @@ mod tests {
                 delay_loop: Duration::from_secs(1),
                 connect_timeout: Duration::from_secs(1),
                 retry: 0,
+                rise: 1,
                 delay_before_retry: Duration::ZERO,
                 warmup: None,
                 alpha: false,
@@ -270,6 +292,25 @@ mod tests {
             [Change::Up(1), Change::QuorumGained]
         );
         assert_eq!(weights(&vs, &health), [(2, 1)]);
+    }
+
+    #[test]
+    fn one_that_came_up_gets_its_weight_little_by_little() {
+        let mut vs = vs(2);
+        vs.slow_start = Duration::from_secs(10);
+        let mut health = Health::new(&vs);
+        let mut seen = Vec::new();
+        for second in 0..=11 {
+            if health.slow_start(&vs, 0, Duration::from_secs(second)) {
+                seen.push(weights(&vs, &health)[0].1);
+            }
+        }
+        assert_eq!(seen, [1, 2, 3, 4, 5, 6, 7, 8, 9, 1], "of 10, and at last 1 of 1");
+        assert_eq!(weights(&vs, &health), [(1, 1), (2, 1)]);
+        health.slow_start(&vs, 0, Duration::from_secs(5));
+        assert_eq!(weights(&vs, &health), [(1, 5), (2, 10)]);
+        vs.real_servers[0].weight = 0;
+        assert_eq!(weights(&vs, &health), [(1, 0), (2, 10)], "drained is drained");
     }
 
     #[test]

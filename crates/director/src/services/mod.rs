@@ -3,10 +3,11 @@
 
 mod decide;
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::checks::{Checkers, Verdict};
 use crate::config::{DirectorConfig, Script, ServiceId, VirtualServer};
@@ -87,12 +88,14 @@ struct Manager {
     plane: Box<dyn DataPlane>,
     shared: Arc<Shared>,
     scripts: Vec<std::process::Child>,
+    /// Virtual and real servers in their slow start, and since when.
+    rising: BTreeMap<(usize, usize), Instant>,
 }
 
 impl Manager {
     fn new(servers: Vec<VirtualServer>, plane: Box<dyn DataPlane>, shared: Arc<Shared>) -> Self {
         let health = servers.iter().map(Health::new).collect();
-        Self { servers, health, plane, shared, scripts: Vec::new() }
+        Self { servers, health, plane, shared, scripts: Vec::new(), rising: BTreeMap::new() }
     }
 
     fn run(mut self, sender: &Sender<Input>, receiver: &Receiver<Input>) {
@@ -115,6 +118,7 @@ impl Manager {
                 Err(RecvTimeoutError::Timeout) => {}
             }
             self.scripts.retain_mut(|child| !matches!(child.try_wait(), Ok(Some(_))));
+            self.rise();
             self.show();
         }
         for (vs, health) in self.servers.iter().zip(&self.health) {
@@ -175,6 +179,22 @@ impl Manager {
             .collect();
         self.servers = servers;
         self.health = health;
+        self.rising.clear();
+    }
+
+    /// Gives servers in their slow start what they should have by now.
+    fn rise(&mut self) {
+        let mut changed = false;
+        let Self { rising, servers, health, .. } = self;
+        rising.retain(|&(s, r), since| {
+            let limit = servers[s].slow_start;
+            let elapsed = if health[s].is_up(r) { since.elapsed() } else { limit };
+            changed |= health[s].slow_start(&servers[s], r, elapsed);
+            elapsed < limit
+        });
+        if changed {
+            self.apply();
+        }
     }
 
     fn services(&self) -> Vec<crate::plane::Service> {
@@ -192,7 +212,16 @@ impl Manager {
 
     fn handle(&mut self, verdict: &Verdict) {
         let vs = &self.servers[verdict.service];
-        let Decision { changes, apply } = self.health[verdict.service].note(vs, verdict);
+        let health = &mut self.health[verdict.service];
+        let Decision { changes, apply } = health.note(vs, verdict);
+        for change in &changes {
+            if let Change::Up(r) = *change
+                && !vs.slow_start.is_zero()
+            {
+                health.slow_start(vs, r, Duration::ZERO);
+                self.rising.insert((verdict.service, r), Instant::now());
+            }
+        }
         if apply {
             // First the traffic, then the telling.
             self.apply();

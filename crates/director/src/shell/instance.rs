@@ -12,6 +12,7 @@ use crate::status::Shared;
 use crate::sys::guard::{Guard, Hold};
 use crate::sys::link::{Links, Placed, delete_address};
 use crate::sys::packet::FrameSocket;
+use crate::sys::route::PlacedRoute;
 use crate::sys::vrrp_socket::VrrpSocket;
 use crate::sys::{netlink, now};
 
@@ -33,6 +34,10 @@ pub(crate) struct Instance {
     pub key: SocketKey,
     /// What was put on interfaces.
     pub held: Vec<Placed>,
+    /// Routes that were made.
+    pub routes: Vec<PlacedRoute>,
+    /// The interface adverts go over; 0 while there is none.
+    index: u32,
     pub since: SystemTime,
     /// No longer configured: stops, and is not shown.
     pub retired: bool,
@@ -46,7 +51,7 @@ pub(crate) struct Instance {
 impl Instance {
     pub fn new(config: VrrpInstance, id: RouterId) -> Self {
         let key = SocketKey {
-            interface: config.interface.clone(),
+            interface: config.speaks_on(),
             ipv6: config.is_ipv6(),
             multicast: config.unicast_peer.is_empty(),
             unicast_ttl: config.unicast_ttl,
@@ -56,6 +61,8 @@ impl Instance {
             id,
             key,
             held: Vec::new(),
+            routes: Vec::new(),
+            index: 0,
             since: SystemTime::now(),
             retired: false,
             last_interface: None,
@@ -76,8 +83,9 @@ impl Instance {
     pub fn placed(&self, links: &Links) -> Vec<Placed> {
         let config = &self.config;
         let all = config.virtual_ipaddress.iter().chain(&config.virtual_ipaddress_excluded);
+        let device = config.device();
         all.filter_map(|a| {
-            let dev = a.dev.as_deref().unwrap_or(&config.interface);
+            let dev = a.dev.as_deref().unwrap_or(&device);
             let (index, _) = links.by_name(dev)?;
             Some(Placed {
                 index,
@@ -91,6 +99,29 @@ impl Instance {
         .collect()
     }
 
+    /// Its routes; those whose interface is missing are left out.
+    pub fn placed_routes(&self, links: &Links) -> Vec<PlacedRoute> {
+        self.config.virtual_routes.iter().filter_map(|r| PlacedRoute::new(r, links)).collect()
+    }
+
+    /// Makes the routes there should be. What can't be made is told.
+    pub fn add_routes(&mut self, links: &Links, requests: &mut netlink::Socket, shared: &Shared) {
+        let wanted = self.placed_routes(links);
+        for route in self.routes.iter().filter(|r| !wanted.contains(r)) {
+            if let Err(error) = route.delete(requests) {
+                tracing::error!("{}: removing a route: {error}", self.config.name);
+            }
+        }
+        for route in &wanted {
+            if let Err(error) = route.add(requests) {
+                let text = format!("adding the route to {}/{}: {error}", route.to, route.prefix);
+                tracing::error!("{}: {text}", self.config.name);
+                shared.events.push("route_error", &self.config.name, text);
+            }
+        }
+        self.routes = wanted;
+    }
+
     /// Whether the interface is up, and the address adverts come from.
     pub fn interface(&self, links: &Links) -> (bool, Option<IpAddr>) {
         let Some((index, link)) = links.by_name(&self.config.interface) else {
@@ -100,20 +131,25 @@ impl Instance {
             Some(ip) => links.addresses().iter().any(|a| a.ip == ip).then_some(ip),
             None => links.source(index, self.key.ipv6, &self.virtuals()),
         };
-        (link.up || self.config.dont_track_primary, source)
+        let vmac_up = match self.config.vmac() {
+            Some(vmac) => links.by_name(&vmac).is_some_and(|(_, vmac)| vmac.up),
+            None => true,
+        };
+        ((link.up && vmac_up) || self.config.dont_track_primary, source)
     }
 
     /// Opens the socket if there is none for the interface as it is now: an interface that was
     /// deleted and made anew has another index.
     pub fn open_socket(
-        &self,
+        &mut self,
         links: &Links,
         sockets: &mut BTreeMap<SocketKey, VrrpSocket>,
     ) -> io::Result<()> {
-        let Some((index, _)) = links.by_name(&self.config.interface) else {
+        let Some((index, _)) = links.by_name(&self.key.interface) else {
             sockets.remove(&self.key);
             return Ok(());
         };
+        self.index = index;
         if sockets.get(&self.key).is_some_and(|s| s.index() == index) {
             return Ok(());
         }
@@ -164,12 +200,13 @@ impl Instance {
     }
 
     pub fn tell_guard(&self, router: &Router, guard: Option<&Guard>) {
-        let (Some(guard), Some(first)) = (guard, self.held.first()) else { return };
+        let Some(guard) = guard else { return };
         let hold = Hold {
             router: self.id.0,
             addresses: self.held.clone(),
-            interface: self.config.interface.clone(),
-            index: first.index,
+            routes: self.routes.clone(),
+            interface: self.key.interface.clone(),
+            index: self.index,
             unicast_ttl: self.config.unicast_ttl,
             farewell: self.adverts(router, pointsman_vrrp::PRIORITY_STOP),
             until: router.active_until().unwrap_or_else(|| now() + Duration::from_secs(1)),
@@ -190,7 +227,14 @@ impl Instance {
         }
     }
 
+    /// The routes first: some need the addresses.
     pub fn remove_addresses(&mut self, requests: &mut netlink::Socket) {
+        for route in self.routes.drain(..) {
+            if let Err(error) = route.delete(requests) {
+                let (name, to) = (&self.config.name, route.to);
+                tracing::error!("{name}: removing the route to {to}: {error}");
+            }
+        }
         for placed in self.held.drain(..) {
             if let Err(error) = delete_address(requests, &placed) {
                 tracing::error!("{}: removing {}: {error}", self.config.name, placed.ip);

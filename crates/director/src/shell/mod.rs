@@ -25,6 +25,7 @@ use crate::sys::link::{self, Links, add_address, delete_address};
 use crate::sys::netlink;
 use crate::sys::packet::FrameSocket;
 use crate::sys::process::{self, Signals};
+use crate::sys::vmac::Vmacs;
 use crate::sys::vrrp_socket::VrrpSocket;
 use crate::sys::{now, wait_readable};
 use crate::virtuals::Virtuals;
@@ -54,6 +55,7 @@ pub(crate) struct Shell {
     stopping: bool,
     control: Arc<Control>,
     requests_of_others: Option<Receiver<Request>>,
+    vmacs: Vmacs,
 }
 
 struct Group {
@@ -67,6 +69,7 @@ impl Shell {
         config: &DirectorConfig,
         shared: Arc<Shared>,
         control: Arc<Control>,
+        vmacs: Vmacs,
     ) -> Result<Self, Error> {
         // Before anything that starts a thread.
         let guard = match Guard::start() {
@@ -119,11 +122,13 @@ impl Shell {
             stopping: false,
             requests_of_others: control.take_requests(),
             control,
+            vmacs,
         })
     }
 
-    /// Runs until stopped by a signal.
-    pub fn run(mut self, virtuals: &mut Virtuals) -> Result<(), Error> {
+    /// Runs until stopped by a signal. What it gives back should end last: frames to a virtual MAC
+    /// are for the virtual servers too.
+    pub fn run(mut self, virtuals: &mut Virtuals) -> Result<Vmacs, Error> {
         self.clean_up_leftovers();
         self.refresh(now());
         self.act();
@@ -146,14 +151,14 @@ impl Shell {
                 self.answer(virtuals);
             }
             if ready.signals && self.handle_signals() {
-                return Ok(());
+                return Ok(self.vmacs);
             }
             self.node.handle_timeout(now());
             if self.act() || self.shown_at.is_none_or(|at| at.elapsed() >= SHOW_EVERY) {
                 self.show();
             }
             if self.stopping && self.node.is_stopped() {
-                return Ok(());
+                return Ok(self.vmacs);
             }
         }
     }
@@ -242,6 +247,10 @@ impl Shell {
                     let _ = delete_address(&mut self.requests, &placed);
                 }
             }
+            // They are ours by what they are, and harmless to miss.
+            for route in instance.placed_routes(&self.links) {
+                let _ = route.delete(&mut self.requests);
+            }
         }
     }
 
@@ -301,6 +310,18 @@ impl Shell {
     fn refresh(&mut self, time: Time) {
         for i in 0..self.instances.len() {
             let instance = &mut self.instances[i];
+            if !instance.retired {
+                match self.vmacs.ensure(&instance.config, &self.links, &mut self.requests) {
+                    Ok(true) => {
+                        let text = "made its interface with the virtual MAC".to_owned();
+                        self.shared.events.push("vmac_made", &instance.config.name, text);
+                    }
+                    Ok(false) => {}
+                    Err(error) => {
+                        instance.complain(format!("no virtual MAC: {error}"), &self.shared);
+                    }
+                }
+            }
             if let Err(error) = instance.open_socket(&self.links, &mut self.sockets) {
                 instance.complain(format!("no VRRP socket: {error}"), &self.shared);
             }
@@ -337,6 +358,10 @@ impl Shell {
                             tracing::error!("{}: {text}", instance.config.name);
                             self.shared.events.push("address_error", &instance.config.name, text);
                         }
+                    }
+                    if !instance.config.virtual_routes.is_empty() {
+                        instance.add_routes(&self.links, &mut self.requests, &self.shared);
+                        instance.tell_guard(router, self.guard.as_ref());
                     }
                 }
                 Action::RemoveAddresses => {

@@ -132,6 +132,7 @@ impl Shell {
                 }
             }
             instance.held = wanted;
+            instance.add_routes(&self.links, &mut self.requests, &self.shared);
         }
         if *self.node.router(id).config() != config {
             let result = self.node.with(id, now(), |router, t| router.handle_config(config, t));

@@ -16,6 +16,7 @@ use serde::{Deserialize, Serialize};
 
 use super::link::{Placed, delete_address};
 use super::netlink::Socket;
+use super::route::PlacedRoute;
 use super::vrrp_socket::VrrpSocket;
 use super::{check, check_size, now, own, wait_readable};
 
@@ -31,6 +32,7 @@ const MAX_MESSAGE: usize = 1 << 17;
 pub(crate) struct Hold {
     pub router: usize,
     pub addresses: Vec<Placed>,
+    pub routes: Vec<PlacedRoute>,
     pub interface: String,
     pub index: u32,
     pub unicast_ttl: u8,
@@ -173,6 +175,9 @@ fn note(holds: &mut Vec<(Hold, bool)>, message: Message) {
 
 fn remove(hold: &Hold) {
     if let Ok(mut socket) = Socket::route() {
+        for route in &hold.routes {
+            let _ = route.delete(&mut socket);
+        }
         for address in &hold.addresses {
             let _ = delete_address(&mut socket, address);
         }

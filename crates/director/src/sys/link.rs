@@ -6,7 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use serde::{Deserialize, Serialize};
 
-use super::netlink::{Message, Received, Socket, attributes};
+use super::netlink::{Message, Received, Socket, attributes, nested};
 
 /// Bits for [`Socket::route_monitor`]: links, IPv4 and IPv6 addresses.
 pub(crate) const MONITOR_GROUPS: u32 =
@@ -204,7 +204,7 @@ fn as_ip(value: &[u8]) -> Option<IpAddr> {
     }
 }
 
-fn octets(ip: IpAddr) -> Vec<u8> {
+pub(crate) fn octets(ip: IpAddr) -> Vec<u8> {
     match ip {
         IpAddr::V4(ip) => ip.octets().to_vec(),
         IpAddr::V6(ip) => ip.octets().to_vec(),
@@ -219,6 +219,61 @@ fn address_message(kind: u16, flags: libc::c_int, placed: &Placed) -> Message {
         .body(&body)
         .attribute(libc::IFA_LOCAL, &octets(placed.ip))
         .attribute(libc::IFA_ADDRESS, &octets(placed.ip))
+}
+
+/// struct ifinfomsg: family, pad, type, index, flags, change.
+fn link_message(kind: u16, flags: libc::c_int, index: u32, up: bool) -> Message {
+    let mut body = [0; 16];
+    body[4..8].copy_from_slice(&index.to_ne_bytes());
+    if up {
+        let up = (libc::IFF_UP as u32).to_ne_bytes();
+        body[8..12].copy_from_slice(&up);
+        body[12..16].copy_from_slice(&up);
+    }
+    Message::new(kind, flags).body(&body)
+}
+
+fn zero_terminated(text: &str) -> Vec<u8> {
+    let mut bytes = text.as_bytes().to_vec();
+    bytes.push(0);
+    bytes
+}
+
+/// Makes a macvlan in private mode on interface `below`, down at first.
+pub(crate) fn add_macvlan(
+    socket: &mut Socket,
+    name: &str,
+    below: u32,
+    mac: [u8; 6],
+) -> io::Result<()> {
+    // linux/if_link.h
+    const IFLA_MACVLAN_MODE: u16 = 1;
+    const MACVLAN_MODE_PRIVATE: u32 = 1;
+    let mode = nested(&[(IFLA_MACVLAN_MODE, &MACVLAN_MODE_PRIVATE.to_ne_bytes())]);
+    let info = nested(&[(libc::IFLA_INFO_KIND, b"macvlan"), (libc::IFLA_INFO_DATA, &mode)]);
+    let flags = libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    let message = link_message(libc::RTM_NEWLINK, flags, 0, false)
+        .attribute(libc::IFLA_LINK, &below.to_ne_bytes())
+        .attribute(libc::IFLA_IFNAME, &zero_terminated(name))
+        .attribute(libc::IFLA_ADDRESS, &mac)
+        .attribute(libc::IFLA_LINKINFO, &info);
+    socket.request(message)
+}
+
+/// Sets a link up; its index.
+pub(crate) fn set_link_up(socket: &mut Socket, name: &str) -> io::Result<u32> {
+    let name = std::ffi::CString::new(name)?;
+    // SAFETY: a string that ends with zero.
+    let index = unsafe { libc::if_nametoindex(name.as_ptr()) };
+    if index == 0 {
+        return Err(io::Error::last_os_error());
+    }
+    socket.request(link_message(libc::RTM_NEWLINK, 0, index, true))?;
+    Ok(index)
+}
+
+pub(crate) fn delete_link(socket: &mut Socket, index: u32) -> io::Result<()> {
+    socket.request(link_message(libc::RTM_DELLINK, 0, index, false))
 }
 
 /// Puts the address on its interface, usable at once: no duplicate address detection, for there

@@ -6,6 +6,8 @@ pub(crate) mod link;
 pub(crate) mod netlink;
 pub(crate) mod packet;
 pub(crate) mod process;
+pub(crate) mod route;
+pub(crate) mod vmac;
 pub(crate) mod vrrp_socket;
 
 use std::io;

@@ -46,6 +46,12 @@ impl Message {
     }
 }
 
+/// Attributes as the value of another one.
+pub(crate) fn nested(attributes: &[(u16, &[u8])]) -> Vec<u8> {
+    let empty = Message { bytes: Vec::new() };
+    attributes.iter().fold(empty, |m, (kind, value)| m.attribute(*kind, value)).bytes
+}
+
 /// A message received.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Received<'a> {

@@ -4,6 +4,7 @@ pub mod check;
 pub mod completions;
 pub mod director;
 pub mod explain;
+pub mod import;
 pub mod proxy;
 pub mod realserver;
 pub mod sandbox;
