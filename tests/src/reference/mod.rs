@@ -67,6 +67,7 @@ impl ReferenceSite {
         let databases = Sandbox::start(Options {
             replicas: DATABASES.len() - 1,
             hosts: DATABASES.iter().map(host).collect(),
+            failover: true,
             ..Options::default()
         })?;
         databases.primary().client_sql(
@@ -114,7 +115,7 @@ impl ReferenceSite {
         ensure!(output.status.success(), "pointsman realserver up: {said}");
 
         let config = dir.join("proxy.toml");
-        std::fs::write(&config, proxy_config())?;
+        std::fs::write(&config, proxy_config(host == WEB[0]))?;
         let mut command = self.network.command(host, &self.pointsman);
         command.args(["proxy", "--config"]).arg(&config);
         let proxy = Daemon::start("proxy", command, &dir)?;
@@ -229,10 +230,10 @@ impl Drop for ReferenceSite {
     }
 }
 
-/// Smallest useful file, but for the ports.
-fn proxy_config() -> String {
+/// Smallest useful file, but for the ports. Of several proxies one may change the primary.
+fn proxy_config(failover: bool) -> String {
     let mut text = format!(
-        "[[listener]]\naddress = \"127.0.0.1:3306\"\n\n\
+        "[failover]\nauto = {failover}\n\n[[listener]]\naddress = \"127.0.0.1:3306\"\n\n\
          [monitor]\nuser = \"{MONITOR_USER}\"\npassword = \"{MONITOR_PASSWORD}\"\n"
     );
     for (i, host) in DATABASES.into_iter().enumerate() {

@@ -54,7 +54,8 @@ impl Walk {
         self.checks_by_reload()?;
         self.active_director_killed()?;
         self.web_server_killed()?;
-        self.replica_killed()
+        self.replica_killed()?;
+        self.primary_killed()
     }
 
     fn directors_start(&mut self) -> Result<()> {
@@ -241,6 +242,40 @@ impl Walk {
         println!("{}", self.site.pointsman(WEB[0], &["servers"])?.trim_end());
         let shown = format!("takes reads again {:.1} s after its start", secs(back));
         self.note("replica back", shown, None);
+        Ok(())
+    }
+
+    fn primary_killed(&mut self) -> Result<()> {
+        heading("the database primary is killed with -9");
+        let load = self.site.load("/note.php")?;
+        load.await_answers(10)?;
+        self.site.databases.primary().kill9()?;
+        let next = await_that("pages are written by db2", LONG, || {
+            let pages = self.site.get("/note.php", 2)?;
+            let by_the_next = "written by db2, read from db2";
+            Ok(pages.iter().all(|p| p.as_ref().is_ok_and(|p| p.ends_with(by_the_next))))
+        })?;
+        load.await_answers(50)?;
+        let tally = load.stop()?;
+        // A page whose INSERT was in flight is told so if nobody can say what became of it.
+        ensure!(tally.failed <= 1, "more failed than what was in flight: {tally:?}");
+        let pages = self.pages(2)?;
+        print_lines(&pages);
+        let shown = format!(
+            "db2 is the primary, pages are written and read there after {:.1} s; of {}",
+            secs(next),
+            requests(&tally)
+        );
+        self.note("primary killed -9", shown, Some(tally.gap));
+
+        self.site.databases.primary().start()?;
+        let back = await_that("the former primary takes reads as a replica", LONG, || {
+            let pages = self.pages(2)?;
+            Ok(pages.iter().all(|p| p.ends_with("written by db2, read from db1")))
+        })?;
+        println!("{}", self.site.pointsman(WEB[0], &["servers"])?.trim_end());
+        let shown = format!("db1 is db2's replica {:.1} s after its start", secs(back));
+        self.note("former primary back", shown, None);
         Ok(())
     }
 
