@@ -15,6 +15,7 @@ mod proxy;
 mod raw;
 pub mod reference;
 mod site;
+pub mod suites;
 
 pub use binary::pointsman;
 pub use clients::{Load, Output, php_script};

@@ -4,7 +4,7 @@
 
 use std::time::Duration;
 
-use pointsman_tests::{LONG, Node, Raw, ServerError, Setup, Site, wait_until};
+use pointsman_tests::{LONG, Node, Raw, ServerError, Setup, Site, caps, wait_until};
 
 fn site(pool: &str) -> Site {
     Site::with(Setup { config: format!("workers = 2\n[pool]\n{pool}\n"), ..Setup::default() })
@@ -23,13 +23,18 @@ fn open(node: &Node) -> u64 {
 
 /// Until every connection given back has been cleaned.
 fn settle(site: &Site) {
+    settle_but(site, 0);
+}
+
+/// As [`settle`], while some clients stay.
+fn settle_but(site: &Site, clients: u32) {
     wait_until("connections are idle", LONG, || {
         let busy = site.metric("pointsman_client_connections", &[]);
         let state = "SELECT COUNT(*) FROM information_schema.processlist WHERE user = 'app' \
                      AND command <> 'Sleep'";
         let nodes = site.sandbox.nodes();
         let idle = nodes.iter().all(|n| n.client_sql(state).is_ok_and(|n| n.trim() == "0"));
-        Ok(busy == 0.0 && idle)
+        Ok(busy == f64::from(clients) && idle)
     })
     .unwrap();
 }
@@ -206,4 +211,35 @@ fn what_can_not_be_shared_is_not_and_says_so() {
     assert!(gone.message.contains("PM2012"), "{gone}");
     first.query("INSERT INTO t VALUES (2)").unwrap();
     assert!(first.query("SHOW WARNINGS").unwrap().is_empty());
+}
+
+#[test]
+fn what_changes_for_new_connections_holds_for_the_next_session() {
+    let site = site("");
+    let root = "CREATE USER boss@'%' IDENTIFIED BY 'boss-secret'; \
+                GRANT ALL ON *.* TO boss@'%' WITH GRANT OPTION";
+    site.primary().client_sql(root).unwrap();
+    let app = |sql: &str| Raw::connect(site.port()).unwrap().query(sql);
+    let mut boss = Raw::login(site.port(), "boss", "boss-secret", None, caps()).unwrap();
+    let rights = "SELECT COUNT(*) FROM mysql.global_priv FOR UPDATE";
+    let before = "SELECT @@wait_timeout, @@max_allowed_packet FROM t FOR UPDATE";
+    app("CREATE TABLE t (id INT)").unwrap();
+    app("INSERT INTO t VALUES (1)").unwrap();
+    for (timeout, packet) in [(1234, 1 << 20), (4321, 1 << 21)] {
+        app(before).unwrap();
+        settle_but(&site, 1);
+        boss.query(&format!("SET GLOBAL wait_timeout = {timeout}")).unwrap();
+        boss.query(&format!("SET @@global.max_allowed_packet = {packet}")).unwrap();
+        let row = app(before).unwrap().remove(0);
+        assert_eq!(row, [Some(timeout.to_string()), Some(packet.to_string())]);
+
+        settle_but(&site, 1);
+        assert!(app(rights).is_err());
+        settle_but(&site, 1);
+        boss.query("GRANT SELECT, UPDATE ON *.* TO app@'%'").unwrap();
+        app(rights).unwrap();
+        settle_but(&site, 1);
+        boss.query("REVOKE SELECT, UPDATE ON *.* FROM app@'%'").unwrap();
+        assert!(app(rights).is_err());
+    }
 }

@@ -10,6 +10,7 @@ mod fuzz;
 mod instructions;
 mod setup;
 mod site;
+mod suites;
 mod test;
 
 use std::process::ExitCode;
@@ -34,6 +35,8 @@ usage: cargo xtask CHORE
                         or stale?
   compare [--mariadb | --mysql] [--old | --new] [--explained] [WORDS]
                         the stories of tests/compare, direct and through the proxy: what differs?
+  suites [--list] [--explained] [NAME [TEST...]]
+                        other projects' own tests, direct and through the proxy: equal results?
   fuzz [TARGET] [--seconds N]
                         fuzz one target, or list them
   instructions [--release] [--record] [--keep DIR]
@@ -65,6 +68,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["instructions", rest @ ..] => instructions::run(rest)?,
         ["site"] => site::run()?,
         ["compare", rest @ ..] => compare::run(rest)?,
+        ["suites", rest @ ..] => suites::run(rest)?,
         ["setup"] => setup::run()?,
         [] | ["help" | "--help" | "-h"] => print!("{HELP}"),
         _ => {

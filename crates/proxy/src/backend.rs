@@ -53,6 +53,8 @@ pub struct Backend {
     /// Who may use it.
     pub key: Key,
     pub born: Instant,
+    /// [`crate::shared::Shared::server_wide`] when it was made.
+    pub server_wide: u64,
     /// Its place in the pool's count.
     pub slot: Option<Slot>,
     /// COM_SET_OPTION changed it; no reset undoes that.
@@ -378,6 +380,7 @@ impl Backend {
             schema: login.database.as_deref().map(Into::into),
             key: pool::key(login, tls.is_some_and(|t| t.proxy_protocol)),
             born: Instant::now(),
+            server_wide: 0,
             slot: None,
             option_set: false,
             may_have_xa: false,

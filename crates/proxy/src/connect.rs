@@ -2,6 +2,7 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 
 use pointsman_cluster::ServerId;
 use pointsman_session::{Lost, Restore};
@@ -186,9 +187,11 @@ impl Client {
         };
         let within = self.config().limits.connect_timeout;
         let tls = self.worker.shared.tls_to(server);
+        let server_wide = self.worker.shared.server_wide.load(Ordering::Acquire);
         match Backend::connect(&target, tls.as_deref(), &self.login, within).await {
             Ok(mut backend) => {
                 backend.slot = Some(slot);
+                backend.server_wide = server_wide;
                 let learnt = self.worker.pool.learn(&mut backend, self.login.collation).await;
                 learnt.map_err(|broken| Unusable::Unreachable(broken.to_string()))?;
                 self.register(&backend);

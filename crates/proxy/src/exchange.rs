@@ -1,6 +1,7 @@
 //! A command's bytes to the server, its reply back, and what is learnt from them.
 
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use pointsman_cluster::gtid::Position;
 use pointsman_session::Digest;
@@ -213,6 +214,9 @@ impl Watcher for Watching<'_> {
     }
 
     fn said(&mut self, control: &Control<'_>) {
+        if self.job.statement.verdict.effects.contains(Effects::SERVER_WIDE) {
+            self.worker.shared.server_wide.fetch_add(1, Ordering::Release);
+        }
         if let Some(digest) = &mut self.digest {
             digest.control(control);
         }

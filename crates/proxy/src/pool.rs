@@ -10,6 +10,8 @@
 use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use pointsman_cluster::{AdminState, Role, ServerId, Snapshot};
@@ -50,6 +52,8 @@ pub struct Pool {
     max_open: usize,
     idle_timeout: Duration,
     max_age: Duration,
+    /// See [`crate::shared::Shared::server_wide`].
+    server_wide: Arc<AtomicU64>,
     servers: RefCell<HashMap<ServerId, Rc<PerServer>>>,
 }
 
@@ -62,7 +66,7 @@ struct PerServer {
     freed: Rc<Notify>,
     waiting: Cell<usize>,
     /// What a login with a collation leaves behind, and when that was asked.
-    after_login: RefCell<HashMap<u8, (Instant, AfterLogin)>>,
+    after_login: RefCell<HashMap<u8, (Instant, u64, AfterLogin)>>,
 }
 
 /// How to make a connection that was reset like one that has just logged in. `None`: impossible.
@@ -101,13 +105,14 @@ pub enum Taken {
 
 impl Pool {
     #[must_use]
-    pub fn new(settings: &Settings, workers: usize) -> Self {
+    pub fn new(settings: &Settings, workers: usize, server_wide: Arc<AtomicU64>) -> Self {
         let share = |n: usize| n.div_ceil(workers.max(1));
         Self {
             max_idle: share(settings.max_idle),
             max_open: share(settings.max_connections),
             idle_timeout: settings.idle_timeout,
             max_age: settings.max_age,
+            server_wide,
             servers: RefCell::default(),
         }
     }
@@ -169,7 +174,7 @@ impl Pool {
                 .or_else(|| idle.iter().rposition(|i| same(i, false)));
             let Some(at) = at else { break };
             let mut found = idle.remove(at).backend;
-            if !found.socket.is_stale() {
+            if !found.socket.is_stale() && self.is_present(&found) {
                 return Some(Taken::Backend(found));
             }
         }
@@ -184,6 +189,11 @@ impl Pool {
         Some(Taken::Slot(Slot { open: Rc::clone(&place.open), freed: Rc::clone(&place.freed) }))
     }
 
+    /// Made since global variables, accounts or privileges were last changed through us.
+    fn is_present(&self, backend: &Backend) -> bool {
+        backend.server_wide == self.server_wide.load(Ordering::Acquire)
+    }
+
     /// Whether connections are kept at all.
     fn is_on(&self) -> bool {
         self.max_idle > 0 || self.max_open > 0
@@ -196,13 +206,16 @@ impl Pool {
         }
         let place = self.of(backend.server);
         let known = place.after_login.borrow().get(&collation).cloned();
-        if let Some((_, known)) = known.filter(|(asked, _)| asked.elapsed() < BELIEVED) {
+        let present = |(asked, when, _): &(Instant, u64, AfterLogin)| {
+            asked.elapsed() < BELIEVED && *when == backend.server_wide
+        };
+        if let Some((_, _, known)) = known.filter(present) {
             backend.after_login = known;
             return Ok(());
         }
         let row = backend.row(AFTER_LOGIN).await?;
         backend.after_login = after_login(&row, collation);
-        let answer = (Instant::now(), backend.after_login.clone());
+        let answer = (Instant::now(), backend.server_wide, backend.after_login.clone());
         place.after_login.borrow_mut().insert(collation, answer);
         Ok(())
     }
@@ -212,9 +225,8 @@ impl Pool {
         let place = self.of(backend.server);
         let wanted = place.waiting.get() > 0 || place.idle.borrow().len() < self.max_idle;
         let young = backend.born.elapsed() < self.max_age;
-        if !(wanted && young && backend.in_step && backend.may_be_shared())
-            || backend.socket.is_stale()
-        {
+        let good = young && self.is_present(&backend) && backend.in_step && backend.may_be_shared();
+        if !(wanted && good) || backend.socket.is_stale() {
             return;
         }
         let pool = Rc::clone(self);
@@ -249,6 +261,7 @@ impl Pool {
             place.idle.borrow_mut().retain(|i| {
                 keep && i.since.elapsed() < self.idle_timeout
                     && i.backend.born.elapsed() < self.max_age
+                    && self.is_present(&i.backend)
             });
         }
     }

@@ -72,7 +72,8 @@ impl Job {
 
     pub fn expect(&self, first: u8) -> Expect {
         match self.kind {
-            Kind::Query | Kind::Execute(_) => Expect::Results,
+            Kind::Query => Expect::Results,
+            Kind::Execute(_) => Expect::Executed,
             Kind::Prepare => Expect::Prepare,
             Kind::Fetch(_) => Expect::Rows,
             _ => pointsman_wire::Command::from_byte(first).expect(),

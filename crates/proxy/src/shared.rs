@@ -1,6 +1,6 @@
 //! What all workers see.
 
-use std::sync::atomic::{AtomicU32, Ordering::Relaxed};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -34,6 +34,9 @@ pub struct Shared {
     pub blocked: Blocked,
     /// Accounts of the config.
     pub own_accounts: Accounts,
+    /// How often sessions of ours changed what new connections to servers begin with: see
+    /// [`pointsman_sql::Effects::SERVER_WIDE`].
+    pub server_wide: Arc<AtomicU64>,
     next_id: AtomicU32,
     /// Transactions that are being repeated on a new primary.
     repeating: AtomicU32,
@@ -65,6 +68,7 @@ impl Shared {
             known: Known::default(),
             blocked,
             own_accounts,
+            server_wide: Arc::default(),
             next_id: AtomicU32::new(rand::random_range(0..IDS / 2)),
             repeating: AtomicU32::new(0),
         }

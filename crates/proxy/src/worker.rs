@@ -156,7 +156,11 @@ impl Worker {
             statements: RefCell::new(Cache::new(limits.statement_cache, shared.seed)),
             sessions: RefCell::default(),
             draining: Cell::new(false),
-            pool: Rc::new(Pool::new(&shared.config.pool, shared.stats.len())),
+            pool: Rc::new(Pool::new(
+                &shared.config.pool,
+                shared.stats.len(),
+                Arc::clone(&shared.server_wide),
+            )),
             without_primary_since: Cell::new(None),
             last_primary: Cell::new(None),
             snapshot: RefCell::new(SnapshotCache::new(Arc::clone(shared.cluster.shared()))),

@@ -230,7 +230,12 @@ fn statement(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
             if has(Kw::Lock) || (has(Kw::For) && !has(Kw::Logs)) {
                 primary(Class::Other, Reason::TableLock, Effects::LOCK)
             } else {
-                detailed(primary(Class::Other, Reason::Administration, Effects::empty()), b"FLUSH")
+                let privileges = |t: &Tok<'_>| t.text.eq_ignore_ascii_case(b"privileges");
+                let effects = match toks.iter().any(privileges) {
+                    true => Effects::SERVER_WIDE,
+                    false => Effects::empty(),
+                };
+                detailed(primary(Class::Other, Reason::Administration, effects), b"FLUSH")
             }
         }
         Kw::Backup => {
@@ -241,7 +246,8 @@ fn statement(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
         Kw::Analyze => analyze(toks, flavour),
         Kw::Create | Kw::Drop | Kw::Truncate | Kw::Alter | Kw::Rename => ddl(toks, flavour),
         Kw::Grant | Kw::Revoke => {
-            detailed(primary(Class::Write, Reason::WriteKeyword, Effects::DDL), toks[0].text)
+            let effects = Effects::DDL | Effects::SERVER_WIDE;
+            detailed(primary(Class::Write, Reason::WriteKeyword, effects), toks[0].text)
         }
         Kw::Install | Kw::Uninstall | Kw::Import => {
             let v = primary(Class::Other, Reason::Administration, Effects::DDL);
@@ -513,6 +519,9 @@ fn ddl(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
         toks[0].kw.text().as_bytes(),
     );
     let mut at = 1;
+    if (1..=3).any(|i| matches!(kw_at(i), Kw::User | Kw::Role)) {
+        verdict.effects |= Effects::SERVER_WIDE;
+    }
     match toks[0].kw {
         Kw::Create => {
             if kw_at(at) == Kw::Or {

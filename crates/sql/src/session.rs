@@ -131,7 +131,7 @@ pub fn set(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
     if second == Kw::Transaction || (scope && third == Kw::Transaction) {
         let effects = match second {
             Kw::Transaction => Effects::SET_NEXT_TRANSACTION,
-            Kw::Global => Effects::SET_OTHER,
+            Kw::Global => Effects::SET_OTHER | Effects::SERVER_WIDE,
             _ => Effects::SET_SYSVAR,
         };
         return primary(Class::Session, Reason::Transaction, effects | all.effects);
@@ -170,7 +170,10 @@ pub fn set(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
 }
 
 fn other(kw: Kw, effects: Effects) -> Verdict {
-    let ddl = if kw == Kw::Role { Effects::empty() } else { Effects::DDL };
+    let ddl = match kw {
+        Kw::Role => Effects::empty(),
+        _ => Effects::DDL | Effects::SERVER_WIDE,
+    };
     primary(Class::Write, Reason::SetStatement, effects | Effects::SET_OTHER | ddl)
 }
 
@@ -242,7 +245,7 @@ fn item(toks: &[Tok<'_>], flavour: Flavour) -> Item {
     }
     match scope {
         Kw::Global | Kw::Persist | Kw::PersistOnly => {
-            return Item::Primary(set, Effects::SET_OTHER);
+            return Item::Primary(set, Effects::SET_OTHER | Effects::SERVER_WIDE);
         }
         _ => {}
     }

@@ -86,6 +86,9 @@ bitflags! {
         /// `SET PASSWORD`, `SET GLOBAL`, `SET PERSIST`, `SET ROLE`, `SET DEFAULT ROLE`:
         /// a `SET` that is more than this session's variables.
         const SET_OTHER = 1 << 23;
+        /// Changes global variables, accounts or privileges: connections made before it are not
+        /// like those made after it.
+        const SERVER_WIDE = 1 << 24;
     }
 }
 

@@ -39,6 +39,8 @@ pub enum Command {
 pub enum Expect {
     /// OK, ERR, result sets, or a request for a local file.
     Results,
+    /// As [`Expect::Results`], or column definitions alone where a cursor was opened.
+    Executed,
     /// OK or ERR (or EOF, for COM_SET_OPTION and COM_DEBUG).
     Ok,
     /// COM_STMT_PREPARE_OK with definitions, or ERR.
@@ -90,9 +92,8 @@ impl Command {
     #[must_use]
     pub fn expect(self) -> Expect {
         match self {
-            Self::Query | Self::StmtExecute | Self::StmtBulkExecute | Self::ProcessInfo => {
-                Expect::Results
-            }
+            Self::Query | Self::StmtBulkExecute | Self::ProcessInfo => Expect::Results,
+            Self::StmtExecute => Expect::Executed,
             Self::StmtPrepare => Expect::Prepare,
             Self::FieldList => Expect::Fields,
             Self::StmtFetch => Expect::Rows,

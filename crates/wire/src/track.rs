@@ -14,6 +14,8 @@ pub struct Tracker {
     state: State,
     deprecate_eof: bool,
     caps: Capabilities,
+    /// A cursor may have been asked for.
+    cursor: bool,
     /// Bytes of the present packet still to pass on unseen.
     skip: usize,
     /// The next packet continues a payload of [`MAX_PAYLOAD`] bytes.
@@ -84,6 +86,7 @@ impl Tracker {
             state: if expect == Expect::Nothing { State::Done } else { Self::first(expect) },
             deprecate_eof: caps.contains(Capabilities::DEPRECATE_EOF),
             caps,
+            cursor: expect == Expect::Executed,
             skip: 0,
             continued: false,
             seq: 0,
@@ -94,6 +97,7 @@ impl Tracker {
         match expect {
             Expect::Rows => State::Rows,
             Expect::Fields => State::Fields,
+            Expect::Executed => State::First(Expect::Results),
             other => State::First(other),
         }
     }
@@ -260,12 +264,16 @@ impl Tracker {
                 self.state = State::Done;
                 Ok(Some(Control::Text))
             }
-            State::First(Expect::Rows | Expect::Fields) => {
-                Err(Malformed("unreachable: starts in rows"))
+            State::First(Expect::Rows | Expect::Fields | Expect::Executed) => {
+                Err(Malformed("unreachable: no such state"))
             }
             State::ColumnsEof => {
                 let status = eof_status(payload)?;
-                if status.contains(Status::CURSOR_EXISTS) {
+                // MariaDB leaves the flag set after a stored procedure used a cursor of its own; what
+                // a procedure answers always has more behind it.
+                let opened = status.contains(Status::CURSOR_EXISTS)
+                    && !status.contains(Status::MORE_RESULTS);
+                if self.cursor && opened {
                     return self.end(payload).map(Some);
                 }
                 self.state = State::Rows;
@@ -465,7 +473,22 @@ mod tests {
         let seq = write_packet(&mut reply, 1, &[1]);
         let seq = write_packet(&mut reply, seq, b"\x03def x");
         eof(&mut reply, seq, Status::CURSOR_EXISTS);
-        follow(&reply, Expect::Results, Capabilities::empty(), &[3]);
+        follow(&reply, Expect::Executed, Capabilities::empty(), &[3]);
+    }
+
+    #[test]
+    fn a_procedure_with_a_cursor_of_its_own_ends_nothing() {
+        for expect in [Expect::Results, Expect::Executed] {
+            let status = Status::CURSOR_EXISTS | Status::MORE_RESULTS;
+            let mut reply = Vec::new();
+            let seq = write_packet(&mut reply, 1, &[1]);
+            let seq = write_packet(&mut reply, seq, b"\x03def x");
+            let seq = eof(&mut reply, seq, status);
+            let seq = write_packet(&mut reply, seq, b"\x011");
+            let seq = eof(&mut reply, seq, status);
+            ok_packet(&mut reply, seq, Status::CURSOR_EXISTS);
+            follow(&reply, expect, Capabilities::empty(), &[3]);
+        }
     }
 
     #[test]
