@@ -109,9 +109,8 @@ def run(name, env):
         os.killpg(child.pid, signal.SIGKILL)
         out, err = child.communicate()
         err += b"\n[takes too long]"
-    for own, neutral in ((str(OUT), "OUT"), (SANDBOX, "SANDBOX"), (PORT, "PORT")):
-        out = out.replace(own.encode(), neutral.encode())
-        err = err.replace(own.encode(), neutral.encode())
+    for own, neutral in ((str(OUT), b"OUT"), (SANDBOX, b"SANDBOX"), (rf"(?<!\d){PORT}(?!\d)", b"PORT")):
+        out, err = (re.sub(own.encode(), neutral, text) for text in (out, err))
     if child.returncode == 62:
         return "skip", out + err
     expected = TESTS / "main" / f"{name}.result"
