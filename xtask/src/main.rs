@@ -12,6 +12,7 @@ mod setup;
 mod site;
 mod suites;
 mod test;
+mod vm;
 
 use std::process::ExitCode;
 
@@ -42,6 +43,10 @@ usage: cargo xtask CHORE
   instructions [--release] [--record] [--keep DIR]
                         instructions per statement, against tests/instructions.json
                         (--record: these are the figures from now on; --keep: for callgrind_annotate)
+  ipvs-vm [WORDS | --rate]
+                        boot a virtual machine whose kernel has IPVS and run the director's tests of
+                        it there (installs QEMU if need be; about two minutes); --rate: packets a
+                        second by eBPF, IPVS and plain forwarding, under virtual time
   setup                 only install what is missing (apt-get)
 ";
 
@@ -69,6 +74,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["site"] => site::run()?,
         ["compare", rest @ ..] => compare::run(rest)?,
         ["suites", rest @ ..] => suites::run(rest)?,
+        ["ipvs-vm", words @ ..] => vm::run(words)?,
         ["setup"] => setup::run()?,
         [] | ["help" | "--help" | "-h"] => print!("{HELP}"),
         _ => {

@@ -48,6 +48,26 @@ const FRONT_TIER: &[(&str, Sign)] = &[
     ("python3", Program(&["python3"])),
 ];
 
+/// For the virtual machine whose kernel has IPVS.
+const VM: &[(&str, Sign)] = &[
+    ("qemu-system-x86", Program(&["qemu-system-x86_64"])),
+    ("busybox-static", Program(&["busybox"])),
+    ("kmod", Program(&["modprobe"])),
+    ("cpio", Program(&["cpio"])),
+    ("iproute2", Program(&["ip"])),
+    ("ipvsadm", Program(&["ipvsadm"])),
+    ("iptables", Program(&["iptables"])),
+];
+
+/// Only what the virtual machine needs.
+pub fn vm() -> Result<()> {
+    let missing = missing(VM);
+    if !missing.is_empty() {
+        say(&format!("installing {}", missing.join(" ")));
+    }
+    apt_get(is_root(), &missing)
+}
+
 pub fn run() -> Result<()> {
     packages()?;
     if let Err(error) = mysql() {
@@ -117,16 +137,21 @@ fn apt_get(root: bool, packages: &[&str]) -> Result<()> {
     Ok(())
 }
 
+/// Where large things are kept that are not installed.
+pub fn cache() -> Result<PathBuf> {
+    let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
+    let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
+    let cache = cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("pointsman");
+    std::fs::create_dir_all(&cache)?;
+    Ok(cache)
+}
+
 /// Debian's release has no MySQL server, its development branch has one: unpacked into a directory
 /// of its own, where the sandbox finds it.
 fn mysql() -> Result<()> {
     let root = match std::env::var_os("MYSQL_ROOT") {
         Some(root) => PathBuf::from(root),
-        None => {
-            let home = || std::env::var_os("HOME").map(|home| PathBuf::from(home).join(".cache"));
-            let cache = std::env::var_os("XDG_CACHE_HOME").map(PathBuf::from).or_else(home);
-            cache.context("neither XDG_CACHE_HOME nor HOME is set")?.join("pointsman/mysql-9.7")
-        }
+        None => cache()?.join("mysql-9.7"),
     };
     if root.join("usr/sbin/mysqld").is_file() {
         return Ok(());

@@ -6,7 +6,29 @@
 #define CONNECTION_H
 
 // The peer is told again of a connection that goes on.
-#define TELL_EVERY 60000000000ull
+#define TELL_EVERY 60000000000ll
+
+#define SECOND 1000000000ull
+
+// ns of CLOCK_MONOTONIC, within a tick of the kernel's: asking for the exact time costs as much as
+// all the rest.
+static __always_inline __u64 about_now(const struct settings *set)
+{
+	if (set->tick)
+		return bpf_jiffies64() * set->tick + set->offset;
+	return bpf_ktime_get_ns();
+}
+
+// The same for new flows, who have the time: exact, and if the tick turns out not to be what it was
+// taken for, it is not used any more.
+static __always_inline __u64 exactly_now(struct settings *set, __u64 about)
+{
+	__u64 now = bpf_ktime_get_ns();
+
+	if (about - now + SECOND > 2 * SECOND)
+		set->tick = 0;
+	return now;
+}
 
 static __always_inline void count(__u32 real, __s32 active, __s32 inactive)
 {
@@ -54,7 +76,7 @@ static __always_inline void step(const struct packet *p, struct connection *c, _
 		if (before == ESTABLISHED)
 			count(c->real, -1, 1);
 		tell(&p->flow, c, now);
-	} else if (now - c->told > TELL_EVERY) {
+	} else if ((__s64)(now - c->told) > TELL_EVERY) {
 		tell(&p->flow, c, now);
 	}
 }
@@ -111,7 +133,7 @@ static __always_inline struct real *known_real(struct packet *p, int kind, __u64
 			if (c)
 				tell(&p->flow, c, now);
 		}
-	} else if (p->flow.protocol != IPPROTO_TCP && now - c->told > TELL_EVERY) {
+	} else if (p->flow.protocol != IPPROTO_TCP && (__s64)(now - c->told) > TELL_EVERY) {
 		tell(&p->flow, c, now);
 	}
 	return real;
@@ -208,12 +230,18 @@ static __always_inline struct real *early_fragment(struct packet *p, __u32 *inde
 // unreachable" if it is for a virtual server.
 static __always_inline struct real *route(struct packet *p, int kind, __u32 *index)
 {
-	__u64 now = bpf_ktime_get_ns();
+	__u32 zero = 0, *may_be_ours, hash = hash_vip(&p->flow.vip);
+	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 	struct fragment_key key = {};
 	struct service *service;
 	struct real *real;
 	int may_begin;
+	__u64 now;
 
+	may_be_ours = bpf_map_lookup_elem(&addresses, &hash);
+	if (!set || !may_be_ours || !*may_be_ours)
+		return 0;
+	now = about_now(set);
 	if (kind == FRAGMENT || p->first) {
 		fragment_key(&key, p);
 		real = fragment_real(&key, index);
@@ -238,6 +266,7 @@ static __always_inline struct real *route(struct packet *p, int kind, __u32 *ind
 			may_begin = 1;
 		if (!may_begin)
 			return 0;
+		now = exactly_now(set, now);
 		real = choose(service, &p->flow, now, index);
 		if (!real)
 			return 0;

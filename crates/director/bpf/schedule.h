@@ -33,6 +33,14 @@ static __always_inline __u32 hash_address(const struct address *a, __u32 port)
 	return mix(h, port);
 }
 
+// Index into `addresses`. `layout.rs` has the same.
+static __always_inline __u32 hash_vip(const struct address *a)
+{
+	__u32 h = a->word[0] ^ a->word[1] ^ a->word[2] ^ a->word[3];
+
+	return (h * 0x9e3779b1u) >> 20;
+}
+
 static __always_inline struct service *find_service(const struct flow *flow)
 {
 	struct service_key key = {};
@@ -198,7 +206,8 @@ static __always_inline int stays_with(const struct flow *key, __u64 now)
 	struct template *known = bpf_map_lookup_elem(&templates, key);
 	struct real *real;
 
-	if (!known || now - known->seen >= known->timeout)
+	// It may have been seen a moment after `now`, by another clock.
+	if (!known || (__s64)(now - known->seen) >= (__s64)known->timeout)
 		return -1;
 	real = usable(known->real, known->generation);
 	if (!real || !(real->flags & REAL_NEW))

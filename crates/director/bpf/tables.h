@@ -43,6 +43,8 @@ struct service_key {
 
 #define FRAGMENTS 0x80
 
+#define ADDRESSES 4096    // a power of two
+
 struct service {
 	__u32 base;       // first slot
 	__u32 slots;      // 0: no real server
@@ -140,6 +142,14 @@ struct event {
 struct settings {
 	__u32 tell;       // changes of connections go into `events`
 	__u32 pad;
+	__u64 tick;       // ns of a jiffy; 0: jiffies can't be used
+	__u64 offset;     // CLOCK_MONOTONIC = jiffies * tick + offset, within a tick
+};
+
+// One moment on both clocks.
+struct moment {
+	__u64 jiffies;
+	__u64 ns;         // CLOCK_MONOTONIC
 };
 
 // An interface of this host that packets arrive at.
@@ -164,6 +174,10 @@ TABLE(loads, ARRAY, 4096, __u32, struct load);
 TABLE(turns, ARRAY, 4096, __u32, __u64);
 TABLE(statistics, PERCPU_ARRAY, 4096, __u32, struct counters);
 TABLE(settings, ARRAY, 1, __u32, struct settings);
+TABLE(clock, ARRAY, 1, __u32, struct moment);
+// Whether a virtual address may be among those whose hash is the index: 0 if not. So most packets
+// that are none of ours are known by one look.
+TABLE(addresses, ARRAY, ADDRESSES, __u32, __u32);
 TABLE(links, HASH, 1024, __u32, struct link);
 // TCP whose handshake is done: a flood of SYNs can't push these out.
 TABLE(connections, LRU_HASH, 262144, struct flow, struct connection);

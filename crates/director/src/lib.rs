@@ -16,6 +16,8 @@ mod virtuals;
 
 use std::sync::Arc;
 
+use sys::privileges::Kept;
+
 pub use control::{Control, Source};
 pub use metrics::Metrics;
 pub use status::{InstanceStatus, RealServerStatus, Shared, VirtualServerStatus};
@@ -56,7 +58,8 @@ impl Director {
     /// the configuration again when the director is asked to.
     ///
     /// Call it before the process has other threads: the guard is a fork, and the signals blocked
-    /// here must be blocked in every thread. Threads started afterwards are fine.
+    /// here must be blocked in every thread. Threads started afterwards are fine. What the process
+    /// is allowed to do shrinks here to what `config` needs.
     ///
     /// # Errors
     /// [`Error`]; nothing is left behind then.
@@ -69,8 +72,9 @@ impl Director {
         let vmacs = make_vmacs(config).map_err(Error::os("use_vmac"))?;
         // The data plane first: the guard that the shell forks keeps it alive a little longer.
         let loaded = virtuals::load(config)?;
+        let kept = Kept::only(config).map_err(Error::os("giving up privileges"))?;
         let shell = shell::Shell::new(config, Arc::clone(&shared), Arc::clone(&control), vmacs)?;
-        let virtuals = virtuals::Virtuals::start(config, loaded, shared)?;
+        let virtuals = virtuals::Virtuals::start(config, loaded, shared, kept)?;
         Ok(Self { shell, virtuals, control })
     }
 

@@ -160,8 +160,11 @@ impl Families {
             }
         }
         for vs in shared.virtual_servers() {
-            let Some(vip) = vs.vip else { continue };
-            let (ip, port) = (vip.ip().to_string(), vip.port().to_string());
+            let (ip, port) = match vs.vip {
+                Some(vip) => (vip.ip().to_string(), vip.port().to_string()),
+                // A firewall mark, by its name.
+                None => (vs.name.clone(), "0".to_owned()),
+            };
             let protocol = match vs.protocol {
                 Protocol::Tcp => "tcp",
                 Protocol::Udp => "udp",

@@ -3,38 +3,86 @@
 
 use std::sync::Arc;
 
-use crate::config::{self, DirectorConfig};
-use crate::plane::ebpf::Options;
-use crate::plane::{self, DataPlane};
+use crate::config::DirectorConfig;
+use crate::plane::choice::{Kind, choose, needs_ipvs};
+use crate::plane::{self, DataPlane, ebpf, ipvs};
 use crate::services::Services;
+use crate::sys::privileges::Kept;
 use crate::{Error, Shared};
 
 pub(crate) struct Virtuals {
     services: Option<Services>,
     /// As the data plane was loaded.
-    options: Options,
+    running: Running,
     shared: Arc<Shared>,
+    kept: Kept,
 }
 
 /// The data plane, loaded and not yet filled.
 pub(crate) struct Loaded {
     plane: Option<Box<dyn DataPlane>>,
-    options: Options,
+    running: Running,
+}
+
+/// What a data plane was loaded with, and can't change while it runs.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Running {
+    Nothing,
+    Ebpf(ebpf::Options),
+    Ipvs,
 }
 
 /// Loads the data plane, if the configuration needs one.
 pub(crate) fn load(config: &DirectorConfig) -> Result<Loaded, Error> {
-    let options = options(config)?;
     if config.virtual_servers.is_empty() {
-        return Ok(Loaded { plane: None, options });
+        return Ok(Loaded { plane: None, running: Running::Nothing });
     }
-    let plane =
-        plane::ebpf::EbpfPlane::load(&options).map_err(Error::os("loading the eBPF data plane"))?;
-    Ok(Loaded { plane: Some(Box::new(plane)), options })
+    let mut failure = None;
+    for kind in choose(config).map_err(Error::Config)? {
+        let loaded = match kind {
+            Kind::Ebpf => load_ebpf(config),
+            Kind::Ipvs => load_ipvs(config),
+        };
+        match (loaded, failure) {
+            (Ok(loaded), before) => {
+                if let Some(error) = before {
+                    tracing::warn!("{error}: the next best data plane it is");
+                }
+                return Ok(loaded);
+            }
+            // What is best would be best to mend.
+            (Err(_), Some(first)) => failure = Some(first),
+            (Err(error), None) => failure = Some(error),
+        }
+    }
+    Err(failure.unwrap_or_else(|| Error::Config("there is no data plane".to_owned())))
 }
 
-fn options(config: &DirectorConfig) -> Result<Options, Error> {
-    Ok(Options {
+fn load_ebpf(config: &DirectorConfig) -> Result<Loaded, Error> {
+    let options = ebpf_options(config)?;
+    let plane =
+        ebpf::EbpfPlane::load(&options).map_err(Error::os("loading the eBPF data plane"))?;
+    Ok(Loaded { plane: Some(Box::new(plane)), running: Running::Ebpf(options) })
+}
+
+fn load_ipvs(config: &DirectorConfig) -> Result<Loaded, Error> {
+    let options =
+        ipvs::Options { flush: config.global.lvs_flush, on_stop: config.global.lvs_on_stop };
+    let opened = ipvs::IpvsPlane::open(options);
+    let plane = opened.map_err(|source| {
+        let vs = config.virtual_servers.iter().find_map(|vs| Some((vs, needs_ipvs(config, vs)?)));
+        match vs {
+            Some((vs, why)) if source.kind() == std::io::ErrorKind::NotFound => Error::Config(
+                format!("virtual_server {}: {why} is for IPVS, and {source}", vs.name()),
+            ),
+            _ => Error::Os { what: "opening IPVS", source },
+        }
+    })?;
+    Ok(Loaded { plane: Some(Box::new(plane)), running: Running::Ipvs })
+}
+
+fn ebpf_options(config: &DirectorConfig) -> Result<ebpf::Options, Error> {
+    Ok(ebpf::Options {
         interfaces: interfaces(config)?,
         attach: config.global.data_plane,
         sync: plane::SyncConfig::of(config),
@@ -46,6 +94,7 @@ impl Virtuals {
         config: &DirectorConfig,
         loaded: Loaded,
         shared: Arc<Shared>,
+        kept: Kept,
     ) -> Result<Self, Error> {
         let services = match loaded.plane {
             Some(plane) => Some(
@@ -54,33 +103,44 @@ impl Virtuals {
             ),
             None => None,
         };
-        Ok(Self { services, options: loaded.options, shared })
+        Ok(Self { services, running: loaded.running, shared, kept })
     }
 
     /// Serves what `config` says from now on; what was done, in a few words.
     pub fn reload(&mut self, config: &DirectorConfig) -> Result<String, Error> {
-        let wanted = options(config)?;
+        self.kept.allow(config).map_err(|why| Error::Config(why.to_owned()))?;
         let many = config.virtual_servers.len();
         let Some(services) = &self.services else {
-            *self = Self::start(config, load(config)?, Arc::clone(&self.shared))?;
+            *self = Self::start(config, load(config)?, Arc::clone(&self.shared), self.kept)?;
             return Ok(format!("{many} virtual servers"));
         };
-        let is_new = |name: &&String| !self.options.interfaces.contains(name);
-        let unheard: Vec<_> = wanted.interfaces.iter().filter(is_new).cloned().collect();
-        if !unheard.is_empty() {
-            return Err(Error::Config(format!(
-                "the data plane does not listen on {} yet: that takes a restart",
-                unheard.join(", ")
-            )));
+        let mut done = format!("{many} virtual servers");
+        let kinds = choose(config).map_err(Error::Config)?;
+        match &self.running {
+            Running::Ebpf(options) if kinds.contains(&Kind::Ebpf) => {
+                let wanted = ebpf_options(config)?;
+                let is_new = |name: &&String| !options.interfaces.contains(name);
+                let unheard: Vec<_> = wanted.interfaces.iter().filter(is_new).cloned().collect();
+                if !unheard.is_empty() {
+                    return Err(Error::Config(format!(
+                        "the data plane does not listen on {} yet: that takes a restart",
+                        unheard.join(", ")
+                    )));
+                }
+                if wanted.attach != options.attach {
+                    done += "; the data plane stays where it is attached until a restart";
+                }
+                if wanted.sync != options.sync {
+                    done += "; flows are shared as before until a restart";
+                }
+            }
+            Running::Ipvs if kinds.contains(&Kind::Ipvs) => {}
+            Running::Ipvs | Running::Ebpf(_) | Running::Nothing => {
+                let text = "this needs another data plane than the one that runs: restart";
+                return Err(Error::Config(text.to_owned()));
+            }
         }
         services.reload(config);
-        let mut done = format!("{many} virtual servers");
-        if wanted.attach != self.options.attach {
-            done += "; the data plane stays where it is attached until a restart";
-        }
-        if wanted.sync != self.options.sync {
-            done += "; flows are shared as before until a restart";
-        }
         Ok(done)
     }
 }
@@ -104,48 +164,5 @@ fn interfaces(config: &DirectorConfig) -> Result<Vec<String>, Error> {
                 .to_owned(),
         ));
     }
-    for vs in &config.virtual_servers {
-        servable(vs)
-            .map_err(|why| Error::Config(format!("virtual_server {}: {why}", vs.name())))?;
-    }
     Ok(interfaces)
-}
-
-/// Whether there is a data plane for what is asked. Serving it another way in silence would send
-/// packets where nobody expects them.
-fn servable(vs: &config::VirtualServer) -> Result<(), &'static str> {
-    use config::{Forwarding, Protocol, ServiceId};
-    let kinds = vs.real_servers.iter().map(|r| r.lb_kind.unwrap_or(vs.lb_kind));
-    if kinds.into_iter().any(|kind| kind != Forwarding::Dr) {
-        return Err(
-            "only `lb_kind DR` is served yet (keepalived's default, when it is not written, \
-                    is NAT)",
-        );
-    }
-    if matches!(vs.id, ServiceId::Fwmark(_)) {
-        return Err("firewall marks are not served yet");
-    }
-    if vs.protocol == Protocol::Sctp {
-        return Err("SCTP is not served yet");
-    }
-    Ok(())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn what_no_data_plane_can_do_is_refused() {
-        let load = |algo: &str, id: &str| {
-            let text = format!(
-                "virtual_server {id} {{\n {algo}\n real_server 10.0.0.2 80 {{\n weight 1\n }}\n}}\n"
-            );
-            config::parse_alone("k", &text).unwrap().0.virtual_servers.remove(0)
-        };
-        assert_eq!(servable(&load("lb_kind DR", "10.0.0.1 80")), Ok(()));
-        assert!(servable(&load("lb_kind NAT", "10.0.0.1 80")).is_err());
-        assert!(servable(&load("lb_algo rr", "10.0.0.1 80")).is_err(), "NAT is the default");
-        assert!(servable(&load("lb_kind DR", "fwmark 3")).is_err());
-    }
 }

@@ -9,8 +9,8 @@ use pointsman_vrrp::{AnnounceConfig, Version};
 use super::keywords as kw;
 use super::lexer::Place;
 use super::model::{
-    Attach, DirectorConfig, Notify, SyncGroup, Tracking, User, VirtualAddress, VirtualRoute, Vmac,
-    VrrpInstance,
+    Attach, DirectorConfig, Notify, OnStop, SyncGroup, Tracking, User, VirtualAddress,
+    VirtualRoute, Vmac, VrrpInstance,
 };
 use super::reader::{Findings, Item, as_ip, as_seconds, flag};
 use super::tracked::{track_file, track_process, track_script, tracks};
@@ -110,8 +110,19 @@ fn global(found: &mut Findings, item: &Item<'_>, config: &mut DirectorConfig, d:
         "script_user" => global.script_user = user(item.args),
         "enable_script_security" => global.enable_script_security = flag(&item),
         "data_plane" => {
-            found.set(&mut global.data_plane, &item, "auto, tc, xdp or xdp-generic", |t| {
+            found.set(&mut global.data_plane, &item, "auto, tc, xdp, xdp-generic or ipvs", |t| {
                 Attach::ALL.iter().find(|(name, _)| *name == t).map(|(_, attach)| *attach)
+            });
+        }
+        "lvs_flush" => global.lvs_flush = flag(&item),
+        "lvs_flush_on_stop" | "lvs_flush_onstop" => {
+            // With `VS` only its own: what happens anyway.
+            let own = item.args.first().is_some_and(|w| w.text == "VS");
+            global.lvs_on_stop = if own { OnStop::Remove } else { OnStop::Flush };
+        }
+        "lvs_on_stop" => {
+            found.set(&mut global.lvs_on_stop, &item, "remove, keep or flush", |t| {
+                OnStop::ALL.iter().find(|(name, _)| *name == t).map(|(_, on_stop)| *on_stop)
             });
         }
         "flow_sync" => global.flow_sync = Some(flag(&item)),

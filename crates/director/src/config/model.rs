@@ -53,16 +53,20 @@ pub struct Global {
     /// Refuse scripts that others than root may write.
     pub enable_script_security: bool,
     pub data_plane: Attach,
+    /// IPVS: start by removing all that others left in it.
+    pub lvs_flush: bool,
+    /// IPVS: what becomes of it on an orderly end.
+    pub lvs_on_stop: OnStop,
     /// Whether the peer is told of connections; `None`: yes.
     pub flow_sync: Option<bool>,
     /// What proves to the peer that it is us; `None`: the virtual routers' password.
     pub flow_sync_secret: Option<Secret>,
 }
 
-/// Where the eBPF program takes packets.
+/// What moves packets: the eBPF program, and where it takes them, or IPVS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Attach {
-    /// On tc: it works with every driver and every offload.
+    /// eBPF on tc, which works with every driver and every offload; IPVS for what eBPF can't do.
     #[default]
     Auto,
     Tc,
@@ -70,15 +74,34 @@ pub enum Attach {
     Xdp,
     /// As `Xdp`, for drivers that can't.
     XdpGeneric,
+    Ipvs,
 }
 
 impl Attach {
-    pub(crate) const ALL: [(&'static str, Self); 4] = [
+    pub(crate) const ALL: [(&'static str, Self); 5] = [
         ("auto", Self::Auto),
         ("tc", Self::Tc),
         ("xdp", Self::Xdp),
         ("xdp-generic", Self::XdpGeneric),
+        ("ipvs", Self::Ipvs),
     ];
+}
+
+/// What becomes of the services in IPVS when the director ends in good order.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum OnStop {
+    /// Ours are removed, those of others stay.
+    #[default]
+    Remove,
+    /// They stay, for the next run.
+    Keep,
+    /// All are removed, also those of others.
+    Flush,
+}
+
+impl OnStop {
+    pub(crate) const ALL: [(&'static str, Self); 3] =
+        [("remove", Self::Remove), ("keep", Self::Keep), ("flush", Self::Flush)];
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -280,6 +303,17 @@ pub enum Protocol {
     Sctp,
 }
 
+impl Protocol {
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "TCP",
+            Self::Udp => "UDP",
+            Self::Sctp => "SCTP",
+        }
+    }
+}
+
 /// How a connection gets its real server. keepalived's and IPVS's names.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Scheduler {
@@ -324,6 +358,15 @@ impl Scheduler {
     }
 }
 
+/// Options of the hashing schedulers `sh` and `mh`, as IPVS has them: `mh-port`, `mh-fallback`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct HashOptions {
+    /// The client's port counts too.
+    pub port: bool,
+    /// If the server found takes no connections, another one does.
+    pub fallback: bool,
+}
+
 /// How a packet gets to its real server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Forwarding {
@@ -339,6 +382,7 @@ pub struct VirtualServer {
     pub protocol: Protocol,
     pub lb_algo: Scheduler,
     pub lb_kind: Forwarding,
+    pub hash: HashOptions,
     pub persistence_timeout: Option<Duration>,
     /// Clients that are the same in so many bits are one client; `None`: in all.
     pub persistence_granularity: Option<u8>,
@@ -355,6 +399,8 @@ pub struct VirtualServer {
     pub quorum_down: Option<Script>,
     pub sorry_server: Option<SocketAddr>,
     pub sorry_server_inhibit: bool,
+    /// `None`: the virtual server's.
+    pub sorry_server_lvs_method: Option<Forwarding>,
     /// Host header of HTTP checks.
     pub virtualhost: Option<String>,
     /// How long a real server that came up takes to its full weight; zero: it has it at once.

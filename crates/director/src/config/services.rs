@@ -7,7 +7,7 @@ use super::checkers::{Timing, check};
 use super::keepalived::{as_count, as_number, place_of};
 use super::keywords as kw;
 use super::model::{
-    Forwarding, Protocol, RealServer, Scheduler, ServerGroup, ServiceId, VirtualServer,
+    Forwarding, HashOptions, Protocol, RealServer, Scheduler, ServerGroup, ServiceId, VirtualServer,
 };
 use super::reader::{Findings, Item, as_ip, as_seconds, flag};
 use super::tree::Word;
@@ -106,6 +106,11 @@ fn socket(found: &mut Findings, keyword: &str, args: &[Word]) -> Option<SocketAd
 }
 
 fn forwarding(found: &mut Findings, item: &Item<'_>) -> Option<Forwarding> {
+    // As ipip instead, the real servers would not understand it.
+    if let Some(word) = item.args.iter().find(|w| matches!(w.text.as_str(), "gue" | "gre")) {
+        let message = format!("tunnels of type {} are not made", word.text);
+        found.error(&word.place, message, "ipip is the only type");
+    }
     found.value(item, "DR, NAT or TUN", |t| match t {
         "DR" => Some(Forwarding::Dr),
         "NAT" => Some(Forwarding::Nat),
@@ -155,6 +160,9 @@ pub(crate) fn virtual_server(found: &mut Findings, item: &Item<'_>) -> Option<Vi
         "quorum_up" => vs.quorum_up = found.script(&item),
         "quorum_down" => vs.quorum_down = found.script(&item),
         "sorry_server" => vs.sorry_server = socket(found, "sorry_server", item.args),
+        "sorry_server_lvs_method" => vs.sorry_server_lvs_method = forwarding(found, &item),
+        "sh-port" | "mh-port" => vs.hash.port = true,
+        "sh-fallback" | "mh-fallback" => vs.hash.fallback = true,
         "sorry_server_inhibit" => vs.sorry_server_inhibit = flag(&item),
         "inhibit_on_failure" => inhibit = flag(&item),
         "virtualhost" => vs.virtualhost = item.args.first().map(|w| w.text.clone()),
@@ -255,6 +263,7 @@ impl VirtualServer {
             protocol: Protocol::Tcp,
             lb_algo: Scheduler::Wlc,
             lb_kind: Forwarding::Nat,
+            hash: HashOptions::default(),
             persistence_timeout: None,
             persistence_granularity: None,
             ops: false,
@@ -266,6 +275,7 @@ impl VirtualServer {
             quorum_down: None,
             sorry_server: None,
             sorry_server_inhibit: false,
+            sorry_server_lvs_method: None,
             virtualhost: None,
             slow_start: Duration::ZERO,
             real_servers: Vec::new(),

@@ -366,6 +366,11 @@ fn everything_there_is_can_be_said_in_toml() {
         "regex = ",
         "digest = ",
         "fwmark",
+        "lvs_flush = true",
+        "lvs_on_stop = \"flush\"",
+        "hash_port = true",
+        "hash_fallback = true",
+        "sorry_server_lvs_method = \"NAT\"",
         "quorum_down",
     ] {
         assert!(text.contains(key), "no {key} in\n{text}");

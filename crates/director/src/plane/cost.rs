@@ -5,13 +5,11 @@ use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
-use aya::programs::{TestRun, TestRunOptions};
-
 use super::ebpf::{EbpfPlane, Options};
 use super::layout::{LinkValue, REAL_MAC, REAL_USABLE, RealValue};
 use super::program::other;
-use super::{DataPlane, Persistence, Service, Target};
-use crate::config::{Protocol, Scheduler};
+use super::{DataPlane, Persistence, Service, Takes, Target};
+use crate::config::{Forwarding, HashOptions, Protocol, Scheduler};
 
 /// One line of the table.
 #[derive(Debug, Clone)]
@@ -40,6 +38,17 @@ const NEW_FLOWS: u16 = 20_000;
 /// The kernel's, if it does not load or run the program.
 pub fn measure() -> io::Result<Vec<Cost>> {
     let mut costs = Vec::new();
+    {
+        let mut plane = EbpfPlane::load(&Options::default())?;
+        plane.program.named("nothing")?.load().map_err(other)?;
+        let packet = tcp(ip("10.0.0.9"), ip("10.0.0.7"), 5000, ACK);
+        let mut times = Vec::new();
+        for _ in 0..BATCHES {
+            times.push(plane.program.measure("nothing", &packet, BATCH)?);
+        }
+        let what = "a program that does nothing (in all below)".to_owned();
+        costs.push(Cost { what, hook: "tc", time: median(times), runs: BATCH * BATCHES });
+    }
     for (scheduler, persistence) in [
         (Scheduler::Rr, None),
         (Scheduler::Mh, None),
@@ -112,13 +121,8 @@ fn know_macs(plane: &EbpfPlane) -> io::Result<()> {
 }
 
 fn run(plane: &mut EbpfPlane, hook: &str, packet: &[u8], repeat: u32) -> io::Result<Duration> {
-    let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::default() };
-    let result = if hook == "tc" {
-        plane.program.classifier()?.test_run(options)
-    } else {
-        plane.program.xdp()?.test_run(options)
-    };
-    Ok(result.map_err(other)?.duration)
+    let name = if hook == "tc" { "direct_routing" } else { "direct_routing_xdp" };
+    plane.program.measure(name, packet, repeat)
 }
 
 fn ip(text: &str) -> IpAddr {
@@ -129,12 +133,13 @@ fn service(vip: &str, scheduler: Scheduler, persistence: Option<Persistence>) ->
     let vip: SocketAddr = vip.parse().unwrap_or(([0, 0, 0, 0], 0).into());
     let target = |i: u8| {
         let ip = if vip.is_ipv6() { ip(&format!("fd00::1:{i}")) } else { [10, 0, 1, i].into() };
-        Target { address: SocketAddr::new(ip, 80), weight: 1, upper: 0, lower: 0 }
+        let address = SocketAddr::new(ip, 80);
+        Target { address, forwarding: Forwarding::Dr, weight: 1, upper: 0, lower: 0 }
     };
     Service {
-        vip,
-        protocol: Protocol::Tcp,
+        takes: Takes::Address { vip, protocol: Protocol::Tcp },
         scheduler,
+        hash: HashOptions::default(),
         persistence,
         one_packet: false,
         targets: (1..=16).map(target).collect(),

@@ -2,14 +2,14 @@
 
 use std::collections::{HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
 
+use super::clock::{self, Tick};
 use super::flows::{Flows, Keeper, Registry, SharedRegistry, Sharing, lock};
 use super::layout::{
     BY_HASH, BY_WEIGHT, Counters, FRAGMENTS, HASH_PORT, HASH_VIP, IDLE_FIRST, LEAST, LOAD_ACTIVE,
     LinkValue, Load, MAX_REALS, MAX_SCAN, Name, ONE_PACKET, PERSISTENT, REAL_LOCAL, REAL_MAC,
-    REAL_NEW, REAL_USABLE, RealValue, ServiceKey, ServiceValue, Settings, family, mask, octets,
-    service_key,
+    REAL_NEW, REAL_USABLE, RealValue, ServiceKey, ServiceValue, Settings, family, hash_vip, mask,
+    octets, service_key,
 };
 use super::pins;
 use super::program::Program;
@@ -51,18 +51,7 @@ impl EbpfPlane {
     /// Loads the program and attaches it, taking over what a run before left in the tables.
     pub fn load(options: &Options) -> io::Result<Self> {
         let (mut program, mut told) = load_pinned()?;
-        let interfaces = &options.interfaces;
         let processors = aya::util::nr_cpus().map_err(|(_, e)| e)?;
-        for interface in interfaces {
-            program.attach_tc(interface)?;
-        }
-        let xdp = match options.attach {
-            Attach::Auto | Attach::Tc => false,
-            Attach::Xdp | Attach::XdpGeneric => {
-                program.attach_xdp(interfaces, options.attach == Attach::XdpGeneric)?;
-                true
-            }
-        };
         let mut peers = None;
         if let Some(sync) = &options.sync {
             let links = Links::read(&mut netlink::Socket::route()?)?;
@@ -71,19 +60,29 @@ impl EbpfPlane {
             peers = Some(open);
         }
         let tell = u32::from(peers.is_some());
-        program.tables.settings.set(&0, &Settings { tell, pad: 0 })?;
+        // Without the tick the program asks for the time, which takes longer.
+        let Tick { tick, offset } = program.read_clock().map(clock::of).unwrap_or_default();
+        program.tables.settings.set(&0, &Settings { tell, pad: 0, tick, offset })?;
         let mut plane = Self {
             program,
             flows: None,
             registry: SharedRegistry::default(),
             numbers: HashMap::new(),
-            interfaces: interfaces.clone(),
+            interfaces: options.interfaces.clone(),
             processors,
-            xdp,
+            xdp: matches!(options.attach, Attach::Xdp | Attach::XdpGeneric),
             peers,
             told,
         };
+        // What it is to know comes before the first packet.
         plane.take_over()?;
+        for interface in &options.interfaces {
+            plane.program.attach_tc(interface)?;
+        }
+        if plane.xdp {
+            let generic = options.attach == Attach::XdpGeneric;
+            plane.program.attach_xdp(&options.interfaces, generic)?;
+        }
         Ok(plane)
     }
 
@@ -99,6 +98,7 @@ impl EbpfPlane {
                 let table = value.base / MAX_SLOTS as u32;
                 self.numbers.insert(key, (table / 2, table % 2 == 1));
                 registry.services.insert(key, value);
+                tables.addresses.set(&hash_vip(&key.vip), &1)?;
             }
         }
         for index in 0..MAX_REALS {
@@ -112,7 +112,8 @@ impl EbpfPlane {
     }
 
     fn apply_service(&mut self, service: &Service, links: &Links) -> io::Result<ServiceKey> {
-        let key = service_key(service);
+        let key = service_key(service)
+            .ok_or_else(|| io::Error::other(format!("{} is not for eBPF", service.takes)))?;
         let (number, second) = match self.numbers.get(&key) {
             Some(&(number, second)) => (number, !second),
             None => (self.free_number()?, false),
@@ -149,6 +150,7 @@ impl EbpfPlane {
             pad: [0; 6],
         };
         tables.services.set(&key, &value)?;
+        tables.addresses.set(&hash_vip(&key.vip), &1)?;
         self.numbers.insert(key, (number, second));
         lock(&self.registry).services.insert(key, value);
         Ok(key)
@@ -235,10 +237,15 @@ impl EbpfPlane {
             let _ = tables.services.remove(&key);
             self.numbers.remove(&key);
             registry.services.remove(&key);
+            let hash = hash_vip(&key.vip);
+            if self.numbers.keys().all(|other| hash_vip(&other.vip) != hash) {
+                let _ = tables.addresses.set(&hash, &0);
+            }
         }
         let wanted: HashSet<Name> = services
             .iter()
-            .flat_map(|s| s.targets.iter().map(|t| Name::new(service_key(s), t.address)))
+            .filter_map(|s| Some((service_key(s)?, &s.targets)))
+            .flat_map(|(key, targets)| targets.iter().map(move |t| Name::new(key, t.address)))
             .collect();
         let unused: Vec<(Name, u32)> = registry
             .indexes
@@ -252,6 +259,28 @@ impl EbpfPlane {
             let _ = tables.reals.set(&index, &RealValue { generation, ..RealValue::default() });
             let _ = tables.names.set(&index, &Name::default());
         }
+    }
+
+    fn traffic_of(&self, name: Name) -> Traffic {
+        let Some(index) = lock(&self.registry).indexes.get(&name).copied() else {
+            return Traffic::default();
+        };
+        let tables = &self.program.tables;
+        let values = tables.statistics.get_all(&index, self.processors).unwrap_or_default();
+        let load = tables.loads.get(&index).ok().flatten().unwrap_or_default();
+        // A count that the program took below zero for a moment is none.
+        let count = |n: u32| u64::from(if n > i32::MAX as u32 { 0 } else { n });
+        let start = Traffic {
+            active: count(load.active),
+            inactive: count(load.inactive),
+            ..Traffic::default()
+        };
+        values.iter().fold(start, |t, v| Traffic {
+            packets: t.packets + v.packets,
+            bytes: t.bytes + v.bytes,
+            connections: t.connections + v.connections,
+            ..t
+        })
     }
 
     fn put_links(&self, links: &Links) -> io::Result<()> {
@@ -321,33 +350,16 @@ impl DataPlane for EbpfPlane {
         result
     }
 
-    fn traffic(&self, service: &Service, target: SocketAddr) -> Traffic {
-        let name = Name::new(service_key(service), target);
-        let Some(index) = lock(&self.registry).indexes.get(&name).copied() else {
-            return Traffic::default();
-        };
-        let tables = &self.program.tables;
-        let values = tables.statistics.get_all(&index, self.processors).unwrap_or_default();
-        let load = tables.loads.get(&index).ok().flatten().unwrap_or_default();
-        // A count that the program took below zero for a moment is none.
-        let count = |n: u32| u64::from(if n > i32::MAX as u32 { 0 } else { n });
-        let start = Traffic {
-            active: count(load.active),
-            inactive: count(load.inactive),
-            ..Traffic::default()
-        };
-        values.iter().fold(start, |t, v| Traffic {
-            packets: t.packets + v.packets,
-            bytes: t.bytes + v.bytes,
-            connections: t.connections + v.connections,
-            ..t
-        })
+    fn traffic(&mut self, service: &Service) -> Vec<Traffic> {
+        let Some(key) = service_key(service) else { return Vec::new() };
+        let targets = service.targets.iter();
+        targets.map(|target| self.traffic_of(Name::new(key, target.address))).collect()
     }
 
-    fn doubts(&self, services: &[Service]) -> Vec<String> {
-        let mut doubts = self.told.clone();
+    fn doubts(&mut self, services: &[Service]) -> Vec<String> {
+        let mut doubts = std::mem::take(&mut self.told);
         for s in services {
-            let (name, vip) = (s.scheduler.name(), s.vip);
+            let (name, vip) = (s.scheduler.name(), s.takes);
             if let Some(instead) = stand_in(s.scheduler) {
                 doubts.push(format!("{vip}: {name} is served as {instead} by the eBPF data plane"));
             }
@@ -361,7 +373,7 @@ impl DataPlane for EbpfPlane {
 }
 
 /// What is used for schedulers this data plane does not have.
-fn stand_in(scheduler: Scheduler) -> Option<&'static str> {
+pub(super) fn stand_in(scheduler: Scheduler) -> Option<&'static str> {
     use Scheduler::{Fo, Lblc, Lblcr, Ovf, Twos};
     match scheduler {
         // Those two are for caches: by destination, and by load among equals.
@@ -389,6 +401,7 @@ fn slots_of(service: &Service, candidates: &[Candidate]) -> (Vec<usize>, u32) {
     let (order, flags) = match service.scheduler {
         Rr => (table::round_robin(candidates), 0),
         Mh => (table::maglev(candidates), BY_HASH | HASH_PORT),
+        Sh if service.hash.port => (table::maglev(candidates), BY_HASH | HASH_PORT),
         Sh => (table::maglev(candidates), BY_HASH),
         Dh | Lblc | Lblcr => (table::maglev(candidates), BY_HASH | HASH_VIP),
         scheduler => match by_load(scheduler) {

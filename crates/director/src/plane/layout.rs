@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 
-use super::Service;
+use super::{Service, Takes};
 use crate::config::Protocol;
 use crate::sys::bpf::Plain;
 
@@ -36,6 +36,9 @@ pub(crate) const DATAGRAM: u32 = 5;
 
 /// In the family of a [`ServiceKey`]: it takes fragments whose ports are not known.
 pub(crate) const FRAGMENTS: u8 = 0x80;
+
+/// Entries of the table that says which virtual addresses there may be.
+pub(crate) const ADDRESSES: u32 = 4096;
 
 pub(crate) const MAX_REALS: u32 = 4096;
 /// As many real servers of one virtual server are compared by load.
@@ -144,6 +147,18 @@ pub(crate) struct Event {
 pub(crate) struct Settings {
     pub tell: u32,
     pub pad: u32,
+    /// ns of a jiffy; 0: the program asks for the time.
+    pub tick: u64,
+    pub offset: u64,
+}
+
+/// One moment on both clocks.
+#[repr(C)]
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Moment {
+    pub jiffies: u64,
+    /// CLOCK_MONOTONIC
+    pub ns: u64,
 }
 
 #[repr(C)]
@@ -173,7 +188,14 @@ macro_rules! plain {
     };
 }
 plain!(ServiceKey, ServiceValue, RealValue, Load, Flow, Connection, Template, Counters, Event);
-plain!(Settings, LinkValue, Name);
+plain!(Settings, Moment, LinkValue, Name);
+
+/// The index of a virtual address in the table of that many.
+pub(crate) fn hash_vip(vip: &[u8; 16]) -> u32 {
+    let words = vip.chunks_exact(4).map(|w| u32::from_ne_bytes([w[0], w[1], w[2], w[3]]));
+    let folded: u32 = words.fold(0, |h, word| h ^ word);
+    folded.wrapping_mul(0x9e37_79b1) >> (32 - ADDRESSES.ilog2())
+}
 
 impl Event {
     /// As it stands in the ring buffer.
@@ -194,17 +216,19 @@ impl Name {
     }
 }
 
-pub(crate) fn service_key(service: &Service) -> ServiceKey {
-    ServiceKey {
-        vip: octets(service.vip.ip()),
-        port: service.vip.port().to_be_bytes(),
-        protocol: match service.protocol {
+/// `None`: marks can't be seen where the program runs.
+pub(crate) fn service_key(service: &Service) -> Option<ServiceKey> {
+    let Takes::Address { vip, protocol } = service.takes else { return None };
+    Some(ServiceKey {
+        vip: octets(vip.ip()),
+        port: vip.port().to_be_bytes(),
+        protocol: match protocol {
             Protocol::Tcp => libc::IPPROTO_TCP as u8,
             Protocol::Udp => libc::IPPROTO_UDP as u8,
             Protocol::Sctp => libc::IPPROTO_SCTP as u8,
         },
-        family: family(service.vip.ip()),
-    }
+        family: family(vip.ip()),
+    })
 }
 
 pub(crate) fn family(ip: IpAddr) -> u8 {

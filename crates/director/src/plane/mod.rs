@@ -1,8 +1,11 @@
 //! Data planes: what moves packets from a virtual server to its real servers.
 
+pub(crate) mod choice;
+mod clock;
 pub mod cost;
 pub(crate) mod ebpf;
 mod flows;
+pub mod ipvs;
 mod layout;
 mod neighbours;
 mod pins;
@@ -13,22 +16,51 @@ pub mod table;
 
 pub(crate) use sync::SyncConfig;
 
+use std::fmt;
 use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use crate::config::{Protocol, Scheduler};
+use crate::config::{Forwarding, HashOptions, Protocol, Scheduler};
 
 /// One virtual server as the data plane is to serve it from now on.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Service {
-    /// Port 0: all ports.
-    pub vip: SocketAddr,
-    pub protocol: Protocol,
+    pub takes: Takes,
     pub scheduler: Scheduler,
+    pub hash: HashOptions,
     pub persistence: Option<Persistence>,
     pub one_packet: bool,
     pub targets: Vec<Target>,
+}
+
+/// The packets that are for a virtual server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Takes {
+    /// Port 0: all ports.
+    Address { vip: SocketAddr, protocol: Protocol },
+    /// What the firewall marked.
+    Mark { mark: u32, ipv6: bool },
+}
+
+impl Takes {
+    #[must_use]
+    pub fn is_ipv6(self) -> bool {
+        match self {
+            Self::Address { vip, .. } => vip.is_ipv6(),
+            Self::Mark { ipv6, .. } => ipv6,
+        }
+    }
+}
+
+impl fmt::Display for Takes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Address { vip, protocol: Protocol::Tcp } => write!(f, "{vip}"),
+            Self::Address { vip, protocol } => write!(f, "{vip} ({})", protocol.name()),
+            Self::Mark { mark, .. } => write!(f, "fwmark {mark}"),
+        }
+    }
 }
 
 /// All connections of a client go to one server.
@@ -44,6 +76,7 @@ pub struct Persistence {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Target {
     pub address: SocketAddr,
+    pub forwarding: Forwarding,
     /// Zero: keeps the connections it has, gets no new ones.
     pub weight: u32,
     /// Connections from which on it gets no new ones; 0: no limit.
@@ -75,9 +108,12 @@ pub trait DataPlane: Send {
     /// What could not be done; the rest was.
     fn apply(&mut self, services: &[Service]) -> io::Result<()>;
 
-    /// Traffic of a real server of one virtual server.
-    fn traffic(&self, service: &Service, target: SocketAddr) -> Traffic;
+    /// Traffic of the real servers of one virtual server, in the order of its targets.
+    fn traffic(&mut self, service: &Service) -> Vec<Traffic>;
 
     /// What can't be done as asked, in a sentence each: schedulers replaced by the nearest.
-    fn doubts(&self, services: &[Service]) -> Vec<String>;
+    fn doubts(&mut self, services: &[Service]) -> Vec<String>;
+
+    /// The orderly end: no packets come any more.
+    fn end(&mut self) {}
 }

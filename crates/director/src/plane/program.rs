@@ -8,12 +8,12 @@ use std::time::{Duration, Instant};
 use aya::maps::{Map, MapData, RingBuf};
 use aya::programs::tc::TcAttachOptions;
 use aya::programs::xdp::XdpMode;
-use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, Xdp, tc};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, TestRun, TestRunOptions, Xdp, tc};
 use aya::util::KernelVersion;
 use aya::{Ebpf, EbpfLoader};
 
 use super::layout::{
-    Connection, Counters, Flow, LinkValue, Load, Name, RealValue, ServiceKey, ServiceValue,
+    Connection, Counters, Flow, LinkValue, Load, Moment, Name, RealValue, ServiceKey, ServiceValue,
     Settings, Template,
 };
 use super::pins::PINNED;
@@ -33,6 +33,9 @@ pub(crate) struct Tables {
     /// One for each processor.
     pub statistics: Table<u32, Counters>,
     pub settings: Table<u32, Settings>,
+    pub clock: Table<u32, Moment>,
+    /// By hash: whether there may be such a virtual address.
+    pub addresses: Table<u32, u32>,
     pub links: Table<u32, LinkValue>,
     pub connections: Table<Flow, Connection>,
     pub begun: Table<Flow, Connection>,
@@ -80,6 +83,8 @@ impl Program {
             loads: table(&ebpf, "loads")?,
             statistics: table(&ebpf, "statistics")?,
             settings: table(&ebpf, "settings")?,
+            clock: table(&ebpf, "clock")?,
+            addresses: table(&ebpf, "addresses")?,
             links: table(&ebpf, "links")?,
             connections: table(&ebpf, "connections")?,
             begun: table(&ebpf, "begun")?,
@@ -93,7 +98,33 @@ impl Program {
     }
 
     pub fn classifier(&mut self) -> io::Result<&mut SchedClassifier> {
-        let name = "direct_routing";
+        self.named("direct_routing")
+    }
+
+    /// Runs the program on a packet of our own, attached nowhere: so long it takes.
+    pub fn measure(
+        &mut self,
+        name: &'static str,
+        packet: &[u8],
+        repeat: u32,
+    ) -> io::Result<Duration> {
+        let options = TestRunOptions { data_in: Some(packet), repeat, ..TestRunOptions::default() };
+        let result = if name == "direct_routing_xdp" {
+            self.xdp()?.test_run(options)
+        } else {
+            self.named(name)?.test_run(options)
+        };
+        Ok(result.map_err(other)?.duration)
+    }
+
+    /// One moment on the kernel's clocks.
+    pub fn read_clock(&mut self) -> io::Result<Moment> {
+        self.named("read_clock")?.load().map_err(other)?;
+        self.measure("read_clock", &[0; 64], 1)?;
+        self.tables.clock.get(&0)?.ok_or_else(|| missing("clock"))
+    }
+
+    pub fn named(&mut self, name: &'static str) -> io::Result<&mut SchedClassifier> {
         let program = self.ebpf.program_mut(name).ok_or_else(|| missing(name))?;
         program.try_into().map_err(other)
     }

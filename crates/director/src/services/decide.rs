@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use crate::checks::Verdict;
 use crate::config::{CheckKind, ServiceId, VirtualServer};
-use crate::plane::{Persistence, Service, Target};
+use crate::plane::{Persistence, Service, Takes, Target};
 
 /// What is known of one virtual server's real servers.
 #[derive(Debug, Clone)]
@@ -160,9 +160,16 @@ impl Health {
     }
 }
 
-/// What the data plane is to serve; `None` for what only IPVS can (fwmarks).
+/// What the data plane is to serve; `None` for a group, whose members are served one by one.
 pub(crate) fn service(vs: &VirtualServer, health: &Health) -> Option<Service> {
-    let ServiceId::Vip(vip) = vs.id else { return None };
+    let takes = match vs.id {
+        ServiceId::Vip(vip) => Takes::Address { vip, protocol: vs.protocol },
+        ServiceId::Fwmark(mark) => {
+            let ipv6 = vs.real_servers.first().is_some_and(|r| r.address.is_ipv6());
+            Takes::Mark { mark, ipv6 }
+        }
+        ServiceId::Group(_) => return None,
+    };
     let mut targets: Vec<Target> = Vec::new();
     let mut taking = 0;
     // A part of weight 1 needs all weights to be greater.
@@ -180,7 +187,8 @@ pub(crate) fn service(vs: &VirtualServer, health: &Health) -> Option<Service> {
         }
         taking += u64::from(weight);
         let (upper, lower) = (server.uthreshold, server.lthreshold);
-        targets.push(Target { address: server.address, weight, upper, lower });
+        let forwarding = server.lb_kind.unwrap_or(vs.lb_kind);
+        targets.push(Target { address: server.address, forwarding, weight, upper, lower });
     }
     if let Some(sorry) = vs.sorry_server
         && (!health.quorum || taking == 0)
@@ -190,14 +198,15 @@ pub(crate) fn service(vs: &VirtualServer, health: &Health) -> Option<Service> {
         } else {
             targets.clear();
         }
-        targets.push(Target { address: sorry, weight: 1, upper: 0, lower: 0 });
+        let forwarding = vs.sorry_server_lvs_method.unwrap_or(vs.lb_kind);
+        targets.push(Target { address: sorry, forwarding, weight: 1, upper: 0, lower: 0 });
     }
     Some(Service {
-        vip,
-        protocol: vs.protocol,
+        takes,
         scheduler: vs.lb_algo,
+        hash: vs.hash,
         persistence: vs.persistence_timeout.map(|timeout| {
-            let whole = if vip.is_ipv6() { 128 } else { 32 };
+            let whole = if takes.is_ipv6() { 128 } else { 32 };
             Persistence { timeout, prefix: vs.persistence_granularity.unwrap_or(whole) }
         }),
         one_packet: vs.ops,

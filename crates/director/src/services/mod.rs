@@ -75,8 +75,11 @@ fn expand(config: &DirectorConfig, vs: &VirtualServer) -> Vec<VirtualServer> {
             .server_groups
             .iter()
             .filter(|g| g.name == *name)
-            .flat_map(|g| &g.vips)
-            .map(|vip| VirtualServer { id: ServiceId::Vip(*vip), ..vs.clone() })
+            .flat_map(|g| {
+                let vips = g.vips.iter().map(|vip| ServiceId::Vip(*vip));
+                vips.chain(g.fwmarks.iter().map(|mark| ServiceId::Fwmark(*mark)))
+            })
+            .map(|id| VirtualServer { id, ..vs.clone() })
             .collect(),
         _ => vec![vs.clone()],
     }
@@ -121,6 +124,7 @@ impl Manager {
             self.rise();
             self.show();
         }
+        self.plane.end();
         for (vs, health) in self.servers.iter().zip(&self.health) {
             if vs.omega && health.has_quorum() {
                 start(&mut self.scripts, vs.quorum_down.as_ref());
@@ -259,9 +263,16 @@ impl Manager {
         }
     }
 
-    fn show(&self) {
+    fn show(&mut self) {
+        let plane = &mut self.plane;
         let list = self.servers.iter().zip(&self.health).map(|(vs, health)| {
             let service = decide::service(vs, health);
+            let traffic = service.as_ref().map(|s| plane.traffic(s)).unwrap_or_default();
+            // One that is down is no target, and has none.
+            let traffic_of = |address| {
+                let at = service.as_ref()?.targets.iter().position(|t| t.address == address)?;
+                traffic.get(at).copied()
+            };
             VirtualServerStatus {
                 name: vs.name(),
                 vip: match vs.id {
@@ -270,7 +281,7 @@ impl Manager {
                 },
                 protocol: vs.protocol,
                 scheduler: vs.lb_algo.name(),
-                data_plane: self.plane.name(),
+                data_plane: plane.name(),
                 quorum: health.has_quorum(),
                 real_servers: vs
                     .real_servers
@@ -281,15 +292,13 @@ impl Manager {
                         weight: health.weight(vs, r),
                         up: health.is_up(r),
                         why: health.why(r).to_owned(),
-                        traffic: service
-                            .as_ref()
-                            .map(|s| self.plane.traffic(s, server.address))
-                            .unwrap_or_default(),
+                        traffic: traffic_of(server.address).unwrap_or_default(),
                     })
                     .collect(),
             }
         });
-        self.shared.set_virtual_servers(list.collect());
+        let list = list.collect();
+        self.shared.set_virtual_servers(list);
     }
 }
 

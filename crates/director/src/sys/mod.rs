@@ -5,6 +5,7 @@ pub(crate) mod guard;
 pub(crate) mod link;
 pub(crate) mod netlink;
 pub(crate) mod packet;
+pub(crate) mod privileges;
 pub(crate) mod process;
 pub(crate) mod route;
 pub(crate) mod vmac;

@@ -33,11 +33,7 @@ impl Message {
     }
 
     pub fn attribute(mut self, kind: u16, value: &[u8]) -> Self {
-        let length = (4 + value.len()) as u16;
-        self.bytes.extend_from_slice(&length.to_ne_bytes());
-        self.bytes.extend_from_slice(&kind.to_ne_bytes());
-        self.bytes.extend_from_slice(value);
-        self.align();
+        put_attribute(&mut self.bytes, kind, value);
         self
     }
 
@@ -48,8 +44,18 @@ impl Message {
 
 /// Attributes as the value of another one.
 pub(crate) fn nested(attributes: &[(u16, &[u8])]) -> Vec<u8> {
-    let empty = Message { bytes: Vec::new() };
-    attributes.iter().fold(empty, |m, (kind, value)| m.attribute(*kind, value)).bytes
+    let mut bytes = Vec::new();
+    attributes.iter().for_each(|(kind, value)| put_attribute(&mut bytes, *kind, value));
+    bytes
+}
+
+/// Appends an attribute: for those that stand within another.
+pub(crate) fn put_attribute(bytes: &mut Vec<u8>, kind: u16, value: &[u8]) {
+    let length = (4 + value.len()) as u16;
+    bytes.extend_from_slice(&length.to_ne_bytes());
+    bytes.extend_from_slice(&kind.to_ne_bytes());
+    bytes.extend_from_slice(value);
+    bytes.resize(bytes.len().next_multiple_of(4), 0);
 }
 
 /// A message received.
@@ -90,6 +96,11 @@ impl Socket {
         Self::open(libc::NETLINK_ROUTE, 0, 0)
     }
 
+    /// For requests to the families of generic netlink.
+    pub fn generic() -> io::Result<Self> {
+        Self::open(libc::NETLINK_GENERIC, 0, 0)
+    }
+
     /// For news of the multicast groups whose bits are set; never blocks.
     pub fn route_monitor(groups: u32) -> io::Result<Self> {
         let socket = Self::open(libc::NETLINK_ROUTE, libc::SOCK_NONBLOCK, groups)?;
@@ -127,6 +138,12 @@ impl Socket {
     pub fn request(&mut self, message: Message) -> io::Result<()> {
         self.send(message, libc::NLM_F_ACK)?;
         self.answers(|_| ())
+    }
+
+    /// As [`Socket::request`], for requests that are answered before they are acknowledged.
+    pub fn query(&mut self, message: Message, each: impl FnMut(Received<'_>)) -> io::Result<()> {
+        self.send(message, libc::NLM_F_ACK)?;
+        self.answers(each)
     }
 
     /// Sends a dump request and hands each answer to `each`.

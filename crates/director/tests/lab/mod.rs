@@ -13,7 +13,10 @@ use std::sync::{Arc, OnceLock};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
+mod program;
 pub mod traffic;
+
+use program::director;
 
 pub const VIP: &str = "192.168.4.253";
 
@@ -207,15 +210,6 @@ impl Drop for Lab {
         }
         run("ip", &["netns", "del", &self.namespace("sw")]);
     }
-}
-
-/// The example binary beside the test's own.
-fn director() -> PathBuf {
-    let test = std::env::current_exe().unwrap();
-    let target = test.ancestors().nth(2).unwrap();
-    let path = target.join("examples/director");
-    assert!(path.exists(), "{} is not built", path.display());
-    path
 }
 
 /// A program that is ended with the test.

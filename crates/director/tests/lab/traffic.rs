@@ -125,6 +125,11 @@ impl Connection {
         .unwrap()
     }
 
+    /// Where the client's end is.
+    pub fn client(&self) -> SocketAddr {
+        self.stream.local_addr().unwrap()
+    }
+
     /// Whether the same server still answers.
     pub fn lives(&mut self) -> std::io::Result<()> {
         self.stream.write_all(b"ping")?;

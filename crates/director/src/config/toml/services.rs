@@ -104,6 +104,8 @@ pub(super) fn virtual_server(
     vs.protocol = word(found, &mut section, "protocol", Protocol::Tcp, &PROTOCOLS);
     vs.lb_algo = word(found, &mut section, "lb_algo", Scheduler::Mh, &Scheduler::ALL);
     vs.lb_kind = word(found, &mut section, "lb_kind", Forwarding::Dr, &KINDS);
+    vs.hash.port = section.or(found, "hash_port", false);
+    vs.hash.fallback = section.or(found, "hash_fallback", false);
     vs.persistence_timeout = section.at::<Duration>(found, "persistence_timeout").map(|d| d.value);
     vs.persistence_granularity = granularity(found, &mut section, vip);
     vs.ops = section.or(found, "ops", false);
@@ -115,6 +117,11 @@ pub(super) fn virtual_server(
     vs.quorum_down = command(found, &mut section, "quorum_down");
     vs.sorry_server = section.at::<SocketAddr>(found, "sorry_server").map(|a| a.value);
     vs.sorry_server_inhibit = section.or(found, "sorry_server_inhibit", false);
+    if section.is_written("sorry_server_lvs_method") {
+        let usual = vs.lb_kind;
+        vs.sorry_server_lvs_method =
+            Some(word(found, &mut section, "sorry_server_lvs_method", usual, &KINDS));
+    }
     vs.virtualhost = section.at::<String>(found, "virtualhost").map(|s| s.value);
     vs.slow_start = section.or(found, "slow_start", Duration::ZERO);
     let inhibit = section.or(found, "inhibit_on_failure", false);

@@ -12,8 +12,9 @@ use pointsman_vrrp::Version;
 
 use super::super::model::{
     Attach, Check, CheckKind, CheckUrl, DirectorConfig, Forwarding, Global, MysqlRole, Notify,
-    Protocol, RealServer, Scheduler, Script, ServerGroup, ServiceId, SyncGroup, Track, TrackFile,
-    TrackProcess, TrackScript, Tracking, User, VirtualAddress, VirtualServer, VrrpInstance, Weight,
+    OnStop, Protocol, RealServer, Scheduler, Script, ServerGroup, ServiceId, SyncGroup, Track,
+    TrackFile, TrackProcess, TrackScript, Tracking, User, VirtualAddress, VirtualServer,
+    VrrpInstance, Weight,
 };
 use super::services::Timing;
 
@@ -233,6 +234,10 @@ fn global(out: &mut Out<'_>, global: &Global) {
     if global.data_plane != Attach::Auto {
         out.string("data_plane", name_in(&Attach::ALL, &global.data_plane));
     }
+    out.flag("lvs_flush", global.lvs_flush);
+    if global.lvs_on_stop != OnStop::Remove {
+        out.string("lvs_on_stop", name_in(&OnStop::ALL, &global.lvs_on_stop));
+    }
     if let Some(sync) = global.flow_sync {
         out.put("flow_sync", sync);
     }
@@ -359,6 +364,8 @@ fn virtual_server(out: &mut Out<'_>, vs: &VirtualServer) {
     }
     out.string("lb_algo", name_in(&Scheduler::ALL, &vs.lb_algo));
     out.string("lb_kind", kind_name(vs.lb_kind));
+    out.flag("hash_port", vs.hash.port);
+    out.flag("hash_fallback", vs.hash.fallback);
     out.optional("persistence_timeout", vs.persistence_timeout.map(show_duration));
     if let Some(prefix) = vs.persistence_granularity {
         out.put("persistence_granularity", prefix);
@@ -372,6 +379,7 @@ fn virtual_server(out: &mut Out<'_>, vs: &VirtualServer) {
     out.script("quorum_down", vs.quorum_down.as_ref());
     out.optional("sorry_server", vs.sorry_server);
     out.flag("sorry_server_inhibit", vs.sorry_server_inhibit);
+    out.optional("sorry_server_lvs_method", vs.sorry_server_lvs_method.map(kind_name));
     out.optional("virtualhost", vs.virtualhost.as_ref());
     out.duration("slow_start", vs.slow_start, Duration::ZERO);
     // What the first check has is said for all; the others say where they differ.
