@@ -25,6 +25,8 @@ pub struct Setup {
     /// The proxy's account may change the primary.
     pub failover: bool,
     pub flavour: Flavour,
+    /// The servers are a cluster that elects for itself.
+    pub group: bool,
 }
 
 impl Default for Setup {
@@ -39,6 +41,7 @@ impl Default for Setup {
             console: false,
             failover: false,
             flavour: Flavour::MariaDb,
+            group: false,
         }
     }
 }
@@ -78,6 +81,7 @@ impl Site {
             extra_args: setup.server_args,
             failover: setup.failover,
             flavour: setup.flavour,
+            group: setup.group,
             ..Options::default()
         })?;
         // A port found free may be taken a moment later by another test.

@@ -24,6 +24,9 @@ use Sign::{File, Glob, PhpModules, Program};
 const NEEDED: &[(&str, Sign)] = &[
     ("mariadb-server", Program(&["mariadbd"])),
     ("mariadb-client", Program(&["mariadb"])),
+    ("galera-4", File("/usr/lib/galera/libgalera_smm.so")),
+    ("mariadb-backup", Program(&["mariadb-backup"])),
+    ("socat", Program(&["socat"])),
     ("php-cli", Program(&["php"])),
     ("php-mysql", PhpModules(&["mysqli", "pdo_mysql"])),
     ("sysbench", Program(&["sysbench"])),

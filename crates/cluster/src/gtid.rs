@@ -27,6 +27,10 @@ pub enum Flavour {
 pub enum Position {
     MariaDb(MariaDbPosition),
     MySql(MySqlGtidSet),
+    /// Of a Galera cluster: a number that grows with what was done. Which one depends on where it
+    /// stands: the cluster's own (`wsrep_last_committed`) in reports, that of the newest write this
+    /// process saw where causality is concerned.
+    Number(u64),
 }
 
 impl Position {
@@ -55,9 +59,15 @@ impl Position {
     #[must_use]
     pub fn flavour(&self) -> Flavour {
         match self {
-            Self::MariaDb(_) => Flavour::MariaDb,
+            Self::MariaDb(_) | Self::Number(_) => Flavour::MariaDb,
             Self::MySql(_) => Flavour::MySql,
         }
+    }
+
+    /// Of a Galera cluster.
+    #[must_use]
+    pub fn is_numbered(&self) -> bool {
+        matches!(self, Self::Number(_))
     }
 
     #[must_use]
@@ -65,6 +75,7 @@ impl Position {
         match self {
             Self::MariaDb(position) => position.domains.is_empty(),
             Self::MySql(set) => set.is_empty(),
+            Self::Number(number) => *number == 0,
         }
     }
 
@@ -76,6 +87,7 @@ impl Position {
         match (self, other) {
             (Self::MariaDb(own), Self::MariaDb(other)) => own.covers(other),
             (Self::MySql(own), Self::MySql(other)) => own.covers(other),
+            (Self::Number(own), Self::Number(other)) => own >= other,
             (_, other) => other.is_empty(),
         }
     }
@@ -86,6 +98,7 @@ impl Position {
         match (self, other) {
             (Self::MariaDb(own), Self::MariaDb(other)) => own.merge(other),
             (Self::MySql(own), Self::MySql(other)) => own.merge(other),
+            (Self::Number(own), Self::Number(other)) => *own = (*own).max(*other),
             (own, other) => *own = other.clone(),
         }
     }
@@ -96,6 +109,7 @@ impl fmt::Display for Position {
         match self {
             Self::MariaDb(position) => position.fmt(f),
             Self::MySql(set) => set.fmt(f),
+            Self::Number(number) => number.fmt(f),
         }
     }
 }

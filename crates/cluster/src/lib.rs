@@ -5,6 +5,7 @@ pub mod failover;
 pub mod gtid;
 pub mod lag;
 mod link;
+pub mod member;
 mod monitor;
 pub mod probe;
 pub mod roles;

@@ -1,5 +1,6 @@
 //! A connection to one server, and the questions the monitor asks over it.
 
+mod group;
 mod tls;
 
 use std::sync::Arc;
@@ -13,6 +14,7 @@ use pointsman_config::tls::ServerTls;
 use tokio::sync::oneshot;
 
 use crate::gtid::{Flavour, Position};
+use crate::member::Kind;
 use crate::probe::{Channel, Error, IoThread, Look, Report};
 use tls::Ways;
 
@@ -52,10 +54,10 @@ impl Target {
     pub(crate) async fn connect(&self) -> Result<Link, SqlError> {
         let ways = self.ways.load_full();
         let mut conn = ways.connect().await?;
-        let version: String = conn.query_first("SELECT @@version").await?.unwrap_or_default();
-        let flavour = if version.contains("MariaDB") { Flavour::MariaDb } else { Flavour::MySql };
+        let about = group::ask(&mut conn).await?;
+        let flavour = if about.mariadb { Flavour::MariaDb } else { Flavour::MySql };
         let old_words = flavour == Flavour::MySql && conn.server_version() < (8, 0, 22);
-        Ok(Link { conn, flavour, old_words, collation: None })
+        Ok(Link { conn, flavour, old_words, collation: None, group: about.group, waits: false })
     }
 }
 
@@ -67,11 +69,19 @@ pub(crate) struct Link {
     old_words: bool,
     /// Name of the default collation, and its id.
     collation: Option<(String, u16)>,
+    /// The cluster that elects for itself which it is, or could be, a member of.
+    group: Option<Kind>,
+    /// Its reads wait until the server has applied all that its Galera cluster has ordered.
+    waits: bool,
 }
 
 impl Link {
     pub(crate) fn flavour(&self) -> Flavour {
         self.flavour
+    }
+
+    pub(crate) fn is_galera(&self) -> bool {
+        self.group == Some(Kind::Galera)
     }
 
     /// One look; the connection comes back with it. `connection` is for [`Report::connection`].
@@ -113,8 +123,12 @@ impl Link {
             committed: position(flavour, &row, "committed")?,
             applied: position(flavour, &row, "applied")?,
             channels: Vec::new(),
+            membership: None,
             connection,
         };
+        if let Some(kind) = self.group {
+            self.learn_membership(kind, &mut report).await?;
+        }
         if known.is_none_or(|(name, _)| name != collation) {
             report.collation = self.learn_collation(collation).await?;
         }
@@ -127,7 +141,10 @@ impl Link {
                 (Flavour::MySql, true) => "SHOW SLAVE STATUS",
             };
             let rows: Vec<Row> = self.conn.query(sql).await?;
-            report.channels = rows.iter().map(|row| channel(flavour, &Fields(row))).collect();
+            let channels = rows.iter().map(|row| channel(flavour, &Fields(row)));
+            // A group's own channels are its business.
+            report.channels =
+                channels.filter(|c| !c.name.starts_with("group_replication_")).collect();
         }
         Ok((self, report))
     }

@@ -10,12 +10,12 @@ mod oracle;
 mod prober;
 pub(crate) mod rounds;
 
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use pointsman_config::proxy::{Monitor, ProxyConfig};
+use pointsman_config::proxy::{Monitor, ProxyConfig, Writer};
 use pointsman_events::EventLog;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -73,6 +73,8 @@ pub(crate) struct Shared {
     pub(crate) watched: Vec<Watched>,
     /// Newest write that some client was told is done.
     acknowledged: ArcSwapOption<Position>,
+    /// Numbers the writes to a Galera cluster.
+    numbers: AtomicU64,
     /// Newest position that somebody waits for.
     wanted: ArcSwapOption<Position>,
     /// Rings whenever some server has applied more.
@@ -126,7 +128,7 @@ impl Cluster {
     #[must_use]
     pub fn start(config: &ProxyConfig, events: Arc<EventLog>) -> Self {
         let monitor = &config.monitor;
-        let settings = Settings { timeout: monitor.timeout, max_lag: config.routing.max_lag };
+        let settings = settings(config);
         let members = config
             .servers
             .iter()
@@ -171,6 +173,7 @@ impl Cluster {
             ready: watch::Sender::new(false),
             watched,
             acknowledged: ArcSwapOption::empty(),
+            numbers: AtomicU64::new(0),
             wanted: ArcSwapOption::empty(),
             progress: Notify::new(),
             events,
@@ -320,8 +323,7 @@ impl Cluster {
         if new != shared.fixed {
             return Err(NeedsRestart { what: "[monitor]" });
         }
-        let settings =
-            Settings { timeout: config.monitor.timeout, max_lag: config.routing.max_lag };
+        let settings = settings(config);
         let weights: Vec<_> = config.servers.iter().map(|server| server.weight).collect();
         shared.update(|topology| topology.reconfigure(settings, &weights));
         for (watched, server) in shared.watched.iter().zip(&config.servers) {
@@ -356,6 +358,15 @@ impl Cluster {
         shared.ring_feeds(position, |_| ());
     }
 
+    /// A client of a Galera cluster is about to be told that its write is done; returns the position
+    /// that stands for it. Cheap, and from any thread.
+    pub fn note_numbered_write(&self) -> Position {
+        let number = self.shared_state().numbers.fetch_add(1, Ordering::SeqCst) + 1;
+        let position = Position::Number(number);
+        self.note_write(&position);
+        position
+    }
+
     /// The newest write noted, of whichever client.
     #[must_use]
     pub fn acknowledged(&self) -> Option<Arc<Position>> {
@@ -372,6 +383,10 @@ impl Cluster {
     /// see. `None` if there is no primary or it does not answer in time. Costs one round trip, which
     /// is shared by all that ask meanwhile.
     pub async fn committed_position(&self) -> Option<Arc<Position>> {
+        if self.shared_state().snapshot.load().is_galera() {
+            // Whoever catches up after this has all of it.
+            return Some(Arc::new(self.note_numbered_write()));
+        }
         self.shared_state().oracle.ask().await
     }
 
@@ -404,6 +419,12 @@ impl Cluster {
             return Some(id);
         }
         self.want(position);
+        // Also of those that are not fed by themselves.
+        for id in any_of {
+            if let Some(watched) = shared.watched.get(usize::from(id.0)) {
+                watched.wake_feed.notify_one();
+            }
+        }
         let wait = async {
             loop {
                 let progress = shared.progress.notified();
@@ -416,6 +437,15 @@ impl Cluster {
             }
         };
         tokio::time::timeout(timeout, wait).await.ok()
+    }
+}
+
+fn settings(config: &ProxyConfig) -> Settings {
+    Settings {
+        timeout: config.monitor.timeout,
+        max_lag: config.routing.max_lag,
+        donors: config.group.available_when_donor,
+        first_writes: config.group.writer == Writer::First,
     }
 }
 
@@ -432,7 +462,7 @@ impl Shared {
         let old = self.snapshot.load_full();
         let new = topology.snapshot();
         if !Arc::ptr_eq(&old, new) {
-            if old.generation != new.generation {
+            if old.generation != new.generation && !new.is_galera() {
                 // Before anybody can write to the new primary and note that.
                 let start = topology.primary_position().cloned().map(Arc::new);
                 self.acknowledged.store(start);
@@ -446,6 +476,10 @@ impl Shared {
                 if old.role != new.role {
                     watched.wake_feed.notify_one();
                 }
+            }
+            if new.is_galera() && new.primary.is_none() {
+                // Whoever is to take the writes has to prove itself first.
+                self.watched.iter().for_each(|watched| watched.wake_feed.notify_one());
             }
             if old.primary.is_some() && new.primary.is_none() {
                 // What do the replicas say of it?
@@ -518,8 +552,26 @@ impl Shared {
         self.timeout
     }
 
-    fn is_replica(&self, id: ServerId) -> bool {
-        self.snapshot.load().server(id).is_some_and(|server| server.role == Role::Replica)
+    /// Whether it matters what this server has applied. Of a Galera cluster's writer, too: others
+    /// may have been written to before it, and it gets that later.
+    fn is_fed(&self, id: ServerId) -> bool {
+        let snapshot = self.snapshot.load();
+        let galera = snapshot.is_galera();
+        snapshot.server(id).is_some_and(|server| {
+            server.role == Role::Replica || galera && server.role == Role::Primary
+        })
+    }
+
+    /// See [`Topology::wants_proof`].
+    fn wanted_proof(&self, id: ServerId) -> Option<u64> {
+        let open = self.snapshot.load().primary.is_none();
+        open.then(|| self.topology().wants_proof(id)).flatten()
+    }
+
+    /// What a Galera node proves to have applied that catches up from now on: all writes noted so
+    /// far.
+    fn number(&self) -> Position {
+        Position::Number(self.numbers.load(Ordering::SeqCst))
     }
 
     /// `also`: what else to do to those that have not applied it yet.

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use crate::gtid::{Flavour, Position};
+use crate::member::Membership;
 
 /// The outcome of one look.
 #[derive(Debug, Clone)]
@@ -33,6 +34,9 @@ pub struct Report {
     pub applied: Position,
     /// Whom it replicates from, running or not.
     pub channels: Vec<Channel>,
+    /// How it takes part in a cluster that elects for itself; `None` if in none. Of a Galera node
+    /// `committed` and `applied` are `wsrep_last_committed`.
+    pub membership: Option<Membership>,
     /// Counts the connections made to the server. A higher one than last time: it may have been
     /// restarted in between.
     pub connection: u64,

@@ -54,6 +54,7 @@
 
 mod election;
 mod facts;
+mod group;
 mod report;
 
 use std::sync::Arc;
@@ -61,6 +62,7 @@ use std::time::{Duration, Instant};
 
 use crate::gtid::{Flavour, Position};
 use crate::lag::{Lag, Timeline};
+use crate::member::Kind;
 use crate::probe::{Channel, IoThread, Look, Report};
 use crate::snapshot::{AdminState, Greeting, Live, Role, ServerId, Snapshot, Succession};
 
@@ -73,6 +75,11 @@ pub struct Settings {
     pub timeout: Duration,
     /// Replicas further behind get no reads.
     pub max_lag: Duration,
+    /// Galera nodes that give their data away serve all the same.
+    pub donors: bool,
+    /// In a cluster that elects for itself, and whose members all take writes, the first in the
+    /// config that can gets them back.
+    pub first_writes: bool,
 }
 
 /// A server as configured.
@@ -111,6 +118,7 @@ pub struct Topology {
     hold: Option<Hold>,
     /// Where a server stood when it was made the primary.
     promoted: Option<(usize, Position)>,
+    group: group::Group,
     snapshot: Arc<Snapshot>,
 }
 
@@ -140,6 +148,8 @@ struct Known {
     /// It was the primary until another was made so, or should have become one and did not: it is
     /// none, however writable. Until it follows the primary, or [`Topology::accept`].
     deposed: Option<Arc<str>>,
+    /// The newest proof asked of Galera nodes that it has given; see [`Topology::wants_proof`].
+    proof: u64,
 }
 
 #[derive(Debug)]
@@ -187,6 +197,7 @@ impl Topology {
                 accepted: false,
                 lagging: false,
                 deposed: None,
+                proof: 0,
             })
             .collect();
         let mut topology = Self {
@@ -199,6 +210,7 @@ impl Topology {
             succession: None,
             hold: None,
             promoted: None,
+            group: group::Group::default(),
             snapshot: Arc::default(),
         };
         topology.evaluate(now);
@@ -405,7 +417,11 @@ impl Topology {
     /// [`Topology::snapshot`] is the same as before if nothing changed.
     pub fn evaluate(&mut self, now: Instant) -> Vec<Event> {
         let healths: Vec<_> = (0..self.servers.len()).map(|i| self.health(i, now)).collect();
-        let election = self.elect(&healths);
+        self.note_group(&healths, now);
+        let election = match self.group.kind {
+            Some(_) => self.elect_member(&healths, now),
+            None => self.elect(&healths),
+        };
         let mut events = Vec::new();
         if let Some(i) = election.primary {
             self.take_office(i, &mut events);
@@ -415,7 +431,7 @@ impl Topology {
         let reference = election.primary.or(self.primary);
         let mut servers = Vec::with_capacity(self.servers.len());
         for i in 0..self.servers.len() {
-            servers.push(self.conclude(i, &healths, &election, reference));
+            servers.push(self.conclude(i, &healths, &election, reference, now));
         }
         for (known, server) in self.servers.iter_mut().zip(&servers) {
             if server.role == Role::Replica {
@@ -451,6 +467,7 @@ impl Topology {
             no_primary_why,
             switching: self.hold.as_ref().map(|hold| id_of(hold.old)),
             succession: self.succession.clone(),
+            group: self.group.kind,
             servers,
         };
         events.extend(report::compare(&self.snapshot, &next));
@@ -479,6 +496,8 @@ impl Topology {
             });
         } else if let (Some(old), Some(newest)) = (self.primary, self.timeline.newest())
             && !standing.covers(newest)
+            // It has proved to have them since that look.
+            && self.group.kind != Some(Kind::Galera)
         {
             events.push(Event {
                 code: "transactions_lost",
@@ -502,7 +521,9 @@ impl Topology {
                 generation: self.generation,
                 old: id_of(old),
                 new: id_of(i),
-                inherited: promoted.map(|(_, inherited)| inherited),
+                inherited: promoted
+                    .map(|(_, inherited)| inherited)
+                    .or_else(|| self.inherited_in_group(old, i)),
             }));
         }
         self.servers[i].best = None;

@@ -7,6 +7,7 @@ use std::time::Duration;
 use arc_swap::ArcSwapOption;
 
 use crate::gtid::{Flavour, Position};
+use crate::member::Kind;
 
 /// A server's place in the config, from 0. Stays the same while the daemon runs.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -94,6 +95,9 @@ pub struct Server {
     pub kept_out: bool,
     /// `@@read_only`; `None` when unknown.
     pub read_only: Option<bool>,
+    /// As a member of a cluster that elects for itself, in its own words: "Synced", "ONLINE". `None`
+    /// if it is none, or does not answer.
+    pub state: Option<Arc<str>>,
     /// Everything about the server that changes between snapshots.
     pub live: Arc<Live>,
 }
@@ -144,6 +148,8 @@ pub struct Snapshot {
     pub switching: Option<ServerId>,
     /// The newest change of the primary; `None` before the first.
     pub succession: Option<Arc<Succession>>,
+    /// The kind of cluster, if the servers are members of one that elects for itself.
+    pub group: Option<Kind>,
     /// Version, character set and so on that clients are greeted with.
     pub greeting: Greeting,
 }
@@ -195,6 +201,12 @@ impl Greeting {
 }
 
 impl Snapshot {
+    /// The servers are nodes of a Galera cluster.
+    #[must_use]
+    pub fn is_galera(&self) -> bool {
+        self.group == Some(Kind::Galera)
+    }
+
     #[must_use]
     pub fn server(&self, id: ServerId) -> Option<&Server> {
         self.servers.get(usize::from(id.0))

@@ -10,8 +10,8 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::proxy::{
-    Account, Admin, AuthPlugin, Consistency, Console, Failover, Limits, Listener, Monitor, Pool,
-    ProxyConfig, Routing, Server, User,
+    Account, Admin, AuthPlugin, Consistency, Console, Failover, Group, Limits, Listener, Monitor,
+    Pool, ProxyConfig, Routing, Server, User, Writer,
 };
 use crate::read::{At, Findings, HostPort, Read, Section, Size, readable_by_all, word};
 use crate::report::{Problem, Report, Warning};
@@ -122,6 +122,7 @@ fn proxy(found: &mut Findings, root: &Spanned<DeTable<'_>>) -> Option<ProxyConfi
     let monitor = monitor(found, &mut file);
     let routing = routing(found, &mut file);
     let failover = failover(found, &mut file);
+    let group = group(found, &mut file);
     let pool = pool(found, &mut file);
     let limits = limits(found, &mut file);
     let admin = admin(found, &mut file, &mut sockets);
@@ -136,6 +137,7 @@ fn proxy(found: &mut Findings, root: &Spanned<DeTable<'_>>) -> Option<ProxyConfi
         monitor: monitor?,
         routing,
         failover,
+        group,
         pool,
         limits,
         admin,
@@ -341,6 +343,17 @@ fn failover(found: &mut Findings, file: &mut Section<'_>) -> Failover {
     failover
 }
 
+fn group(found: &mut Findings, file: &mut Section<'_>) -> Group {
+    let default = Group::default();
+    let Some(mut s) = file.section(found, "group") else { return default };
+    let group = Group {
+        writer: s.or(found, "writer", default.writer),
+        available_when_donor: s.or(found, "available_when_donor", default.available_when_donor),
+    };
+    s.finish(found);
+    group
+}
+
 fn pool(found: &mut Findings, file: &mut Section<'_>) -> Pool {
     let default = Pool::default();
     let Some(mut s) = file.section(found, "pool") else { return default };
@@ -537,6 +550,12 @@ fn at_least<T: PartialOrd + std::fmt::Display>(n: T, least: T) -> Result<(), Pro
         Err(Problem::new(format!("{n} is too little: at least {least}")))
     } else {
         Ok(())
+    }
+}
+
+impl Read for Writer {
+    fn read(found: &mut Findings, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Self> {
+        word(found, value, key, &[("stay", Self::Stay), ("first", Self::First)])
     }
 }
 

@@ -16,6 +16,7 @@ pub struct ProxyConfig {
     pub monitor: Monitor,
     pub routing: Routing,
     pub failover: Failover,
+    pub group: Group,
     pub pool: Pool,
     pub limits: Limits,
     pub admin: Admin,
@@ -175,6 +176,25 @@ impl Default for Failover {
             replay_max_size: 1 << 20,
         }
     }
+}
+
+/// How members of a cluster that elects for itself (Galera, Group Replication) are used.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Group {
+    /// Who takes the writes where every member could.
+    pub writer: Writer,
+    /// Whether Galera nodes that give their data to a joining one, or are desynced, are read from.
+    pub available_when_donor: bool,
+}
+
+/// Who takes the writes where every member could.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Writer {
+    /// The same as before, for as long as it can; at the beginning the first in the config.
+    #[default]
+    Stay,
+    /// The first in the config that can, also when it comes back. Several proxies then agree.
+    First,
 }
 
 /// Connections to servers, between sessions.

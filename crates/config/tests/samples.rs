@@ -6,7 +6,9 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use pointsman_config::ProxyConfig;
-use pointsman_config::proxy::{Admin, AuthPlugin, Console, Failover, Limits, Monitor, Routing};
+use pointsman_config::proxy::{
+    Admin, AuthPlugin, Console, Failover, Group, Limits, Monitor, Routing,
+};
 use pointsman_config::tls::{ClientTls, ServerTls};
 
 /// A sample's text, with its secrets given in place: tests don't change the environment.
@@ -40,6 +42,7 @@ fn assert_defaults(config: &ProxyConfig) {
     assert_eq!(config.workers, 0);
     assert_eq!(config.routing, Routing::default());
     assert_eq!(config.failover, Failover::default());
+    assert_eq!(config.group, Group::default());
     assert_eq!(config.limits, Limits::default());
     assert_eq!(config.admin, Admin::default());
     assert_eq!(config.console, Console::default());

@@ -30,7 +30,7 @@ impl ProxyDaemon {
             let down = matches!(server.role, Role::Down | Role::Unknown);
             let state = match server.admin {
                 AdminState::Running if down => "down",
-                AdminState::Running => "up",
+                AdminState::Running => server.state.as_deref().unwrap_or("up"),
                 other => other.as_str(),
             };
             let live = &server.live;
@@ -182,6 +182,9 @@ impl Daemon for ProxyDaemon {
         match snapshot.primary() {
             Some(primary) => headlines.push(format!("{} is the primary", primary.name)),
             None => headlines.push(format!("no primary: {}", snapshot.no_primary_why)),
+        }
+        if let Some(kind) = snapshot.group {
+            headlines.push(format!("the servers are a cluster of their own: {}", kind.as_str()));
         }
         let replicas = snapshot.servers.iter().filter(|s| s.role == Role::Replica).count();
         let reading = snapshot.servers.iter().filter(|s| s.takes_reads).count();

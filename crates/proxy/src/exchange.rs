@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 
 use pointsman_cluster::gtid::Position;
 use pointsman_session::Digest;
-use pointsman_sql::{Class, Effects};
+use pointsman_sql::{Class, Effects, Route};
 use pointsman_wire::{
     BoundTypes, Capabilities, Control, ErrPacket, HEADER, Header, MAX_PAYLOAD, Status, Tracker,
 };
@@ -73,7 +73,8 @@ impl Client {
             Some(packet) => &packet[HEADER..],
             None => &request.filled()[HEADER.min(end)..end],
         };
-        let primary = worker.snapshot(|s| s.primary) == Some(backend.server);
+        let (primary, galera) =
+            worker.snapshot(|s| (s.primary == Some(backend.server), s.is_galera()));
         let writable = primary
             || session.transaction() == Some(backend.server.0)
                 && !session.status().contains(Status::IN_READ_ONLY_TRANSACTION);
@@ -93,6 +94,7 @@ impl Client {
             context,
             client_id: None,
             digest,
+            galera,
         };
         let mut sink = match job {
             Job { again: true, .. } => Sink::Nobody,
@@ -158,6 +160,10 @@ impl Client {
     }
 }
 
+/// A Galera node that is not, or no longer, part of its cluster refuses all statements with
+/// `ER_UNKNOWN_COM_ERROR`.
+const NOT_READY: u16 = 1047;
+
 /// Takes note of what a reply brings, before the client sees it.
 struct Watching<'a> {
     job: &'a Job,
@@ -172,6 +178,8 @@ struct Watching<'a> {
     context: Context,
     client_id: Option<u32>,
     digest: Option<&'a mut Digest>,
+    /// The servers are nodes of a Galera cluster.
+    galera: bool,
 }
 
 impl Watcher for Watching<'_> {
@@ -190,6 +198,10 @@ impl Watcher for Watching<'_> {
     }
 
     fn wrote(&mut self, gtid: &[u8]) {
+        if self.galera {
+            // Each node may number by itself; see `commits_unsaid`.
+            return;
+        }
         let flavour = self.worker.snapshot(|s| s.greeting.flavour());
         if let Ok(position) = Position::parse(flavour, gtid) {
             self.worker.shared.cluster.note_write(&position);
@@ -198,7 +210,30 @@ impl Watcher for Watching<'_> {
         }
     }
 
+    fn commits_unsaid(&self, status: Status) -> bool {
+        let verdict = &self.job.statement.verdict;
+        let reads = verdict.class == Class::Read && verdict.route == Route::AnyReplica;
+        self.galera
+            && self.job.executes()
+            && !status.contains(Status::IN_TRANSACTION)
+            && !reads
+            && verdict.route != Route::AnySession
+    }
+
     async fn wrote_somewhere(&mut self) {
+        if self.galera {
+            let cluster = &self.worker.shared.cluster;
+            let position = cluster.note_numbered_write();
+            self.remember(&position);
+            // Another one takes the writes by now, and must not be read without this one.
+            let writer = self.worker.snapshot(|s| s.primary).filter(|_| !self.primary);
+            if let Some(writer) = writer {
+                let within = self.worker.shared.config.monitor.timeout;
+                let arrived = cluster.wait_applied(&[writer], &position, within).await;
+                *self.unsure |= arrived.is_none();
+            }
+            return;
+        }
         if self.primary {
             match self.worker.note_present_position().await {
                 Some(position) => self.remember(&position),
@@ -224,6 +259,10 @@ impl Watcher for Watching<'_> {
 
     fn is_read_only(&self, error: &ErrPacket<'_>) -> bool {
         let several = Effects::MULTI | Effects::HIDDEN_CODE | Effects::TEXT_PREPARE;
+        if self.galera && error.code == NOT_READY {
+            // It was turned away at the door, as far as it is one statement.
+            return !self.job.bulk && !self.job.statement.verdict.effects.intersects(several);
+        }
         self.writable
             && error.code == 1290
             // Of these a part may have been done.

@@ -171,6 +171,7 @@ pub fn numbers(position: &Position) -> impl Iterator<Item = (u32, u64)> + '_ {
     let (mariadb, mysql) = match position {
         Position::MariaDb(position) => (Some(position), None),
         Position::MySql(set) => (None, Some(set)),
+        Position::Number(_) => (None, None),
     };
     let sequences = mariadb.into_iter().flat_map(|p| &p.domains).map(|g| (g.domain, g.sequence));
     let intervals = mysql.into_iter().flat_map(|set| set.sources().flat_map(|(_, i)| i));
@@ -269,6 +270,7 @@ async fn read_log(
             ],
             dump(id),
         ),
+        Position::Number(_) => return Ok(Fate::Unknown("a Galera cluster does not tell")),
         Position::MySql(set) => {
             if set.sources().any(|(source, _)| !source.tag.is_empty()) {
                 return Ok(Fate::Unknown("it has tagged GTIDs"));
@@ -479,6 +481,7 @@ mod tests {
             version: "".into(),
             source: None,
             read_only: None,
+            state: None,
             live: Default::default(),
         };
         let fate = |thread: u32, own: Option<Position>, text: &str, told: &Told| {

@@ -107,6 +107,9 @@ impl Client {
     /// What became of a commit in flight. That can be told once there is another primary, and only
     /// if Pointsman knows what it had when it became one.
     async fn fate(&self, inquiry: &Inquiry) -> Fate {
+        if self.worker.snapshot(|s| s.is_galera()) {
+            return Fate::Unknown("nothing in a Galera cluster tells");
+        }
         // The monitor may not have seen yet what has happened.
         while self.worker.snapshot(|s| s.primary) == Some(inquiry.server) {
             let suspect = |s: &Server| s.live.suspect.load(Relaxed);

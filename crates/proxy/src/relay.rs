@@ -65,6 +65,9 @@ pub trait Watcher {
     fn prepared(&mut self, id: u32, params: u16) -> u32;
     /// A transaction was committed at this position. The client does not know yet.
     fn wrote(&mut self, gtid: &[u8]);
+    /// Whether a statement that ended like this may have committed something that no reply of this
+    /// kind of server names the position of.
+    fn commits_unsaid(&self, status: Status) -> bool;
     /// Something may have been committed, and the reply can't say where.
     async fn wrote_somewhere(&mut self);
     /// Bytes of a result, as they are passed on.
@@ -142,6 +145,7 @@ pub async fn relay(
                                     end -= gone;
                                 }
                             }
+                            owed |= watcher.commits_unsaid(status);
                             if owed && !status.contains(Status::MORE_RESULTS) {
                                 watcher.wrote_somewhere().await;
                             }

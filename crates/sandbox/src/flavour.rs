@@ -6,7 +6,7 @@ use std::process::Command;
 
 use anyhow::Result;
 
-use crate::{mariadb, mysql, template};
+use crate::{group, mariadb, mysql, template};
 
 pub(crate) const REPL_USER: &str = "repl";
 pub(crate) const REPL_PASSWORD: &str = "repl-secret";
@@ -57,12 +57,20 @@ impl Programs {
         }
     }
 
-    /// A freshly installed data directory to copy from, made once per server version.
-    pub(crate) fn template(&self) -> Result<PathBuf> {
+    /// A freshly installed data directory to copy from, made once per server version. `member`: as
+    /// one that was a member of a cluster before, where that spares a state transfer.
+    pub(crate) fn template(&self, member: bool) -> Result<PathBuf> {
         match self {
             Self::MariaDb(programs) => {
-                template::make(&format!("mariadb-{}-{RECIPE}", programs.version), |data| {
-                    mariadb::install(programs, data)
+                let fresh =
+                    template::make(&format!("mariadb-{}-{RECIPE}", programs.version), |data| {
+                        mariadb::install(programs, data)
+                    })?;
+                if !member {
+                    return Ok(fresh);
+                }
+                template::make(&format!("galera-{}-{RECIPE}", programs.version), |data| {
+                    group::seed(self, &fresh, data)
                 })
             }
             Self::MySql(programs) => {

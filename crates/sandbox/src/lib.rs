@@ -17,6 +17,9 @@
 //! `SOURCE_AUTO_POSITION=1`) and are `read_only` (in MySQL `super_read_only`, too). `@@server_id` is the number in the name. Everything listens on 127.0.0.1 and
 //! on a unix socket in the node's directory.
 //!
+//! With [`Options::group`] all are members of one cluster that elects for itself instead: Galera or
+//! Group Replication.
+//!
 //! | account | from | may |
 //! | --- | --- | --- |
 //! | `root`, no password | unix socket | everything |
@@ -29,6 +32,7 @@
 //! directory.
 
 mod flavour;
+mod group;
 mod host;
 mod mariadb;
 mod mysql;
@@ -45,6 +49,7 @@ use anyhow::{Context as _, Result, bail, ensure};
 
 pub use crate::flavour::Flavour;
 use crate::flavour::Programs;
+use crate::group::Plan;
 pub use crate::host::Host;
 pub use crate::node::Node;
 pub use crate::process::{free_port, spawn};
@@ -88,6 +93,13 @@ pub const FAILOVER_GRANTS_MYSQL: &[&str] = &[
     "GRANT SELECT ON performance_schema.replication_connection_configuration TO 'pointsman'@'%'",
 ];
 
+/// What the monitor needs besides to see a MySQL group and, for the last, to change its primary.
+const MEMBER_GRANTS_MYSQL: &str = "\
+    GRANT SELECT ON performance_schema.replication_group_members TO 'pointsman'@'%';\
+    GRANT SELECT ON performance_schema.replication_group_member_stats TO 'pointsman'@'%';\
+    GRANT SELECT ON performance_schema.replication_connection_status TO 'pointsman'@'%';\
+    GRANT GROUP_REPLICATION_ADMIN ON *.* TO 'pointsman'@'%'";
+
 /// What kind of sandbox to start.
 #[derive(Debug, Clone)]
 pub struct Options {
@@ -106,6 +118,9 @@ pub struct Options {
     pub hosts: Vec<Host>,
     /// The monitor's account may also change the primary ([`FAILOVER_GRANTS`]).
     pub failover: bool,
+    /// All are members of one cluster that elects for itself: Galera (MariaDB) or Group Replication
+    /// (MySQL). Nobody is told to replicate then.
+    pub group: bool,
 }
 
 impl Default for Options {
@@ -118,6 +133,7 @@ impl Default for Options {
             base_port: None,
             hosts: Vec::new(),
             failover: false,
+            group: false,
         }
     }
 }
@@ -139,61 +155,43 @@ impl Sandbox {
     pub fn start(options: Options) -> Result<Self> {
         let programs = Programs::find(options.flavour)?;
         room::sweep();
-        let template = programs.template()?;
+        let template = programs.template(options.group)?;
         let room = Room::new(options.dir.as_deref())?;
-
-        let nodes = std::thread::scope(|scope| {
-            let starting: Vec<_> = (0..=options.replicas)
-                .map(|i| {
-                    let (programs, template, options, room) =
-                        (&programs, &template, &options, &room);
-                    scope.spawn(move || -> Result<Node> {
-                        let port = options
-                            .base_port
-                            .map(|base| {
-                                u16::try_from(i)
-                                    .ok()
-                                    .and_then(|i| base.checked_add(i))
-                                    .with_context(|| {
-                                        format!("base port {base} leaves no room for {i} replicas")
-                                    })
-                            })
-                            .transpose()?;
-                        Node::create(
-                            programs.clone(),
-                            template.clone(),
-                            room.path(),
-                            i,
-                            options.hosts.get(i),
-                            port,
-                            &options.extra_args,
-                        )
-                    })
-                })
-                .collect();
-            starting
-                .into_iter()
-                .map(|thread| thread.join().expect("starting a node does not panic"))
-                .collect::<Result<Vec<_>>>()
-        })?;
-        let sandbox = Self { nodes, room };
-
-        sandbox.primary().client_sql(&programs.accounts_sql())?;
-        if options.failover {
-            sandbox.primary().client_sql(&programs.failover_grants().join(";"))?;
+        let members = options.replicas + 1;
+        let plan = match options.group {
+            true => Some(Plan::new(options.flavour, members, &options.hosts)?),
+            false => None,
+        };
+        let create = |i: usize| -> Result<Node> {
+            let port = options.base_port.map(|base| port_of(base, i)).transpose()?;
+            let (host, extra_args) = (options.hosts.get(i), &options.extra_args);
+            let (programs, template) = (programs.clone(), template.clone());
+            Node::create(programs, template, room.path(), i, host, port, extra_args, plan.as_ref())
+        };
+        let grants = if options.failover { programs.failover_grants() } else { &[] };
+        let Some(plan) = &plan else {
+            let nodes = at_once(0..members, create)?;
+            let sandbox = Self { nodes, room };
+            sandbox.primary().client_sql(&programs.accounts_sql())?;
+            if !grants.is_empty() {
+                sandbox.primary().client_sql(&grants.join(";"))?;
+            }
+            at_once(1..members, |i| sandbox.node(i).replicate_from(sandbox.primary()))?;
+            sandbox.wait_caught_up()?;
+            return Ok(sandbox);
+        };
+        let accounts = [&programs.accounts_sql(), MEMBER_GRANTS_MYSQL].concat();
+        let first = create(0)?;
+        plan.join(&first, true, &accounts)?;
+        if !grants.is_empty() {
+            first.client_sql(&grants.join(";"))?;
         }
-        std::thread::scope(|scope| {
-            let linking: Vec<_> = sandbox
-                .replicas()
-                .iter()
-                .map(|replica| scope.spawn(|| replica.replicate_from(sandbox.primary())))
-                .collect();
-            linking
-                .into_iter()
-                .try_for_each(|thread| thread.join().expect("starting replication does not panic"))
+        let others = at_once(1..members, |i| {
+            let node = create(i)?;
+            plan.join(&node, false, "")?;
+            Ok(node)
         })?;
-        sandbox.wait_caught_up()?;
-        Ok(sandbox)
+        Ok(Self { nodes: std::iter::once(first).chain(others).collect(), room })
     }
 
     /// Where all of it lives.
@@ -254,6 +252,23 @@ impl Sandbox {
         std::fs::write(path, proxy_config(&self.nodes, listener_port, admin_port, more))
             .with_context(|| format!("can't write {}", path.display()))
     }
+}
+
+/// Does it for all of them, each in a thread of its own; stops at the first error.
+fn at_once<T: Send>(
+    numbers: std::ops::Range<usize>,
+    make: impl Fn(usize) -> Result<T> + Sync,
+) -> Result<Vec<T>> {
+    std::thread::scope(|scope| {
+        let make = &make;
+        let threads: Vec<_> = numbers.map(|i| scope.spawn(move || make(i))).collect();
+        threads.into_iter().map(|thread| thread.join().expect("no panic in there")).collect()
+    })
+}
+
+fn port_of(base: u16, i: usize) -> Result<u16> {
+    let port = u16::try_from(i).ok().and_then(|i| base.checked_add(i));
+    port.with_context(|| format!("base port {base} leaves no room for {i} replicas"))
 }
 
 /// Polls until `done` says so. For what a server does in its own time and has no way to announce.

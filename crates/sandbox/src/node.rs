@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::flavour::{Flavour, Programs};
+use crate::group::{self, Plan};
 use crate::host::{Host, MYSQL_PORT};
 use crate::process::{free_port, spawn};
 use crate::{check_socket_path, template, wait_until};
@@ -34,11 +35,16 @@ pub struct Node {
     programs: Programs,
     template: PathBuf,
     args: Vec<String>,
+    /// Besides, when it starts for the first time.
+    first_args: Mutex<Vec<String>>,
+    /// It is one of a cluster that elects for itself.
+    in_group: bool,
     child: Mutex<Option<Child>>,
 }
 
 impl Node {
     /// Makes and starts node number `i`, counted from 0, in `room`.
+    #[allow(clippy::too_many_arguments)]
     pub(crate) fn create(
         programs: Programs,
         template: PathBuf,
@@ -47,6 +53,7 @@ impl Node {
         host: Option<&Host>,
         port: Option<u16>,
         extra_args: &[String],
+        plan: Option<&Plan>,
     ) -> Result<Self> {
         let server_id = u32::try_from(i).context("too many nodes")? + 1;
         let name = format!("db{server_id}");
@@ -63,14 +70,14 @@ impl Node {
         args.push(format!("--pid-file={}", dir.join("pid").display()));
         args.push(format!("--general-log-file={}", dir.join("general.log").display()));
         args.push(format!("--server-id={server_id}"));
-        if i > 0 {
+        if i > 0 && plan.is_none() {
             args.extend(programs.replica_args().iter().map(ToString::to_string));
         }
         let port = port.or(host.map(|_| MYSQL_PORT));
         let host = host.cloned().unwrap_or_default();
         args.push(format!("--bind-address={}", host.address));
         args.push(format!("--report-host={}", host.address));
-        args.extend_from_slice(extra_args);
+        let before_plan = args.len();
 
         let mut node = Self {
             name,
@@ -82,6 +89,8 @@ impl Node {
             programs,
             template,
             args,
+            first_args: Mutex::default(),
+            in_group: plan.is_some(),
             child: Mutex::new(None),
         };
         // Programs that do not ask for ports as we do may take one a moment later.
@@ -89,6 +98,12 @@ impl Node {
         loop {
             node.port = port.map_or_else(free_port, Ok)?;
             attempts -= 1;
+            node.args.truncate(before_plan);
+            if let Some(plan) = plan {
+                node.args.extend(plan.args(i, node.port));
+                node.first_args = Mutex::new(plan.first_args(i));
+            }
+            node.args.extend_from_slice(extra_args);
             match node.start() {
                 Ok(()) => return Ok(node),
                 Err(_) if attempts > 0 && node.stderr_tail().contains("Bind on TCP/IP port") => {}
@@ -146,14 +161,46 @@ impl Node {
         self.child.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Starts the server with the data it has; returns once it answers. Nothing if it runs already.
+    /// Starts the server with the data it has; returns once it answers and, if it is one of a
+    /// cluster, has joined it. Nothing if it runs already.
     ///
     /// # Errors
-    /// It does not come up within 30 s; shows the end of its stderr.
+    /// It does not come up within 30 s, or 90 s where it has to join; shows the end of its stderr.
     pub fn start(&self) -> Result<()> {
         if self.is_running() {
             return Ok(());
         }
+        let first_args =
+            std::mem::take(&mut *self.first_args.lock().unwrap_or_else(PoisonError::into_inner));
+        let again = self.in_group && first_args.is_empty();
+        let mut more = first_args;
+        if let Some(position) = self.recover()? {
+            more.push(format!("--wsrep-start-position={position}"));
+        }
+        self.launch(&more)?;
+        if again { self.wait_member() } else { Ok(()) }
+    }
+
+    /// Waits until it takes part in its cluster.
+    pub(crate) fn wait_member(&self) -> Result<()> {
+        let joined =
+            wait_until("it joins its cluster", group::JOIN_TIMEOUT, || group::is_member(self));
+        joined.with_context(|| format!("{}:\n{}", self.name, self.stderr_tail()))
+    }
+
+    /// What `mysqld_safe` does before it starts a Galera node that was killed.
+    fn recover(&self) -> Result<Option<String>> {
+        let data = self.dir.join("data");
+        if !self.in_group || self.flavour() != Flavour::MariaDb || !group::is_unclean(&data) {
+            return Ok(None);
+        }
+        let mut command = self.host.enter(self.programs.server());
+        command.args(&self.args).arg("--wsrep-recover").stdin(Stdio::null());
+        let output = command.output().context("can't find out where it stood")?;
+        Ok(group::recovered_position(&String::from_utf8_lossy(&output.stderr)))
+    }
+
+    fn launch(&self, more: &[String]) -> Result<()> {
         let stderr_path = self.dir.join("stderr.log");
         let stderr = File::create(&stderr_path)
             .with_context(|| format!("can't write {}", stderr_path.display()))?;
@@ -163,6 +210,7 @@ impl Node {
         let program = command.get_program().to_owned();
         command
             .args(&self.args)
+            .args(more)
             .arg(format!("--port={}", self.port))
             .stdin(Stdio::null())
             .stdout(stderr.try_clone()?)
@@ -171,7 +219,8 @@ impl Node {
             spawn(command)
                 .with_context(|| format!("can't run {}", Path::new(&program).display()))?,
         );
-        let deadline = Instant::now() + START_TIMEOUT;
+        let limit = if self.in_group { group::JOIN_TIMEOUT } else { START_TIMEOUT };
+        let deadline = Instant::now() + limit;
         while !self.greets() {
             let exited = match self.child().as_mut() {
                 Some(child) => child.try_wait()?,
@@ -183,7 +232,7 @@ impl Node {
             }
             if Instant::now() > deadline {
                 let _ = self.kill9();
-                bail!("{} is not up within {START_TIMEOUT:?}:\n{}", self.name, self.stderr_tail());
+                bail!("{} is not up within {limit:?}:\n{}", self.name, self.stderr_tail());
             }
             std::thread::sleep(Duration::from_millis(5));
         }
@@ -272,8 +321,19 @@ impl Node {
         signal(child.as_ref().with_context(|| format!("{} does not run", self.name))?, what)
     }
 
+    /// Cuts a Galera member off from the others, or lets it back: clients reach it all the while.
+    ///
+    /// # Errors
+    /// It is none, or does not answer.
+    pub fn isolate(&self, cut_off: bool) -> Result<()> {
+        let isolate = u8::from(cut_off);
+        self.client_sql(&format!("SET GLOBAL wsrep_provider_options = 'gmcast.isolate={isolate}'"))
+            .map(drop)
+    }
+
     /// Kills the server and starts it with an empty data directory: no accounts but `root`, no
-    /// database `app`, no replication, the same address and `@@server_id`.
+    /// database `app`, no replication, the same address and `@@server_id`. A member of a Galera
+    /// cluster gets a full copy of another one's data then.
     ///
     /// # Errors
     /// As [`Node::start`].
@@ -282,6 +342,8 @@ impl Node {
         let data = self.dir.join("data");
         fs::remove_dir_all(&data).with_context(|| format!("can't remove {}", data.display()))?;
         template::copy(&self.template, &data)?;
+        // What it copied is no state that it could go on from.
+        let _ = fs::remove_file(data.join("grastate.dat"));
         self.start()
     }
 

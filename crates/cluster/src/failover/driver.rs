@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::act::{Hands, Tools};
-use super::{Effect, Failure, Machine, Outcome, Settings, Step, StepId, grants};
+use super::{Effect, Failure, Machine, Outcome, Settings, Step, StepId, grants, group};
 use crate::link::{Fields, Link, Target};
 use crate::monitor::Shared;
 use crate::snapshot::{Role, ServerId};
@@ -57,6 +57,10 @@ impl Driver {
 
     pub(crate) fn status(&self) -> Arc<Vec<String>> {
         self.status.load_full()
+    }
+
+    pub(crate) fn count_switchover(&self) {
+        self.switchovers.fetch_add(1, Ordering::Relaxed);
     }
 
     /// Changes of the primary made so far: because it was lost, and planned ones.
@@ -119,9 +123,12 @@ pub(crate) async fn run(
         };
         tokio::select! {
             () = shared.news.notified() => {
-                let now = Instant::now();
-                let facts = shared.topology().facts(now);
-                machine.handle_facts(facts, now);
+                // Clusters that elect for themselves want no help.
+                if shared.snapshot().group.is_none() {
+                    let now = Instant::now();
+                    let facts = shared.topology().facts(now);
+                    machine.handle_facts(facts, now);
+                }
             }
             () = alarm => machine.handle_timeout(Instant::now()),
             Some((id, outcome)) = done.recv() => machine.handle_outcome(id, outcome, Instant::now()),
@@ -132,6 +139,12 @@ pub(crate) async fn run(
             }
             request = requests.recv() => {
                 let Some((request, answer)) = request else { return };
+                if let Some(kind) = shared.snapshot().group {
+                    let perform =
+                        group::perform(shared.clone(), config.failover.clone(), kind, request);
+                    tokio::spawn(async move { drop(answer.send(perform.await)) });
+                    continue;
+                }
                 let now = Instant::now();
                 machine.handle_facts(shared.topology().facts(now), now);
                 match begin(&mut machine, &shared, request, now) {
@@ -145,7 +158,10 @@ pub(crate) async fn run(
             tracing::debug!(?effect, "failover");
             effectuate(&shared, effect, &hands, &mut asked);
         }
-        let status = machine.status();
+        let status = match shared.snapshot().group {
+            Some(_) => Vec::new(),
+            None => machine.status(),
+        };
         if **shared.failover.status.load() != status {
             shared.failover.status.store(Arc::new(status));
         }
@@ -192,7 +208,7 @@ fn tell_able(
     able: &Result<(), Arc<str>>,
     told: &mut Option<Result<(), Arc<str>>>,
 ) {
-    if told.as_ref() == Some(able) {
+    if told.as_ref() == Some(able) || shared.snapshot().group.is_some() {
         return;
     }
     match able {

@@ -29,6 +29,7 @@ mod course;
 mod driver;
 mod facts;
 mod grants;
+mod group;
 mod machine;
 mod requests;
 mod settings;

@@ -77,7 +77,12 @@ impl Sim {
             weight: 1,
             promote: true,
         });
-        let settings = TopologySettings { timeout: ms(2000), max_lag: ms(10_000) };
+        let settings = TopologySettings {
+            timeout: ms(2000),
+            max_lag: ms(10_000),
+            donors: false,
+            first_writes: false,
+        };
         let server = |i: usize| Machine_ {
             up: true,
             hangs: false,
@@ -185,6 +190,7 @@ impl Sim {
             committed: position(&s.log),
             applied: position(if s.source.is_some() { &s.log } else { &[] }),
             channels: channels.into_iter().collect(),
+            membership: None,
             connection: s.starts,
         }))
     }

@@ -27,7 +27,7 @@ pub(super) async fn run(shared: Arc<Shared>, i: usize) {
     // Whether the connection worked when last used.
     let mut proven = false;
     loop {
-        if !shared.is_replica(watched.id) {
+        if !shared.is_fed(watched.id) {
             link = None;
             watched.wake_feed.notified().await;
             continue;
@@ -43,20 +43,36 @@ pub(super) async fn run(shared: Arc<Shared>, i: usize) {
                 }
             },
         };
+        let galera = open.is_galera();
+        let proof = if galera { shared.wanted_proof(watched.id) } else { None };
         let target = shared.target().filter(|target| {
-            target.flavour() == open.flavour() && !watched.live.has_applied(target)
+            target.is_numbered() == galera
+                && target.flavour() == open.flavour()
+                && !watched.live.has_applied(target)
         });
-        let Some(target) = target else {
+        if target.is_none() && proof.is_none() {
             wait = WAIT[0];
             watched.wake_feed.notified().await;
             continue;
-        };
+        }
         let question = watched.applied.ask();
-        match timeout(wait + shared.timeout, open.wait_applied(&target, wait)).await {
+        let answer = timeout(wait + shared.timeout, async {
+            match &target {
+                Some(target) if !galera => open.wait_applied(target, wait).await,
+                _ => {
+                    let number = shared.number();
+                    open.catch_up().await.map(|()| number)
+                }
+            }
+        });
+        match answer.await {
             Ok(Ok(position)) => {
                 proven = true;
-                let covers = position.covers(&target);
+                let covers = target.is_none_or(|target| position.covers(&target));
                 wait = if covers { WAIT[0] } else { WAIT[1].min(wait * 2) };
+                if let Some(era) = proof {
+                    shared.update(|topology| topology.handle_proof(watched.id, era));
+                }
                 if watched.applied.answer(&question, position) {
                     shared.progress.notify_waiters();
                 }

@@ -10,6 +10,7 @@ use tokio::sync::oneshot;
 use tokio::time::{MissedTickBehavior, sleep, timeout};
 
 use super::{Shared, Watched};
+use crate::gtid::Position;
 use crate::link::{Link, failure};
 use crate::probe::{Channel, Look, Report};
 
@@ -63,7 +64,10 @@ pub(super) async fn run(shared: Arc<Shared>, i: usize) {
                 if suspect {
                     watched.live.suspect.store(false, Ordering::Relaxed);
                 }
-                if watched.applied.answer(&question, applied(report)) {
+                // Of Galera nodes only the feed tells.
+                if !matches!(report.applied, Position::Number(_))
+                    && watched.applied.answer(&question, applied(report))
+                {
                     shared.progress.notify_waiters();
                 }
             }
@@ -85,7 +89,7 @@ fn patience(shared: &Shared, watched: &Watched, now: Instant) -> Duration {
 }
 
 /// A server that replicates from nobody has what it committed itself, too.
-fn applied(report: &Report) -> crate::gtid::Position {
+fn applied(report: &Report) -> Position {
     if report.channels.is_empty() { report.standing() } else { report.applied.clone() }
 }
 

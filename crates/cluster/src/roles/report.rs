@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::election::Election;
 use super::{From, Health, Topology, id_of};
@@ -39,12 +39,14 @@ impl Topology {
         healths: &[Health],
         election: &Election,
         reference: Option<usize>,
+        now: Instant,
     ) -> Server {
         let known = &self.servers[i];
         let report = self.report(i);
         let (role, lag, why) = match &healths[i] {
             Health::Down(why) => (Role::Down, None, why.clone()),
             Health::Unknown(why) => (Role::Unknown, None, why.clone()),
+            Health::Up if self.kind().is_some() => self.conclude_member(i, election, now),
             Health::Up => self.conclude_up(i, healths, election, reference),
         };
         let max_lag = self.settings.max_lag;
@@ -67,6 +69,10 @@ impl Topology {
             source: self.source_id(i),
             kept_out: known.deposed.is_some(),
             read_only: report.map(|report| report.read_only),
+            state: match &healths[i] {
+                Health::Up => self.membership(i).map(|member| member.state.clone()),
+                _ => None,
+            },
             live: known.live.clone(),
         }
     }
@@ -211,6 +217,7 @@ pub(super) fn same(old: &Snapshot, new: &Snapshot) -> bool {
         && old.generation == new.generation
         && old.no_primary_why == new.no_primary_why
         && old.switching == new.switching
+        && old.group == new.group
         && old.greeting == new.greeting
         && old.servers.len() == new.servers.len()
         && old.servers.iter().zip(&new.servers).all(|(a, b)| {
@@ -225,6 +232,7 @@ pub(super) fn same(old: &Snapshot, new: &Snapshot) -> bool {
                 && a.source == b.source
                 && a.read_only == b.read_only
                 && a.kept_out == b.kept_out
+                && a.state == b.state
         })
 }
 
@@ -245,20 +253,29 @@ pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
                 tell("server_up", format!("{name} is up, as the primary"));
             }
             (Role::Down | Role::Unknown, _) => tell("server_up", format!("{name} is up: {why}")),
+            (_, Role::Standalone) if new.group.is_some() => {
+                tell("member_out", format!("{name} gets no work: {why}"));
+            }
             (Role::Replica, Role::Standalone) => {
                 tell("replication_broken", format!("{name} is no replica any more: {why}"));
+            }
+            (Role::Primary, Role::Replica) if new.group.is_some() => {}
+            (_, Role::Replica) if new.group.is_some() => {
+                tell("member_in", format!("{name} takes reads: {why}"));
             }
             (_, Role::Replica) => tell("replica_joined", format!("{name} is a replica: {why}")),
             _ => {}
         }
-        if a.role == Role::Replica && b.role == Role::Replica && a.admin == b.admin {
+        let was_known = a.lag.is_some() || new.group.is_none();
+        if a.role == Role::Replica && b.role == Role::Replica && a.admin == b.admin && was_known {
             match (a.takes_reads, b.takes_reads) {
                 (true, false) => tell("replica_lagging", format!("{name} gets no reads: {why}")),
                 (false, true) => tell("replica_fresh", format!("{name} gets reads again: {why}")),
                 _ => {}
             }
         }
-        if b.role == Role::Replica && a.read_only != Some(false) && b.read_only == Some(false) {
+        let replicates = b.role == Role::Replica && new.group.is_none();
+        if replicates && a.read_only != Some(false) && b.read_only == Some(false) {
             tell(
                 "replica_writable",
                 format!("{name} is a replica but writable: set read_only=1 there"),
@@ -274,6 +291,7 @@ pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
         }
         let rival =
             |s: &Server| s.role == Role::Standalone && s.read_only == Some(false) && !s.kept_out;
+        let rival = |s: &Server| new.group.is_none() && rival(s);
         if rival(b) && !rival(a) {
             tell("two_writable", format!("{name} is {why}"));
         }

@@ -52,7 +52,8 @@ impl World {
             promote: true,
         });
         let now = Instant::now();
-        let settings = Settings { timeout: TIMEOUT, max_lag: MAX_LAG };
+        let settings =
+            Settings { timeout: TIMEOUT, max_lag: MAX_LAG, donors: false, first_writes: false };
         Self {
             machines: (0..servers).map(machine).collect(),
             topology: Topology::new(settings, members.collect(), now),
@@ -113,6 +114,7 @@ impl World {
             committed: position(m.position),
             applied: position(if m.source.is_some() { m.position } else { 0 }),
             channels: channels.into_iter().collect(),
+            membership: None,
             connection: m.connection,
         }))
     }
@@ -585,7 +587,8 @@ fn limits_and_weights_change_while_watching() {
     w.machines[0].position = 8;
     w.ticks(20);
     assert!(w.snapshot().servers[1].takes_reads);
-    let settings = Settings { timeout: TIMEOUT, max_lag: Duration::from_secs(2) };
+    let max_lag = Duration::from_secs(2);
+    let settings = Settings { timeout: TIMEOUT, max_lag, donors: false, first_writes: false };
     w.topology.reconfigure(settings, &[1, 1, 0]);
     w.evaluate();
     assert!(!w.snapshot().servers[1].takes_reads, "too far behind now");

@@ -15,12 +15,18 @@ pub struct Args {
     /// Where to put the databases; else a temporary directory
     #[arg(long, value_name = "DIR")]
     dir: Option<PathBuf>,
-    /// Servers beside the primary
-    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u8).range(0..=15))]
-    replicas: u8,
+    /// Servers beside the primary: by default one, or two in a cluster
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u8).range(0..=15))]
+    replicas: Option<u8>,
     /// MySQL servers, as unpacked by `cargo xtask setup`; else MariaDB
     #[arg(long)]
     mysql: bool,
+    /// A Galera cluster (MariaDB) of three nodes, or as many as --replicas says and one more
+    #[arg(long, conflicts_with_all = ["mysql", "group_replication"])]
+    galera: bool,
+    /// A Group Replication cluster (MySQL), likewise
+    #[arg(long)]
+    group_replication: bool,
     /// Port of the proxy; else a free one
     #[arg(long, value_name = "PORT")]
     listen: Option<u16>,
@@ -30,12 +36,19 @@ pub struct Args {
 
 pub fn run(args: Args) -> Result<ExitCode> {
     logging::init(&args.logging)?;
-    eprintln!("starting 1 primary and {} replicas ...", args.replicas);
+    let group = args.galera || args.group_replication;
+    let replicas = args.replicas.unwrap_or(if group { 2 } else { 1 });
+    match group {
+        true => eprintln!("starting a cluster of {} nodes ...", replicas + 1),
+        false => eprintln!("starting 1 primary and {replicas} replicas ..."),
+    }
+    let mysql = args.mysql || args.group_replication;
     let sandbox = Sandbox::start(Options {
-        flavour: if args.mysql { Flavour::MySql } else { Flavour::MariaDb },
+        flavour: if mysql { Flavour::MySql } else { Flavour::MariaDb },
         dir: args.dir,
-        replicas: usize::from(args.replicas),
+        replicas: usize::from(replicas),
         failover: true,
+        group,
         ..Options::default()
     })?;
     let listen = match args.listen {
