@@ -8,6 +8,7 @@ mod link;
 pub mod member;
 mod monitor;
 pub mod probe;
+pub mod quorum;
 pub mod roles;
 mod snapshot;
 

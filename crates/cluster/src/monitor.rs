@@ -4,6 +4,7 @@
 //! `GRANT SELECT ON mysql.global_priv` (accounts; `mysql.user` before 10.4). On MySQL:
 //! `GRANT REPLICATION CLIENT ON *.*`, `GRANT SELECT ON mysql.user`.
 
+mod agreement;
 mod applied;
 mod feed;
 mod oracle;
@@ -24,8 +25,10 @@ use crate::accounts::Accounts;
 use crate::failover::{self, Driver, Request};
 use crate::gtid::Position;
 use crate::link::Target;
+use crate::quorum;
 use crate::roles::{Member, Settings, Topology};
 use crate::snapshot::{AdminState, Live, Role, ServerId, Snapshot};
+use agreement::Agreement;
 use applied::Applied;
 use rounds::Rounds;
 
@@ -87,6 +90,10 @@ pub(crate) struct Shared {
     pub(crate) failover: Driver,
     /// Rings when something was learnt of a server, for [`crate::failover`].
     pub(crate) news: Notify,
+    /// What is agreed with other proxies; `None` if this is the only one.
+    quorum: Option<Mutex<Agreement>>,
+    /// It is agreed for the first time.
+    agreed: watch::Sender<bool>,
     interval: Duration,
     timeout: Duration,
     /// What can't change while watching.
@@ -115,6 +122,7 @@ pub(crate) struct Watched {
     applied: Applied,
     wake_prober: Notify,
     wake_feed: Notify,
+    pub(crate) wake_ballot: Notify,
     /// Somebody waits for what it finds out.
     hurry_feed: Notify,
 }
@@ -154,6 +162,7 @@ impl Cluster {
                 applied: Applied::new(live.clone()),
                 wake_prober: Notify::new(),
                 wake_feed: Notify::new(),
+                wake_ballot: Notify::new(),
                 hurry_feed: Notify::new(),
             })
             .collect::<Vec<_>>();
@@ -162,9 +171,17 @@ impl Cluster {
             watched.actor.set_tls(&server.tls);
         }
         let (driver, requests) = Driver::new();
+        let mut topology = topology;
+        let quorum = config.failover.agree.then(|| {
+            let names = config.servers.iter().map(|server| server.name.as_str().into()).collect();
+            let agreement = Agreement::new(names, &mut topology);
+            Mutex::new(agreement)
+        });
         let shared = Arc::new(Shared {
             failover: driver,
             news: Notify::new(),
+            agreed: watch::Sender::new(quorum.is_none()),
+            quorum,
             snapshot: Arc::new(ArcSwap::new(topology.snapshot().clone())),
             topology: Mutex::new(topology),
             fixed: Fixed::new(config),
@@ -188,6 +205,10 @@ impl Cluster {
         for i in 0..shared.watched.len() {
             tasks.push(tokio::spawn(prober::run(shared.clone(), i)).abort_handle());
             tasks.push(tokio::spawn(feed::run(shared.clone(), i)).abort_handle());
+            if shared.quorum.is_some() {
+                let ballot = quorum::ballot::run(shared.clone(), i);
+                tasks.push(tokio::spawn(ballot).abort_handle());
+            }
         }
         let loader = crate::accounts::loader::run(shared.clone(), monitor.accounts_interval);
         tasks.push(tokio::spawn(loader).abort_handle());
@@ -201,11 +222,15 @@ impl Cluster {
         &self.handle.shared
     }
 
-    /// Waits until every server has answered, or failed to, at least once, and the accounts have
-    /// been read, or could not be.
+    /// Waits until every server has answered, or failed to, at least once, the accounts have been
+    /// read, or could not be, and it is agreed with other proxies that this one may write, or not
+    /// within the monitor's timeout.
     pub async fn ready(&self) {
-        // The sender lives as long as this handle.
-        let _ = self.shared_state().ready.subscribe().wait_for(|ready| *ready).await;
+        let shared = self.shared_state();
+        // The senders live as long as this handle.
+        let _ = shared.ready.subscribe().wait_for(|ready| *ready).await;
+        let mut agreed = shared.agreed.subscribe();
+        let _ = tokio::time::timeout(shared.timeout, agreed.wait_for(|agreed| *agreed)).await;
     }
 
     /// All servers right now.

@@ -116,6 +116,10 @@ pub struct Topology {
     succession: Option<Arc<Succession>>,
     /// A change of the primary in good order is under way.
     hold: Option<Hold>,
+    /// Why nothing may be written, whoever is the primary: see [`crate::quorum`].
+    forbidden: Option<Arc<str>>,
+    /// Since when it may be again, if nothing is seen that speaks against it.
+    regained: Option<Instant>,
     /// Where a server stood when it was made the primary.
     promoted: Option<(usize, Position)>,
     group: group::Group,
@@ -127,6 +131,8 @@ pub struct Topology {
 struct Hold {
     old: usize,
     why: Arc<str>,
+    /// By another proxy.
+    others: bool,
 }
 
 #[derive(Debug)]
@@ -209,6 +215,8 @@ impl Topology {
             generation: 0,
             succession: None,
             hold: None,
+            forbidden: None,
+            regained: None,
             promoted: None,
             group: group::Group::default(),
             snapshot: Arc::default(),
@@ -253,7 +261,7 @@ impl Topology {
     /// A change of the primary in good order begins: there is no primary until another server has
     /// become one, or [`Topology::release`].
     pub fn hold(&mut self, old: ServerId, why: &str) {
-        self.hold = Some(Hold { old: usize::from(old.0), why: why.into() });
+        self.hold = Some(Hold { old: usize::from(old.0), why: why.into(), others: false });
     }
 
     /// This server is no primary from now on, whatever it says of itself; `why` completes "it is
@@ -271,9 +279,49 @@ impl Topology {
         }
     }
 
+    /// Nothing may be written from now on, and open transactions may not go on, because `why`; `None`:
+    /// again, once all servers that `answer` other proxies' questions were looked at after that: what
+    /// was done meanwhile is to be seen first.
+    pub fn permit(&mut self, why: Option<Arc<str>>, answer: impl Fn(usize) -> bool, now: Instant) {
+        if why.is_some() {
+            (self.forbidden, self.regained) = (why, None);
+        } else if self.forbidden.is_some() {
+            let since = *self.regained.get_or_insert(now);
+            let seen = |i: usize| {
+                self.servers[i].answer.as_ref().is_some_and(|answer| answer.asked >= since)
+            };
+            if (0..self.servers.len()).all(|i| seen(i) || !answer(i)) {
+                (self.forbidden, self.regained) = (None, None);
+            }
+        }
+    }
+
+    /// Why nothing may be written, and whether another proxy holds writes back.
+    pub(crate) fn forbidden(&self) -> (Option<Arc<str>>, bool) {
+        (self.forbidden.clone(), self.hold.as_ref().is_some_and(|hold| hold.others))
+    }
+
     /// The change was called off.
     pub fn release(&mut self) {
         self.hold = None;
+    }
+
+    /// Another proxy changes the primary in good order, or no longer does.
+    pub fn hold_for_others(&mut self, why: Option<String>) {
+        match (why, self.primary) {
+            (Some(why), Some(old)) if self.hold.is_none() => {
+                self.hold = Some(Hold { old, why: why.into(), others: true });
+            }
+            (Some(_), _) => {}
+            (None, _) => drop(self.hold.take_if(|hold| hold.others)),
+        }
+    }
+
+    /// The primary now or, while there is none, the last one, and its `@@server_id`.
+    #[must_use]
+    pub fn primary(&self) -> Option<(usize, u32)> {
+        let primary = self.primary?;
+        Some((primary, self.report(primary)?.server_id))
     }
 
     /// This server is being made writable and has `inherited` at that moment.
@@ -448,13 +496,18 @@ impl Topology {
         }
 
         self.hold.take_if(|hold| election.primary.is_some_and(|i| i != hold.old));
-        let primary = election
-            .primary
-            .filter(|&i| self.hold.is_none() && servers[i].admin != AdminState::Maintenance);
+        let primary = election.primary.filter(|&i| {
+            self.hold.is_none()
+                && self.forbidden.is_none()
+                && servers[i].admin != AdminState::Maintenance
+        });
         let no_primary_why: Arc<str> = match (primary, election.primary) {
             (Some(_), _) => Arc::from(""),
             (None, _) if self.hold.is_some() => {
                 self.hold.as_ref().map_or_else(|| Arc::from(""), |hold| hold.why.clone())
+            }
+            (None, Some(_)) if self.forbidden.is_some() => {
+                self.forbidden.clone().unwrap_or_default()
             }
             (None, Some(i)) => format!("{} is in maintenance", self.name(i)).into(),
             (None, None) => election.why.into(),
@@ -466,6 +519,7 @@ impl Topology {
             primary: primary.map(id_of),
             no_primary_why,
             switching: self.hold.as_ref().map(|hold| id_of(hold.old)),
+            cut_off: self.forbidden.as_ref().and(reference).map(id_of),
             succession: self.succession.clone(),
             group: self.group.kind,
             servers,

@@ -146,6 +146,9 @@ pub struct Snapshot {
     /// While the primary is being changed in good order: the old one, on which open transactions
     /// may still end. There is no [`Snapshot::primary`] then.
     pub switching: Option<ServerId>,
+    /// This proxy must not write to this server, which was the primary when it last might, nor go on
+    /// with a transaction there: see [`crate::quorum`]. There is no [`Snapshot::primary`] then.
+    pub cut_off: Option<ServerId>,
     /// The newest change of the primary; `None` before the first.
     pub succession: Option<Arc<Succession>>,
     /// The kind of cluster, if the servers are members of one that elects for itself.

@@ -63,6 +63,7 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
         ("routing.causal_timeout", show_duration(routing.causal_timeout)),
         ("routing.primary_reads", routing.primary_reads.to_string()),
         ("failover.auto", failover.auto.map_or("if allowed".to_owned(), |auto| auto.to_string())),
+        ("failover.agree", failover.agree.to_string()),
         ("failover.user", user(&failover.user)),
         ("failover.replication_user", replicates),
         ("failover.auto_rejoin", failover.auto_rejoin.to_string()),

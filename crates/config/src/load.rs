@@ -325,6 +325,7 @@ fn failover(found: &mut Findings, file: &mut Section<'_>) -> Failover {
     let Some(mut s) = file.section(found, "failover") else { return default };
     let failover = Failover {
         auto: s.at(found, "auto").map(|auto| auto.value),
+        agree: s.or(found, "agree", default.agree),
         user: account(found, &mut s, "user", "password"),
         replication_user: account(found, &mut s, "replication_user", "replication_password"),
         auto_rejoin: s.or(found, "auto_rejoin", default.auto_rejoin),

@@ -134,6 +134,9 @@ impl Default for Routing {
 pub struct Failover {
     /// Whether a dead primary is replaced without being told to. `None`: if the account may.
     pub auto: Option<bool>,
+    /// Whether several proxies agree on who acts, and one that can't reach most of the servers writes
+    /// nothing. Only for one that is alone for sure may this be off.
+    pub agree: bool,
     /// The account that promotes and re-points servers; the monitor's if `None`.
     pub user: Option<Account>,
     /// What a former primary replicates with; the account above if `None`.
@@ -166,6 +169,7 @@ impl Default for Failover {
     fn default() -> Self {
         Self {
             auto: None,
+            agree: true,
             user: None,
             replication_user: None,
             auto_rejoin: true,

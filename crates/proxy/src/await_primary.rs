@@ -89,7 +89,7 @@ impl Client {
         }
         let _held = self.worker.stats.hold();
         let mut changes = self.worker.shared.cluster.subscribe();
-        if self.worker.snapshot(|s| s.primary) == Some(server) {
+        if self.worker.snapshot(|s| s.primary == Some(server) || s.cut_off == Some(server)) {
             let _ = timeout(left.min(AGAIN), changes.changed()).await;
         }
         true

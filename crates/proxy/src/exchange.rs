@@ -29,6 +29,10 @@ impl Client {
         end: usize,
         digest: Option<&mut Digest>,
     ) -> Result<Outcome, Failure> {
+        if self.worker.snapshot(|s| s.cut_off == Some(backend.server)) {
+            // Another proxy may have made another primary.
+            return Err(Failure::ReadOnly);
+        }
         let first = request.filled()[HEADER];
         let server_failed = |e: std::io::Error| Failure::Server {
             broken: Broken::Io(e),

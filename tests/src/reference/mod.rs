@@ -23,8 +23,7 @@ pub use client::{Answer, Tally};
 use client::{Load, fetch};
 pub use daemon::interrupt;
 use daemon::{Daemon, await_that};
-pub use network::unable;
-use network::{Network, address};
+pub use network::{Network, address, unable};
 pub use walk::walk;
 
 const CLIENT: u8 = 254;

@@ -92,6 +92,19 @@ impl Network {
         ip(&["-n", &name(host), "neigh", "flush", "all"]).map(drop)
     }
 
+    /// Packets from `host` to `other` get lost without a word, or no longer.
+    ///
+    /// # Errors
+    /// The host can't be reached.
+    pub fn lose(&self, host: u8, other: u8, lose: bool) -> Result<()> {
+        let (ns, to) = (name(host), address(other).to_string());
+        let entry = ["-n", &ns, "neigh", if lose { "replace" } else { "del" }, &to];
+        // Nobody has this one.
+        let nobody = ["lladdr", "02:00:00:00:00:01", "nud", "permanent"];
+        let more = if lose { &nobody[..] } else { &[] };
+        ip(&[&entry[..], more, &["dev", "eth0"]].concat()).map(drop)
+    }
+
     /// Runs `work` on a thread in the host's namespace.
     ///
     /// # Errors

@@ -190,12 +190,31 @@ impl Hands {
         let beat: Option<f64> = row.number(&["beat"]);
         let silent: Option<f64> = row.number(&["silent"]);
         let busy = row.text(&["queueing"]).is_some_and(|gtid| !gtid.is_empty());
-        Ok(match (beat, silent) {
-            (Some(beat), Some(silent)) if beat > 0.0 && beat <= 1.0 && !busy => {
-                Some(silent < beat * 1.5)
-            }
-            _ => None,
-        })
+        let began: Option<f64> = row.number(&["began"]);
+        let Some((beat, silent)) = beat.zip(silent).filter(|(beat, _)| *beat > 0.0 && *beat <= 1.0)
+        else {
+            return Ok(None);
+        };
+        if !busy {
+            return Ok(Some(silent < beat * 1.5));
+        }
+        // It stopped in the middle of a transaction, or sends a long one: heartbeats pause meanwhile.
+        if began.is_none_or(|began| began < beat * 1.5) {
+            return Ok(Some(true));
+        }
+        let before = self.fetched().await?;
+        sleep(PATIENCE).await;
+        Ok(Some(self.fetched().await? != before))
+    }
+
+    /// How far in its source's binary log a replica has read.
+    async fn fetched(&mut self) -> Result<Option<String>, SqlError> {
+        let rows = self.link().await?.rows(sql::REPLICA_STATUS).await?;
+        Ok(rows.first().and_then(|row| {
+            let row = Fields(row);
+            let file = row.text(&["Source_Log_File"])?;
+            Some(format!("{file} {}", row.text(&["Read_Source_Log_Pos"])?))
+        }))
     }
 
     async fn freeze(&mut self) -> Result<Outcome, Broken> {

@@ -15,6 +15,7 @@ impl Machine {
         match self.facts.servers[i].link {
             Link::Connected | Link::Connecting => true,
             Link::None if self.is_equal(i) => true,
+            Link::Stopped if self.broken_off && self.following.contains(&i) => true,
             Link::Stopped | Link::None => self.frozen.contains(&i) || force,
             Link::Broken => force,
             Link::Several => false,

@@ -108,7 +108,7 @@ impl Machine {
 
     pub(super) fn settled(
         &mut self,
-        mut change: Change,
+        change: Change,
         step: &Step,
         outcome: Result<Outcome, Failure>,
         now: Instant,
@@ -116,21 +116,11 @@ impl Machine {
         let Step::Settle { wanted, .. } = step else { return };
         match outcome {
             Ok(Outcome::At(standing)) if standing.covers(wanted) => {
-                // The point of no return: from here on the old one is none, dead or alive.
-                let (old, to) = (self.facts.name(change.old), self.facts.name(change.to));
-                let why = format!("it was the primary until {to} took over from it");
-                let text =
-                    format!("{to} has all that is left of {old}'s transactions ({standing})");
-                self.effects.push_back(Effect::Depose { server: change.old, why });
-                self.effects.push_back(Effect::Reinstate { server: change.to });
-                self.effects
-                    .push_back(Effect::Promoted { server: change.to, inherited: standing.clone() });
-                self.tell("candidate_ready", change.to, text);
-                self.care.fell(change.old, now);
-                self.care.rose(change.to);
-                self.start(Step::Open { server: change.to });
-                change.inherited = Some(standing);
-                self.phase = Phase::Open(change);
+                if self.may_open(change.planned) {
+                    self.open(change, standing, now);
+                } else {
+                    self.phase = Phase::Clear(change, standing);
+                }
             }
             Ok(_) => {
                 let failure = Failure { text: "it lacks transactions".to_owned(), late: false };
@@ -144,6 +134,22 @@ impl Machine {
             }
             Err(failure) => self.failed(change, step, &failure, now),
         }
+    }
+
+    /// The point of no return: from here on the old one is none, dead or alive.
+    pub(super) fn open(&mut self, mut change: Change, standing: Position, now: Instant) {
+        let (old, to) = (self.facts.name(change.old), self.facts.name(change.to));
+        let why = format!("it was the primary until {to} took over from it");
+        let text = format!("{to} has all that is left of {old}'s transactions ({standing})");
+        self.effects.push_back(Effect::Depose { server: change.old, why });
+        self.effects.push_back(Effect::Reinstate { server: change.to });
+        self.effects.push_back(Effect::Promoted { server: change.to, inherited: standing.clone() });
+        self.tell("candidate_ready", change.to, text);
+        self.care.fell(change.old, now);
+        self.care.rose(change.to);
+        self.start(Step::Open { server: change.to });
+        change.inherited = Some(standing);
+        self.phase = Phase::Open(change);
     }
 
     pub(super) fn opened(

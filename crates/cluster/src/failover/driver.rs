@@ -12,7 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::act::{Hands, Tools};
-use super::{Effect, Failure, Machine, Outcome, Settings, Step, StepId, grants, group};
+use super::{Effect, Failure, Lead, Machine, Outcome, Settings, Step, StepId, grants, group};
 use crate::link::{Fields, Link, Target};
 use crate::monitor::Shared;
 use crate::snapshot::{Role, ServerId};
@@ -114,7 +114,10 @@ pub(crate) async fn run(
     let mut asked: Option<oneshot::Sender<Result<String, String>>> = None;
     let mut told_unable = None;
     loop {
-        let timer = machine.poll_timeout();
+        machine.handle_lead(lead(&shared), Instant::now());
+        act(&shared, &mut machine, &hands, &mut asked);
+        shared.plan(machine.plan(), machine.acts_by_itself());
+        let timer = [machine.poll_timeout(), shared.agreed_until()].into_iter().flatten().min();
         let alarm = async {
             match timer {
                 Some(at) => sleep(at.saturating_duration_since(Instant::now())).await,
@@ -130,7 +133,10 @@ pub(crate) async fn run(
                     machine.handle_facts(facts, now);
                 }
             }
-            () = alarm => machine.handle_timeout(Instant::now()),
+            () = alarm => {
+                shared.agree();
+                machine.handle_timeout(Instant::now());
+            }
             Some((id, outcome)) = done.recv() => machine.handle_outcome(id, outcome, Instant::now()),
             Some(now_able) = able.recv() => {
                 let now_able: Result<(), Arc<str>> = now_able;
@@ -154,10 +160,7 @@ pub(crate) async fn run(
                 }
             }
         }
-        while let Some(effect) = machine.poll_effect() {
-            tracing::debug!(?effect, "failover");
-            effectuate(&shared, effect, &hands, &mut asked);
-        }
+        act(&shared, &mut machine, &hands, &mut asked);
         let status = match shared.snapshot().group {
             Some(_) => Vec::new(),
             None => machine.status(),
@@ -165,6 +168,31 @@ pub(crate) async fn run(
         if **shared.failover.status.load() != status {
             shared.failover.status.store(Arc::new(status));
         }
+    }
+}
+
+/// What is agreed with other proxies, as far as the machine needs to know.
+fn lead(shared: &Shared) -> Lead {
+    let Some(standing) = shared.standing() else { return Lead::alone() };
+    Lead {
+        acts: standing.leads,
+        cleared: standing.cleared,
+        changing: standing.changing || standing.switching,
+        others: standing.others > 0,
+        leader: standing.leader.map(Arc::from),
+        why: standing.writes.err().map(Arc::from),
+    }
+}
+
+fn act(
+    shared: &Shared,
+    machine: &mut Machine,
+    hands: &[mpsc::UnboundedSender<(StepId, Step)>],
+    asked: &mut Option<oneshot::Sender<Result<String, String>>>,
+) {
+    while let Some(effect) = machine.poll_effect() {
+        tracing::debug!(?effect, "failover");
+        effectuate(shared, effect, hands, asked);
     }
 }
 

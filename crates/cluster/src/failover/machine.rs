@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::tend::Care;
-use super::{Facts, Failure, Outcome, Settings, State, Step, StepId};
+use super::{Facts, Failure, Lead, Outcome, Settings, State, Step, StepId};
 use crate::gtid::Position;
 
 /// Something to be done on behalf of the machine, in order.
@@ -84,6 +84,8 @@ pub(super) enum Phase {
     Fetch(Change, Position),
     Close(Change),
     Settle(Change),
+    /// Other proxies may still write to the old one. With what the new one has.
+    Clear(Change, Position),
     Open(Change),
     /// What was done of a planned change is undone.
     Undo(Change, String),
@@ -115,6 +117,14 @@ pub struct Machine {
     pub(super) told: Option<String>,
     /// The newest primary made here.
     pub(super) heir: Option<Heir>,
+    /// What is agreed with other proxies.
+    pub(super) lead: Lead,
+    /// Since when this one does not lead.
+    pub(super) unled: Option<Instant>,
+    /// A change was begun, here or by another proxy, and may have been broken off half-way.
+    pub(super) broken_off: bool,
+    /// Those that replicated from the primary when all was well.
+    pub(super) following: BTreeSet<usize>,
 }
 
 /// Between looks when every look counts.
@@ -141,6 +151,10 @@ impl Machine {
             care: Care::default(),
             told: None,
             heir: None,
+            lead: Lead::unknown(),
+            unled: None,
+            broken_off: false,
+            following: BTreeSet::new(),
         }
     }
 
@@ -152,7 +166,8 @@ impl Machine {
     /// When to call [`Machine::handle_timeout`].
     #[must_use]
     pub fn poll_timeout(&self) -> Option<Instant> {
-        [self.timer, self.not_before, self.care.next()].into_iter().flatten().min()
+        let unled = self.unled_until();
+        [self.timer, self.not_before, self.care.next(), unled].into_iter().flatten().min()
     }
 
     /// Whether nothing is under way.
@@ -168,7 +183,10 @@ impl Machine {
     }
 
     pub fn handle_facts(&mut self, facts: Facts, now: Instant) {
+        let before = self.facts.primary;
         self.facts = facts;
+        self.note_succession(before, now);
+        self.note_followers();
         if let Some(heir) = &mut self.heir
             && let Some(fact) = self.facts.servers.get(heir.server)
         {
@@ -213,6 +231,8 @@ impl Machine {
                 Err(failure) => self.failed(change, &step, &failure, now),
             },
             Phase::Settle(change) => self.settled(change, &step, outcome, now),
+            // Nothing is waited for but other proxies.
+            Phase::Clear(..) => self.phase = phase,
             Phase::Open(change) => self.opened(change, outcome, now),
             Phase::Undo(change, why) => self.undone(change, why, &step, outcome, now),
         }
@@ -220,16 +240,29 @@ impl Machine {
     }
 
     /// Goes on if the facts allow it.
-    fn advance(&mut self, now: Instant) {
+    pub(super) fn advance(&mut self, now: Instant) {
+        if !self.lead.acts {
+            self.step_back(now);
+        }
         match &self.phase {
             Phase::Idle if self.facts.reigns => {
                 self.told = None;
                 self.doubt = None;
-                self.tend(now);
+                if self.lead.acts {
+                    self.tend(now);
+                }
             }
+            Phase::Idle if !self.lead.acts => self.told = None,
             Phase::Idle => self.consider(now),
+            Phase::Clear(change, standing) if self.may_open(change.planned) => {
+                let (change, standing) = (change.clone(), standing.clone());
+                self.open(change, standing, now);
+            }
             Phase::Verify { .. } if self.facts.reigns => self.idle(),
-            Phase::Freeze(change) | Phase::Fetch(change, _) | Phase::Settle(change)
+            Phase::Freeze(change)
+            | Phase::Fetch(change, _)
+            | Phase::Settle(change)
+            | Phase::Clear(change, _)
                 if !change.planned
                     && !change.force
                     && self.facts.reigns
@@ -244,7 +277,7 @@ impl Machine {
                 );
                 self.give_up(&change, format!("{old} is back: it stays the primary"));
             }
-            Phase::Fetch(change, _) | Phase::Settle(change)
+            Phase::Fetch(change, _) | Phase::Settle(change) | Phase::Clear(change, _)
                 if matches!(
                     self.facts.servers[change.to].state,
                     State::Refused | State::Silent

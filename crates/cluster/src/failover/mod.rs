@@ -30,6 +30,7 @@ mod driver;
 mod facts;
 mod grants;
 mod group;
+mod lead;
 mod machine;
 mod requests;
 mod settings;
@@ -43,6 +44,7 @@ mod verdict;
 
 pub(crate) use driver::{Driver, Request, account, run};
 pub use facts::{Fact, Facts, Link, State};
+pub use lead::Lead;
 pub use machine::{Effect, Machine};
 pub use settings::Settings;
 pub use step::{Failure, Outcome, Step, StepId};

@@ -177,6 +177,9 @@ impl Machine {
         if !self.is_idle() || self.is_asked() {
             return Err(format!("something else is under way: {}", self.status().join("; ")));
         }
+        if let Some(why) = self.lead.refusal() {
+            return Err(why);
+        }
         self.able.clone().map_err(|why| why.to_string())
     }
 }

@@ -20,13 +20,17 @@ pub(super) struct Origin<'a> {
 }
 
 /// In MySQL: seconds between the source's heartbeats, seconds since it sent one or a transaction,
-/// and the transaction that it is about to send, if any.
+/// the transaction that it is about to send, if any, and seconds since it began to.
 pub(super) const LAST_HEARD: &str = "SELECT c.HEARTBEAT_INTERVAL AS beat, TIMESTAMPDIFF(MICROSECOND, \
      IF(s.LAST_HEARTBEAT_TIMESTAMP > s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP, \
      s.LAST_HEARTBEAT_TIMESTAMP, s.LAST_QUEUED_TRANSACTION_END_QUEUE_TIMESTAMP), NOW(6)) \
-     / 1e6 AS silent, s.QUEUEING_TRANSACTION AS queueing \
+     / 1e6 AS silent, s.QUEUEING_TRANSACTION AS queueing, TIMESTAMPDIFF(MICROSECOND, \
+     s.QUEUEING_TRANSACTION_START_QUEUE_TIMESTAMP, NOW(6)) / 1e6 AS began \
      FROM performance_schema.replication_connection_status s \
      JOIN performance_schema.replication_connection_configuration c USING (CHANNEL_NAME)";
+
+/// In MySQL from 8.0.22 on.
+pub(super) const REPLICA_STATUS: &str = "SHOW REPLICA STATUS";
 
 /// `text` as a literal.
 pub(super) fn quote(text: &str) -> String {

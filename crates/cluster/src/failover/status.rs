@@ -31,12 +31,22 @@ impl Machine {
                 name(change.old),
                 name(change.to)
             )),
+            Phase::Clear(change, _) => Some(format!(
+                "failover from {}: waiting until no other Pointsman writes to it",
+                name(change.old)
+            )),
             Phase::Open(change) => Some(format!("{} is becoming the primary", name(change.to))),
             Phase::Undo(change, _) => {
                 Some(format!("switchover to {} is being undone", name(change.to)))
             }
         });
         lines.extend(self.care.status(&self.facts));
+        if self.lead.others
+            && let Some(leader) = &self.lead.leader
+        {
+            lines
+                .push(format!("the Pointsman at {leader} leads: that one replaces a lost primary"));
+        }
         match &self.able {
             Err(why) if self.settings.auto => {
                 lines.push(format!("Pointsman follows the primary but can't replace it: {why}"));

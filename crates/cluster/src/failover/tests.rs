@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 use proptest::prelude::*;
 use proptest::test_runner::RngSeed;
 
+mod several;
+
 use super::*;
 use crate::gtid::{Flavour, Position};
 use crate::probe::{Channel, IoThread, Look, Report};
@@ -32,9 +34,9 @@ struct Machine_ {
     starts: u64,
 }
 
-struct Sim {
-    now: Instant,
-    servers: Vec<Machine_>,
+/// One Pointsman, and what it sees.
+struct View {
+    up: bool,
     topology: Topology,
     machine: Machine,
     /// Steps: when they are carried out, and what they are; in order for each server.
@@ -44,6 +46,22 @@ struct Sim {
     /// Answers of servers under way.
     looks: Vec<(Instant, usize, Instant, Look)>,
     next_look: Vec<Instant>,
+    /// What each server had received when it was frozen, for the change under way.
+    frozen: BTreeMap<usize, usize>,
+    answers: Vec<Result<String, String>>,
+    changes: (usize, usize),
+    /// Servers it is cut off from.
+    cut: BTreeSet<usize>,
+    /// With others to agree with.
+    party: Option<several::Party>,
+}
+
+struct Sim {
+    now: Instant,
+    servers: Vec<Machine_>,
+    views: Vec<View>,
+    /// Whose turn it is.
+    me: usize,
     random: u64,
     /// All transactions that a client was told are done, and which replicas had received it then.
     acknowledged: BTreeSet<Transaction>,
@@ -51,12 +69,9 @@ struct Sim {
     semi_sync: bool,
     /// Outcomes get lost.
     lossy: bool,
-    /// What each server had received when it was frozen, for the change under way.
-    frozen: BTreeMap<usize, usize>,
-    answers: Vec<Result<String, String>>,
     story: Vec<String>,
-    changes: (usize, usize),
     begun: Instant,
+    locks: Vec<several::Locks>,
 }
 
 fn position(log: &[Transaction]) -> Position {
@@ -71,18 +86,6 @@ const fn ms(n: u64) -> Duration {
 impl Sim {
     fn new(servers: usize, seed: u64, semi_sync: bool) -> Self {
         let now = Instant::now();
-        let members = (1..=servers).map(|n| Member {
-            name: format!("db{n}").into(),
-            address: format!("10.0.0.1:{n}").into(),
-            weight: 1,
-            promote: true,
-        });
-        let settings = TopologySettings {
-            timeout: ms(2000),
-            max_lag: ms(10_000),
-            donors: false,
-            first_writes: false,
-        };
         let server = |i: usize| Machine_ {
             up: true,
             hangs: false,
@@ -96,6 +99,40 @@ impl Sim {
             sql: i > 0,
             starts: 1,
         };
+        let mut sim = Self {
+            now,
+            servers: (0..servers).map(server).collect(),
+            views: Vec::new(),
+            me: 0,
+            random: seed.wrapping_mul(2) + 1,
+            acknowledged: BTreeSet::new(),
+            numbers: 0,
+            semi_sync,
+            lossy: true,
+            story: Vec::new(),
+            begun: now,
+            locks: vec![several::Locks::default(); servers],
+        };
+        let view = sim.view();
+        sim.views.push(view);
+        sim
+    }
+
+    /// A Pointsman that has just started, alone.
+    fn view(&self) -> View {
+        let (now, servers) = (self.now, self.servers.len());
+        let members = (1..=servers).map(|n| Member {
+            name: format!("db{n}").into(),
+            address: format!("10.0.0.1:{n}").into(),
+            weight: 1,
+            promote: true,
+        });
+        let settings = TopologySettings {
+            timeout: ms(2000),
+            max_lag: ms(10_000),
+            donors: false,
+            first_writes: false,
+        };
         let mut machine = Machine::new(Settings {
             auto: true,
             auto_rejoin: true,
@@ -104,25 +141,20 @@ impl Sim {
             transaction_wait: ms(500),
         });
         machine.handle_able(Ok(()), now);
-        Self {
-            now,
-            servers: (0..servers).map(server).collect(),
+        machine.handle_lead(Lead::alone(), now);
+        View {
+            up: true,
             topology: Topology::new(settings, members.collect(), now),
             machine,
             steps: Vec::new(),
             outcomes: Vec::new(),
             looks: Vec::new(),
             next_look: vec![now; servers],
-            random: seed.wrapping_mul(2) + 1,
-            acknowledged: BTreeSet::new(),
-            numbers: 0,
-            semi_sync,
-            lossy: true,
             frozen: BTreeMap::new(),
             answers: Vec::new(),
-            story: Vec::new(),
             changes: (0, 0),
-            begun: now,
+            cut: BTreeSet::new(),
+            party: None,
         }
     }
 
@@ -143,7 +175,11 @@ impl Sim {
     /// Whether Pointsman reaches it.
     fn reached(&self, i: usize) -> bool {
         let s = &self.servers[i];
-        s.up && !s.hangs && !s.away
+        s.up && !s.hangs && !s.away && !self.cut(i)
+    }
+
+    fn cut(&self, i: usize) -> bool {
+        self.views[self.me].cut.contains(&i)
     }
 
     fn linked(&self, a: usize, b: usize) -> bool {
@@ -156,7 +192,7 @@ impl Sim {
 
     fn see(&self, i: usize) -> Look {
         let s = &self.servers[i];
-        if s.away || (s.up && s.hangs) {
+        if s.away || self.cut(i) || (s.up && s.hangs) {
             return Look::Failed("no answer".to_owned());
         }
         if !s.up {
@@ -199,7 +235,7 @@ impl Sim {
     fn act(&mut self, step: &Step) -> Option<Result<Outcome, Failure>> {
         let i = step.server();
         let fail = |text: &str| Some(Err(Failure { text: text.to_owned(), late: false }));
-        if !self.servers[i].up && !self.servers[i].away {
+        if !self.servers[i].up && !self.servers[i].away && !self.cut(i) {
             return fail("connection refused");
         }
         if !self.reached(i) {
@@ -217,7 +253,7 @@ impl Sim {
                 let s = &mut self.servers[i];
                 s.io = false;
                 let received: Vec<_> = s.log.iter().chain(&s.relay).copied().collect();
-                self.frozen.insert(i, received.len());
+                self.views[self.me].frozen.insert(i, received.len());
                 Outcome::At(position(&received))
             }
             Step::Thaw { .. } => {
@@ -240,7 +276,7 @@ impl Sim {
                 (s.source, s.io, s.sql, s.read_only) = (None, false, false, false);
                 s.relay.clear();
                 let own = s.log.len();
-                for (&other, &received) in &self.frozen {
+                for (&other, &received) in &self.views[self.me].frozen {
                     assert!(
                         received <= own || !self.reached(other),
                         "db{} has more than db{}\n{}",
@@ -276,18 +312,19 @@ impl Sim {
     }
 
     fn evaluate(&mut self) {
-        for event in self.topology.evaluate(self.now) {
+        for event in self.views[self.me].topology.evaluate(self.now) {
             self.note(format!("{}: {}", event.code, event.text));
         }
-        let facts = self.topology.facts(self.now);
-        self.machine.handle_facts(facts, self.now);
+        let facts = self.views[self.me].topology.facts(self.now);
+        self.views[self.me].machine.handle_facts(facts, self.now);
+        self.agree();
         self.effects();
     }
 
     fn effects(&mut self) {
         let id = |i: usize| ServerId(u16::try_from(i).unwrap());
         let mut changed = false;
-        while let Some(effect) = self.machine.poll_effect() {
+        while let Some(effect) = self.views[self.me].machine.poll_effect() {
             changed |= matches!(
                 effect,
                 Effect::Hold { .. }
@@ -298,31 +335,36 @@ impl Sim {
             );
             match effect {
                 Effect::Do { id, step } => {
-                    let last = self.steps.iter().filter(|(_, _, s)| s.server() == step.server());
+                    let last = self.views[self.me]
+                        .steps
+                        .iter()
+                        .filter(|(_, _, s)| s.server() == step.server());
                     let after = last.map(|(at, _, _)| *at).max().unwrap_or(self.now).max(self.now);
                     let delay = ms(self.below(30));
-                    self.steps.push((after + delay, id, step));
+                    self.views[self.me].steps.push((after + delay, id, step));
                 }
                 Effect::Look => {
                     let soon = self.now + ms(5);
-                    self.next_look.iter_mut().for_each(|at| *at = (*at).min(soon));
+                    self.views[self.me].next_look.iter_mut().for_each(|at| *at = (*at).min(soon));
                 }
-                Effect::Hold { old, why } => self.topology.hold(id(old), &why),
-                Effect::Release => self.topology.release(),
-                Effect::Depose { server, why } => self.topology.depose(id(server), &why),
-                Effect::Reinstate { server } => self.topology.reinstate(id(server)),
+                Effect::Hold { old, why } => self.views[self.me].topology.hold(id(old), &why),
+                Effect::Release => self.views[self.me].topology.release(),
+                Effect::Depose { server, why } => {
+                    self.views[self.me].topology.depose(id(server), &why)
+                }
+                Effect::Reinstate { server } => self.views[self.me].topology.reinstate(id(server)),
                 Effect::Promoted { server, inherited } => {
-                    self.topology.promoted(id(server), inherited);
+                    self.views[self.me].topology.promoted(id(server), inherited);
                 }
                 Effect::Tell { code, text, .. } => {
                     if matches!(code, "failover_begun" | "switchover_begun" | "failover_asked") {
-                        self.frozen.clear();
+                        self.views[self.me].frozen.clear();
                     }
                     self.note(format!("{code}: {text}"));
                 }
-                Effect::Answer(answer) => self.answers.push(answer),
-                Effect::Count { planned: true } => self.changes.1 += 1,
-                Effect::Count { planned: false } => self.changes.0 += 1,
+                Effect::Answer(answer) => self.views[self.me].answers.push(answer),
+                Effect::Count { planned: true } => self.views[self.me].changes.1 += 1,
+                Effect::Count { planned: false } => self.views[self.me].changes.0 += 1,
             }
         }
         if changed {
@@ -332,7 +374,7 @@ impl Sim {
 
     /// A client writes where Pointsman sends it.
     fn write(&mut self) {
-        let Some(primary) = self.topology.snapshot().primary else { return };
+        let Some(primary) = self.views[self.me].topology.snapshot().primary else { return };
         let p = usize::from(primary.0);
         if !self.reached(p) || self.servers[p].read_only {
             return;
@@ -378,30 +420,46 @@ impl Sim {
         while self.now < end {
             self.now += ms(5);
             self.replicate();
-            if writes && self.below(4) == 0 {
-                self.write();
+            for me in 0..self.views.len() {
+                self.me = me;
+                if !self.views[me].up {
+                    continue;
+                }
+                self.beat();
+                if writes && self.below(4) == 0 {
+                    self.write();
+                }
+                self.turn();
             }
+            self.me = 0;
+            self.check();
+        }
+    }
+
+    /// One Pointsman gets what has arrived.
+    fn turn(&mut self) {
+        {
             for i in 0..self.servers.len() {
-                if self.next_look[i] <= self.now {
+                if self.views[self.me].next_look[i] <= self.now {
                     let look = self.see(i);
                     let lost = self.below(50) == 0 && !matches!(look, Look::Failed(_));
                     let delay = match &look {
                         Look::Failed(_) => 1000 + self.below(500),
                         _ => self.below(40),
                     };
-                    self.next_look[i] = self.now + ms(100.max(delay));
+                    self.views[self.me].next_look[i] = self.now + ms(100.max(delay));
                     if !lost {
-                        self.looks.push((self.now + ms(delay), i, self.now, look));
+                        self.views[self.me].looks.push((self.now + ms(delay), i, self.now, look));
                     }
                 }
             }
             let due = |at: &Instant| *at <= self.now;
             let (looks, later) =
-                std::mem::take(&mut self.looks).into_iter().partition(|l| due(&l.0));
-            self.looks = later;
+                std::mem::take(&mut self.views[self.me].looks).into_iter().partition(|l| due(&l.0));
+            self.views[self.me].looks = later;
             let looks: Vec<_> = looks;
             for (_, i, asked, look) in looks {
-                self.topology.handle_look(
+                self.views[self.me].topology.handle_look(
                     ServerId(u16::try_from(i).unwrap()),
                     asked,
                     look,
@@ -411,8 +469,8 @@ impl Sim {
             }
             let due = |at: &Instant| *at <= self.now;
             let (steps, later) =
-                std::mem::take(&mut self.steps).into_iter().partition(|s| due(&s.0));
-            self.steps = later;
+                std::mem::take(&mut self.views[self.me].steps).into_iter().partition(|s| due(&s.0));
+            self.views[self.me].steps = later;
             let steps: Vec<(Instant, StepId, Step)> = steps;
             for (_, id, step) in steps {
                 let late = Err(Failure { text: "not done in time".to_owned(), late: true });
@@ -423,19 +481,20 @@ impl Sim {
                     // A broken connection is noticed before long.
                     _ => (step.limit().min(ms(2500)), late),
                 };
-                self.outcomes.push((self.now + at, id, outcome));
+                self.views[self.me].outcomes.push((self.now + at, id, outcome));
             }
             let due = |at: &Instant| *at <= self.now;
-            let (done, later) =
-                std::mem::take(&mut self.outcomes).into_iter().partition(|o| due(&o.0));
-            self.outcomes = later;
+            let (done, later) = std::mem::take(&mut self.views[self.me].outcomes)
+                .into_iter()
+                .partition(|o| due(&o.0));
+            self.views[self.me].outcomes = later;
             let done: Vec<(Instant, StepId, Result<Outcome, Failure>)> = done;
             for (_, id, outcome) in done {
-                self.machine.handle_outcome(id, outcome, self.now);
+                self.views[self.me].machine.handle_outcome(id, outcome, self.now);
                 self.effects();
             }
-            if self.machine.poll_timeout().is_some_and(|at| at <= self.now) {
-                self.machine.handle_timeout(self.now);
+            if self.views[self.me].machine.poll_timeout().is_some_and(|at| at <= self.now) {
+                self.views[self.me].machine.handle_timeout(self.now);
                 self.effects();
             }
         }
@@ -452,7 +511,7 @@ impl Sim {
     }
 
     fn primary(&self) -> Option<usize> {
-        self.topology.snapshot().primary.map(|id| usize::from(id.0))
+        self.views[self.me].topology.snapshot().primary.map(|id| usize::from(id.0))
     }
 
     fn kill(&mut self, i: usize) {
@@ -483,7 +542,12 @@ impl Sim {
 
     #[track_caller]
     fn expect(&self, holds: bool, what: &str) {
-        assert!(holds, "{what}\n{}\n{:?}", self.story.join("\n"), self.machine.status());
+        assert!(
+            holds,
+            "{what}\n{}\n{:?}",
+            self.story.join("\n"),
+            self.views[self.me].machine.status()
+        );
     }
 
     fn lost(&self) -> usize {
@@ -505,7 +569,7 @@ fn a_killed_primary_is_replaced_within_a_tenth_of_a_second_of_being_missed() {
         sim.expect(sim.lost() == 0, "acknowledged transactions are lost");
         sim.start(0);
         sim.run(ms(15_000), false);
-        sim.expect(sim.changes == (1, 0), "one failover");
+        sim.expect(sim.views[0].changes == (1, 0), "one failover");
         let p = sim.primary().unwrap();
         for i in 0..3 {
             let follows = sim.servers[i].source == Some(p) && sim.servers[i].read_only;
@@ -530,7 +594,7 @@ fn a_frozen_primary_is_replaced_and_a_slow_or_unreachable_one_is_not() {
         // Only Pointsman can't reach it; the replicas can.
         sim.servers[0].away = true;
         sim.run(ms(10_000), true);
-        sim.expect(sim.changes == (0, 0), "it lives, and replicas are connected to it");
+        sim.expect(sim.views[0].changes == (0, 0), "it lives, and replicas are connected to it");
         sim.servers[0].away = false;
         sim.run(ms(4000), true);
         sim.expect(sim.primary() == Some(0), "it is back");
@@ -540,7 +604,7 @@ fn a_frozen_primary_is_replaced_and_a_slow_or_unreachable_one_is_not() {
         sim.expect(sim.primary().is_some_and(|p| p != 0), "it is dead");
         sim.servers[0].hangs = false;
         sim.run(ms(10_000), true);
-        sim.expect(sim.changes.0 == 1 && sim.primary() != Some(0), "one failover");
+        sim.expect(sim.views[0].changes.0 == 1 && sim.primary() != Some(0), "one failover");
         sim.expect(sim.servers[0].read_only, "the old primary is fenced");
     }
 }
@@ -553,7 +617,7 @@ fn a_switchover_loses_nothing_or_is_undone() {
         sim.run(ms(1000), true);
         let to = 1 + usize::try_from(seed % 2).unwrap();
         let lags = vec![Some(Duration::ZERO); 3];
-        sim.machine.switchover(Some(to), &lags, sim.now).unwrap();
+        sim.views[0].machine.switchover(Some(to), &lags, sim.now).unwrap();
         sim.effects();
         if seed % 3 == 0 {
             let wait = sim.below(150);
@@ -562,12 +626,12 @@ fn a_switchover_loses_nothing_or_is_undone() {
             sim.kill(victim);
         }
         sim.run(ms(20_000), true);
-        sim.expect(sim.answers.len() == 1, "the operator is told");
+        sim.expect(sim.views[0].answers.len() == 1, "the operator is told");
         sim.expect(sim.primary().is_some(), "there is a primary");
-        if sim.changes.0 == 0 {
+        if sim.views[0].changes.0 == 0 {
             sim.expect(sim.lost() == 0, "a planned change loses nothing");
         }
-        done += sim.changes.1;
+        done += sim.views[0].changes.1;
     }
     assert!(done > 200, "{done}");
 }
@@ -623,7 +687,7 @@ proptest! {
                 6 => sim.servers[i].alone ^= true,
                 7 => {
                     let lags = vec![Some(Duration::ZERO); servers];
-                    let _ = sim.machine.switchover(None, &lags, sim.now);
+                    let _ = sim.views[0].machine.switchover(None, &lags, sim.now);
                     sim.effects();
                 }
                 _ => sim.heal(),

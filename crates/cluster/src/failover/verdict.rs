@@ -77,7 +77,9 @@ impl Machine {
     pub(super) fn restore(&mut self, old: usize, now: Instant) {
         let fact = &self.facts.servers[old];
         let restarted = self.heir.as_ref().is_some_and(|heir| heir.server == old && heir.lost);
-        if restarted
+        // A switchover that the proxy which led before did not finish.
+        let left = self.broken_off && !self.lead.changing;
+        if (restarted || left)
             && fact.state == State::Up
             && fact.read_only
             && fact.link == Link::None

@@ -218,6 +218,7 @@ pub(super) fn same(old: &Snapshot, new: &Snapshot) -> bool {
         && old.no_primary_why == new.no_primary_why
         && old.switching == new.switching
         && old.group == new.group
+        && old.cut_off == new.cut_off
         && old.greeting == new.greeting
         && old.servers.len() == new.servers.len()
         && old.servers.iter().zip(&new.servers).all(|(a, b)| {

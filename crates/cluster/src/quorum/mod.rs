@@ -1,0 +1,551 @@
+//! Several proxies agree on who acts, through locks in the databases themselves. The deciding is pure;
+//! [`ballot`] asks the servers.
+//!
+//! Each proxy keeps a session on every server and renews it every [`BEAT`]. In it it may hold named
+//! locks (`GET_LOCK`), which need no write and end with the session: at once when the proxy dies, after
+//! [`SESSION`] (`wait_timeout`) when it is cut off.
+//!
+//! | lock | its holder |
+//! | --- | --- |
+//! | `pointsman.lead` | wants to act. Whoever has it on more than half of the servers leads |
+//! | `pointsman.change` | leads and is about to make another server the primary: nobody else writes |
+//! | `pointsman.switch` | the same in good order: nobody else begins to write |
+//! | `pointsman.primary.ID` | leads, and takes the server of this `server_id` for the primary |
+//! | `pointsman.member.N` | a proxy that may write, or may have been writing |
+//! | `pointsman.cut.N` | a member that has stopped, and does not begin again before it has let go of this |
+//!
+//! # Who may write
+//!
+//! The leader, for [`LEASE`] from when it last renewed more than half of the locks; that is less than
+//! the servers keep them for. Anybody else for [`PERMIT`] from when more than half of the servers
+//! said that nobody holds `change`, nor leads for another primary. So when the leader has `change` on more than
+//! half and has waited for `PERMIT` (or all members have let it know that they stopped, or the old
+//! primary refuses connections since), no other proxy writes to the old primary, wherever it is.
+//!
+//! # How servers are counted
+//!
+//! All in the config count, except one whose port refuses connections: it does not run, and nobody can
+//! have a lock there. Such a refusal holds for `PERMIT` only. One that is silent counts.
+//!
+//! # Two servers, or any half
+//!
+//! With exactly half of the servers in reach and the others silent, nobody has a majority. Then:
+//!
+//! - Who has the primary among its half, and had a majority since it last lost sight of it, goes on.
+//! - Who has not may act only if every proxy that was a member when the primary was last in sight is on
+//!   this side and has stopped: then nobody can be writing to it. A single proxy is always all of them.
+//! - One that has just started, and sees only half, does neither.
+//!
+//! # What is safe
+//!
+//! Any partition of the network, any proxy that dies, hangs, restarts or is cut off, at any moment.
+//! Locks are not written down: if a database of the leader's majority restarts during the second in
+//! which another server is being promoted, *and* the network parts at that moment so that the leader
+//! and a majority that includes the restarted one do not see each other, two proxies may for at most
+//! `LEASE` take different servers for the primary.
+
+pub(crate) mod ballot;
+
+use std::time::{Duration, Instant};
+
+/// Between two renewals.
+pub(crate) const BEAT: Duration = Duration::from_millis(100);
+/// How long a word of the servers lets a proxy write that does not lead.
+pub(crate) const PERMIT: Duration = Duration::from_secs(1);
+/// How long the leader counts on a lock after it asked for its renewal.
+pub(crate) const LEASE: Duration = Duration::from_secs(2);
+/// How long a server keeps the locks of a session that it does not hear from. Whole seconds.
+pub(crate) const SESSION: Duration = Duration::from_secs(3);
+/// With some of the locks but not enough for this long, they are given back.
+const STALEMATE: Duration = Duration::from_secs(1);
+/// A proxy that may not act by itself leads only where nobody else has for this long.
+const MODESTY: Duration = Duration::from_secs(2);
+
+/// Who has a lock.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Holder {
+    #[default]
+    Nobody,
+    Me,
+    Other,
+}
+
+/// What one server says of its locks.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Ballot {
+    /// Counts the sessions; in another one all locks are new.
+    pub session: u64,
+    pub lead: Holder,
+    pub change: Holder,
+    pub switch: Holder,
+    /// Whether this proxy is registered as a member, and as one that has stopped.
+    pub member: bool,
+    pub cut: bool,
+    /// Another proxy leads and takes another server for the primary, or has not said yet.
+    pub differs: bool,
+    /// Other members, and how many of them have stopped.
+    pub others: u8,
+    pub others_cut: u8,
+    /// Where the leader is, if another proxy: the host it connected from.
+    pub leader: Option<String>,
+}
+
+/// What came of asking a server.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Beat {
+    Answer(Ballot),
+    /// Nobody listens there.
+    Refused,
+    /// The session is gone.
+    Lost,
+}
+
+/// Which locks to hold at a server.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Wish {
+    pub lead: bool,
+    pub change: bool,
+    pub switch: bool,
+    pub member: bool,
+    pub cut: bool,
+    /// To be named as the primary if it leads.
+    pub names: bool,
+    /// The primary's `@@server_id`; 0 if none is known.
+    pub primary: u32,
+}
+
+/// What the leader is about to do.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Plan {
+    #[default]
+    Nothing,
+    /// The primary is lost.
+    Replace,
+    /// In good order.
+    Switch,
+}
+
+/// What this proxy may do now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Standing {
+    /// It leads: only it changes servers.
+    pub leads: bool,
+    /// No other proxy writes to the old primary.
+    pub cleared: bool,
+    /// Another proxy is changing the primary.
+    pub changing: bool,
+    /// Another proxy changes it in good order: nothing new is begun.
+    pub switching: bool,
+    /// Until when it may write; the error says why it may not.
+    pub writes: Result<Instant, String>,
+    /// The leading proxy, if another one.
+    pub leader: Option<String>,
+    /// Other proxies at these servers.
+    pub others: u8,
+}
+
+#[derive(Debug, Default)]
+struct Voter {
+    /// The last answer, and when it was asked for and had.
+    answer: Option<(Instant, Instant, Ballot)>,
+    /// When it was asked and refused.
+    refused: Option<Instant>,
+    /// When the first question of the present session was asked.
+    session: Option<Instant>,
+    /// When `change` was known to be ours.
+    change: Option<Instant>,
+}
+
+/// See the module.
+#[derive(Debug)]
+pub struct Quorum {
+    names: Vec<std::sync::Arc<str>>,
+    voters: Vec<Voter>,
+    primary: Option<usize>,
+    primary_id: u32,
+    /// Whether it acts by itself.
+    eager: bool,
+    plan: Plan,
+    /// It had a majority once.
+    joined: bool,
+    /// It had one since it last lost sight of the primary.
+    keeper: bool,
+    /// Most other members there may be.
+    known: u8,
+    /// With some locks, but not leading.
+    stalled: Option<Instant>,
+    /// No attempt before that.
+    pause: Option<Instant>,
+    /// When a leading proxy was last seen.
+    led: Instant,
+    random: u64,
+}
+
+impl Quorum {
+    /// `seed` makes proxies differ in when they try again.
+    #[must_use]
+    pub fn new(names: Vec<std::sync::Arc<str>>, seed: u64, now: Instant) -> Self {
+        Self {
+            voters: names.iter().map(|_| Voter::default()).collect(),
+            names,
+            primary: None,
+            primary_id: 0,
+            eager: false,
+            plan: Plan::Nothing,
+            joined: false,
+            keeper: false,
+            known: 0,
+            stalled: None,
+            pause: None,
+            led: now,
+            random: seed | 1,
+        }
+    }
+
+    /// Which server is the primary, or was until now.
+    pub fn set_primary(&mut self, primary: Option<(usize, u32)>, now: Instant) {
+        self.primary_id = primary.map_or(0, |(_, id)| id);
+        let primary = primary.map(|(primary, _)| primary);
+        if self.primary != primary {
+            self.primary = primary;
+            // One that was made the primary by half of the servers, all proxies being on this side.
+            let here = primary.and_then(|p| self.answer(p, now, PERMIT));
+            self.keeper = self.joined && here.is_some_and(|ballot| ballot.others >= self.known);
+        }
+    }
+
+    /// What this proxy is about to do, and whether it does so without being told to. Whether that is
+    /// new.
+    pub fn set_plan(&mut self, plan: Plan, eager: bool) -> bool {
+        let new = (self.plan, self.eager) != (plan, eager);
+        (self.plan, self.eager) = (plan, eager);
+        new
+    }
+
+    /// What a server said when it was asked at `asked`.
+    pub fn handle_beat(&mut self, server: usize, asked: Instant, beat: Beat, now: Instant) {
+        let Some(voter) = self.voters.get_mut(server) else { return };
+        if voter.answer.as_ref().is_some_and(|(last, ..)| asked < *last) {
+            return;
+        }
+        match beat {
+            Beat::Answer(ballot) => {
+                let last = voter.answer.as_ref().map(|(_, _, ballot)| ballot.session);
+                if last != Some(ballot.session) {
+                    voter.session = Some(asked);
+                    voter.change = None;
+                }
+                if ballot.change == Holder::Me {
+                    voter.change.get_or_insert(now);
+                } else {
+                    voter.change = None;
+                }
+                if ballot.lead == Holder::Other {
+                    self.led = now;
+                }
+                voter.refused = None;
+                voter.answer = Some((asked, now, ballot));
+            }
+            Beat::Refused => {
+                *voter = Voter { refused: Some(asked), ..Voter::default() };
+            }
+            Beat::Lost => *voter = Voter::default(),
+        }
+        self.count(now);
+    }
+
+    /// Draws the conclusions for `now`.
+    pub fn count(&mut self, now: Instant) {
+        let goods = self.goods(now, |_| true).len();
+        if 2 * goods > self.voters.len() {
+            self.joined = true;
+        }
+        if self.by_majority(now).is_some() {
+            self.keeper = true;
+        } else if !self.sees_primary(now) {
+            self.keeper = false;
+        }
+        let in_view = |voter: &Voter| {
+            voter.refused.is_some_and(|at| now < at + PERMIT)
+                || voter.answer.as_ref().is_some_and(|(at, ..)| now < *at + PERMIT)
+        };
+        let others = self.others();
+        self.known = if self.voters.iter().all(in_view) { others } else { self.known.max(others) };
+
+        let leads = self.lease(now).is_some();
+        let held = self.held(now).len();
+        let tied = 2 * held == self.running(now);
+        if leads || held == 0 || tied {
+            self.stalled = None;
+        } else if now.saturating_duration_since(*self.stalled.get_or_insert(now)) > STALEMATE {
+            self.stalled = None;
+            let pause = 300 + self.below(700);
+            self.pause = Some(now + Duration::from_millis(pause));
+        }
+        self.pause.take_if(|at| *at <= now);
+    }
+
+    /// When to call [`Quorum::count`] and look at [`Quorum::standing`] at the latest.
+    #[must_use]
+    pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
+        let writes = self.standing(now).writes.ok();
+        let cleared = self.changed(now).map(|since| since + PERMIT + BEAT / 2);
+        [writes, self.pause, cleared].into_iter().flatten().filter(|at| *at > now).min()
+    }
+
+    /// Whether it has answered lately.
+    #[must_use]
+    pub fn answers(&self, server: usize, now: Instant) -> bool {
+        self.answer(server, now, PERMIT).is_some()
+    }
+
+    /// Which locks to hold at `server`.
+    #[must_use]
+    pub fn wish(&self, server: usize, now: Instant) -> Wish {
+        let leads = self.lease(now).is_some();
+        let modest = !self.eager && now.saturating_duration_since(self.led) < MODESTY;
+        let tries = self.joined && self.pause.is_none() && (leads || !modest);
+        let fresh = |i: usize| self.answer(i, now, PERMIT).is_some();
+        // One after the other in the same order everywhere, so that the first decides.
+        let in_turn = (0..server)
+            .filter(|&i| fresh(i))
+            .all(|i| self.answer(i, now, PERMIT).is_some_and(|ballot| ballot.lead == Holder::Me));
+        Wish {
+            lead: tries && (leads || in_turn),
+            change: leads && self.plan == Plan::Replace,
+            switch: leads && self.plan == Plan::Switch,
+            names: leads,
+            primary: self.primary_id,
+            member: self.joined,
+            cut: self.joined && !self.could_write(now),
+        }
+    }
+
+    #[must_use]
+    pub fn standing(&self, now: Instant) -> Standing {
+        let lease = self.lease(now);
+        let writes = self.permit(now).ok_or_else(|| self.why(now));
+        let ballots = || (0..self.voters.len()).filter_map(|i| self.answer(i, now, PERMIT));
+        Standing {
+            leads: lease.is_some(),
+            cleared: lease.is_some() && self.is_cleared(now),
+            changing: ballots().any(|ballot| ballot.change == Holder::Other),
+            switching: ballots().any(|ballot| ballot.switch == Holder::Other),
+            writes,
+            leader: ballots()
+                .find(|ballot| ballot.lead == Holder::Other)
+                .map(|ballot| ballot.leader.clone().unwrap_or_else(|| "another host".to_owned())),
+            others: self.others(),
+        }
+    }
+
+    fn answer(&self, i: usize, now: Instant, within: Duration) -> Option<&Ballot> {
+        let (asked, _, ballot) = self.voters[i].answer.as_ref()?;
+        (now < *asked + within).then_some(ballot)
+    }
+
+    fn refused(&self, i: usize, now: Instant) -> Option<Instant> {
+        self.voters[i].refused.filter(|at| now < *at + PERMIT)
+    }
+
+    /// Servers that count.
+    fn running(&self, now: Instant) -> usize {
+        (0..self.voters.len()).filter(|&i| self.refused(i, now).is_none()).count()
+    }
+
+    fn others(&self) -> u8 {
+        let answers = self.voters.iter().filter_map(|voter| voter.answer.as_ref());
+        answers.map(|(_, _, ballot)| ballot.others).max().unwrap_or(0)
+    }
+
+    fn sees_primary(&self, now: Instant) -> bool {
+        self.primary.is_none_or(|p| self.answer(p, now, PERMIT).is_some())
+    }
+
+    /// Until when each server is known to have no `change` of another proxy.
+    fn goods(&self, now: Instant, fits: impl Fn(&Ballot) -> bool) -> Vec<Instant> {
+        // What was said before the primary was lost sight of says nothing about one that is back.
+        let since = self.primary.and_then(|p| self.voters[p].session);
+        let mut goods: Vec<_> = (0..self.voters.len())
+            .filter_map(|i| {
+                let voter = &self.voters[i];
+                let answered = voter
+                    .answer
+                    .as_ref()
+                    .filter(|(_, _, ballot)| is_free(ballot) && fits(ballot))
+                    .map(|(asked, ..)| *asked);
+                let at = answered.or(voter.refused)?;
+                (now < at + PERMIT && since.is_none_or(|since| at >= since)).then_some(at + PERMIT)
+            })
+            .collect();
+        goods.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+        goods
+    }
+
+    /// Until when a majority lets this proxy write, which need not lead.
+    fn by_majority(&self, now: Instant) -> Option<Instant> {
+        self.majority(now, |ballot| ballot.member && !ballot.cut)
+    }
+
+    fn majority(&self, now: Instant, fits: impl Fn(&Ballot) -> bool) -> Option<Instant> {
+        let until = *self.goods(now, fits).get(self.voters.len() / 2)?;
+        match self.primary {
+            // It may be slow; what it said last, in a session that is not known to be broken, counts.
+            Some(p) => {
+                let (.., ballot) = self.voters[p].answer.as_ref()?;
+                is_free(ballot).then_some(until)
+            }
+            None => Some(until),
+        }
+    }
+
+    /// Half of the servers, with the primary, and nobody else can have more.
+    fn by_keeping(&self, now: Instant, fits: impl Fn(&Ballot) -> bool) -> Option<Instant> {
+        let (asked, _, ballot) = self.voters[self.primary?].answer.as_ref()?;
+        let until = *asked + PERMIT;
+        let half = 2 * self.goods(now, &fits).len() == self.voters.len();
+        (self.keeper && half && now < until && fits(ballot)).then_some(until)
+    }
+
+    /// Servers whose lock is ours, and until when.
+    fn held(&self, now: Instant) -> Vec<Instant> {
+        let mut held: Vec<_> = self
+            .voters
+            .iter()
+            .filter_map(|voter| voter.answer.as_ref())
+            .filter(|(asked, _, ballot)| ballot.lead == Holder::Me && now < *asked + LEASE)
+            .map(|(asked, ..)| *asked + LEASE)
+            .collect();
+        held.sort_unstable_by_key(|at| std::cmp::Reverse(*at));
+        held
+    }
+
+    /// Until when this proxy has the lock on more than half of the servers.
+    fn majority_lease(&self, now: Instant) -> Option<Instant> {
+        self.held(now).get(self.running(now) / 2).copied()
+    }
+
+    /// Until when this proxy leads.
+    fn lease(&self, now: Instant) -> Option<Instant> {
+        if let Some(until) = self.majority_lease(now) {
+            return Some(until);
+        }
+        let (held, running) = (self.held(now), self.running(now));
+        let tied = !held.is_empty() && 2 * held.len() == running;
+        if !tied {
+            return None;
+        }
+        if self.sees_primary(now) {
+            self.by_keeping(now, is_free)
+        } else {
+            self.all_are_here(now).then(|| held[held.len() - 1])
+        }
+    }
+
+    /// All members that there may be are seen here and have stopped, this one among them.
+    fn all_are_here(&self, now: Instant) -> bool {
+        self.joined
+            && (0..self.voters.len()).filter_map(|i| self.answer(i, now, PERMIT)).all(|ballot| {
+                ballot.cut && ballot.others >= self.known && ballot.others_cut == ballot.others
+            })
+    }
+
+    fn permit(&self, now: Instant) -> Option<Instant> {
+        let stays = |ballot: &Ballot| ballot.member && !ballot.cut;
+        let by_lead = || {
+            // The leader needs nobody's word, but to have said that it writes again.
+            let (_, _, ballot) = self.voters[self.primary?].answer.as_ref()?;
+            self.majority_lease(now).filter(|_| stays(ballot))
+        };
+        [self.by_majority(now), by_lead(), self.by_keeping(now, stays)].into_iter().flatten().max()
+    }
+
+    /// The same, but for having said so.
+    fn could_write(&self, now: Instant) -> bool {
+        self.majority(now, |_| true).is_some()
+            || self.majority_lease(now).is_some()
+            || self.by_keeping(now, |_| true).is_some()
+    }
+
+    /// Since when `change` is ours on enough servers.
+    fn changed(&self, now: Instant) -> Option<Instant> {
+        self.lease(now)?;
+        let mut since: Vec<_> = (0..self.voters.len())
+            .filter(|&i| self.answer(i, now, LEASE).is_some())
+            .filter_map(|i| self.voters[i].change)
+            .collect();
+        since.sort_unstable();
+        let running = self.running(now);
+        let tied = 2 * since.len() == running && !self.sees_primary(now) && self.all_are_here(now);
+        let need = if tied { running / 2 } else { running / 2 + 1 };
+        since.get(need.max(1) - 1).copied()
+    }
+
+    fn is_cleared(&self, now: Instant) -> bool {
+        let Some(since) = self.changed(now) else { return false };
+        let refuses =
+            self.primary.is_some_and(|p| self.refused(p, now).is_some_and(|asked| asked > since));
+        let stopped = || {
+            (0..self.voters.len()).filter(|&i| self.voters[i].change.is_some()).all(|i| {
+                self.voters[i].answer.as_ref().is_some_and(|(asked, _, ballot)| {
+                    *asked > since && ballot.others == ballot.others_cut
+                })
+            })
+        };
+        refuses || now >= since + PERMIT + BEAT / 2 || stopped()
+    }
+
+    /// Why it may not write.
+    fn why(&self, now: Instant) -> String {
+        let names = |of: &mut dyn Iterator<Item = usize>| {
+            let names: Vec<_> = of.map(|i| self.names[i].to_string()).collect();
+            (names.len(), names.join(" and "))
+        };
+        let all = 0..self.voters.len();
+        let change = all.clone().find_map(|i| {
+            let ballot = self.answer(i, now, PERMIT)?;
+            (ballot.change == Holder::Other).then(|| ballot.leader.clone())
+        });
+        if let Some(leader) = change {
+            let leader = leader.map_or_else(String::new, |leader| format!(" at {leader}"));
+            return format!("another proxy{leader} is replacing the primary");
+        }
+        let silent = &mut all
+            .clone()
+            .filter(|&i| self.answer(i, now, PERMIT).is_none() && self.refused(i, now).is_none());
+        let (count, silent) = names(silent);
+        let verb = if count == 1 { "does" } else { "do" };
+        if 2 * count > self.voters.len() {
+            format!(
+                "this proxy is cut off from most of the servers ({silent} {verb} not answer), where \
+                 another proxy may have made another primary"
+            )
+        } else if 2 * count == self.voters.len() {
+            format!(
+                "{silent} {verb} not answer, so another proxy may have made another primary there; if \
+                 there is none, set agree = false in [failover], or take out of the config what is \
+                 gone for good"
+            )
+        } else {
+            "it is not agreed yet with other proxies".to_owned()
+        }
+    }
+
+    fn below(&mut self, n: u64) -> u64 {
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        self.random % n
+    }
+}
+
+/// Nobody else is about to make another primary, or has made one, as far as this server knows.
+fn is_free(ballot: &Ballot) -> bool {
+    ballot.change != Holder::Other && !ballot.differs
+}
+
+/// Something that differs between proxies.
+pub(crate) fn seed() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(std::process::id())
+}
