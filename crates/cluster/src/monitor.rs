@@ -41,6 +41,7 @@ pub struct Cluster {
 struct Handle {
     shared: Arc<Shared>,
     tasks: Vec<AbortHandle>,
+    failover: AbortHandle,
 }
 
 impl Drop for Handle {
@@ -214,12 +215,18 @@ impl Cluster {
         tasks.push(tokio::spawn(loader).abort_handle());
         tasks.push(tokio::spawn(oracle::run(shared.clone())).abort_handle());
         let failover = failover::run(shared.clone(), config.clone(), requests);
-        tasks.push(tokio::spawn(failover).abort_handle());
-        Self { handle: Arc::new(Handle { shared, tasks }) }
+        let failover = tokio::spawn(failover).abort_handle();
+        tasks.push(failover.clone());
+        Self { handle: Arc::new(Handle { shared, tasks, failover }) }
     }
 
     fn shared_state(&self) -> &Shared {
         &self.handle.shared
+    }
+
+    /// Leaves changes of the primary to another process from here on; goes on watching.
+    pub fn leave_failover(&self) {
+        self.handle.failover.abort();
     }
 
     /// Waits until every server has answered, or failed to, at least once, the accounts have been

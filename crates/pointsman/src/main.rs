@@ -5,6 +5,7 @@ mod commands;
 mod director_daemon;
 mod logging;
 mod proxy_daemon;
+mod takeover;
 
 use std::process::ExitCode;
 

@@ -119,7 +119,7 @@ impl Client {
         if self.unsure {
             return Err(ToPrimary::ReplicaBehind);
         }
-        match self.level {
+        match self.worker.shared.present_level(self.level) {
             Level::Eventual => Ok(None),
             Level::Session => match &self.wrote {
                 // A position from before a change of primary may name what was lost with the old one.

@@ -76,28 +76,40 @@ pub fn worker_count(config: &ProxyConfig) -> usize {
     }
 }
 
-/// Binds every listener of the config.
-pub fn bind(config: &ProxyConfig) -> Result<Bound, ListenError> {
-    listen::bind(config, worker_count(config)).map(Bound)
+/// Binds every listener of the config; sockets that stand in `inherited` are taken from there.
+pub fn bind(
+    config: &ProxyConfig,
+    inherited: &mut Vec<std::net::TcpListener>,
+) -> Result<Bound, ListenError> {
+    listen::bind(config, worker_count(config), inherited).map(Bound)
+}
+
+impl Bound {
+    /// The same sockets once more, for a process that takes over.
+    pub fn try_clone(&self) -> std::io::Result<Vec<std::net::TcpListener>> {
+        self.0.iter().flat_map(|listening| &listening.sockets).map(|s| s.try_clone()).collect()
+    }
 }
 
 impl Proxy {
-    /// Starts the workers. Clients are served from here on.
+    /// Starts the workers. Clients are served from here on. `beside`: another process does so, too,
+    /// and the count of connection ids goes on here.
     pub fn start(
         config: ProxyConfig,
         tls: Tls,
         bound: Bound,
         cluster: Cluster,
+        beside: Option<u32>,
     ) -> std::io::Result<Self> {
         let count = worker_count(&config);
-        let shared = Arc::new(Shared::new(config, tls, cluster, count));
+        let shared = Arc::new(Shared::new(config, tls, cluster, count, beside));
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::unbounded_channel()).unzip();
         let _ = shared.workers.set(senders);
         let mut per_worker: Vec<Vec<_>> = (0..count).map(|_| Vec::new()).collect();
         for listening in bound.0 {
-            for (sockets, socket) in per_worker.iter_mut().zip(listening.sockets) {
-                sockets.push((socket, listening.entrance));
+            for (i, socket) in listening.sockets.into_iter().enumerate() {
+                per_worker[i % count].push((socket, listening.entrance));
             }
         }
         let mut threads = Vec::new();
@@ -212,6 +224,39 @@ impl Proxy {
         };
         let _ = tokio::time::timeout(within, all).await;
         self.session_count()
+    }
+
+    /// Another process serves clients of the same databases, or does no longer. While one does, reads
+    /// must see what it acknowledged, too, so the primary is asked for each.
+    pub async fn set_beside(&self, beside: bool) {
+        if !beside && let Some(position) = self.shared.cluster.committed_position().await {
+            self.shared.cluster.note_write(&position);
+        }
+        self.set_beside_now(beside);
+    }
+
+    /// The same at once; only to begin with it.
+    pub fn set_beside_now(&self, beside: bool) {
+        self.shared.beside.store(beside, std::sync::atomic::Ordering::SeqCst);
+    }
+
+    /// Where the count stands from which connection ids are made.
+    #[must_use]
+    pub fn next_id(&self) -> u32 {
+        self.shared.peek_id()
+    }
+
+    /// Another process accepts clients from here on. Those that are here stay until they go by
+    /// themselves, or `within` is over; then as [`Proxy::drain`].
+    pub async fn retire(&self, within: Duration) -> u64 {
+        for worker in self.shared.workers.get().into_iter().flatten() {
+            let _ = worker.send(Ask::AcceptNoMore);
+        }
+        let until = tokio::time::Instant::now() + within;
+        while self.session_count() > 0 && tokio::time::Instant::now() < until {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        self.drain(within).await
     }
 
     /// Whether every worker thread is alive.

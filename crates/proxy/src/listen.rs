@@ -20,7 +20,7 @@ pub struct Entrance {
     pub level: Level,
 }
 
-/// One `[[listener]]`: a socket per worker, among which the kernel spreads new connections.
+/// One `[[listener]]`: at least a socket per worker, among which the kernel spreads new connections.
 pub struct Listening {
     pub entrance: Entrance,
     pub sockets: Vec<TcpListener>,
@@ -62,25 +62,43 @@ fn socket(address: SocketAddr, shared: bool) -> io::Result<Socket> {
     Ok(socket)
 }
 
-/// Binds every listener, or none.
-pub fn bind(config: &ProxyConfig, workers: usize) -> Result<Vec<Listening>, ListenError> {
+/// Binds every listener, or none. Sockets at an address that stands in `inherited` are taken from
+/// there: a process before this one has them, too, and clients may wait in their queues.
+pub fn bind(
+    config: &ProxyConfig,
+    workers: usize,
+    inherited: &mut Vec<TcpListener>,
+) -> Result<Vec<Listening>, ListenError> {
     let mut all = Vec::new();
     for (index, listener) in config.listeners.iter().enumerate() {
         let failed = |source| ListenError { address: listener.address, source };
-        // With SO_REUSEPORT a second daemon would get its share of the clients instead of an
-        // error. Without it the kernel says so.
-        drop(socket(listener.address, false).map_err(failed)?);
-        let mut address = listener.address;
-        let mut sockets = Vec::new();
-        for _ in 0..workers {
-            let socket = socket(address, true).map_err(failed)?;
-            if address.port() == 0 {
-                address = socket.local_addr().map_err(failed)?.as_socket().unwrap_or(address);
-            }
-            sockets.push(TcpListener::from(socket));
+        let ours = |socket: &mut TcpListener| {
+            socket.local_addr().is_ok_and(|address| address == listener.address)
+        };
+        let mut sockets: Vec<_> = inherited.extract_if(.., ours).collect();
+        if sockets.is_empty() {
+            sockets = bind_one(listener.address, workers).map_err(failed)?;
+        }
+        for i in sockets.len()..workers {
+            sockets.push(sockets[i % sockets.len()].try_clone().map_err(failed)?);
         }
         let level = level(listener.consistency.unwrap_or(config.routing.consistency));
         all.push(Listening { entrance: Entrance { listener: index, level }, sockets });
     }
     Ok(all)
+}
+
+fn bind_one(mut address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListener>> {
+    // With SO_REUSEPORT a second daemon would get its share of the clients instead of an error.
+    // Without it the kernel says so.
+    drop(socket(address, false)?);
+    let mut sockets = Vec::new();
+    for _ in 0..workers {
+        let socket = socket(address, true)?;
+        if address.port() == 0 {
+            address = socket.local_addr()?.as_socket().unwrap_or(address);
+        }
+        sockets.push(TcpListener::from(socket));
+    }
+    Ok(sockets)
 }

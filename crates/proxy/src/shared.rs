@@ -1,6 +1,6 @@
 //! What all workers see.
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
@@ -38,6 +38,8 @@ pub struct Shared {
     /// [`pointsman_sql::Effects::SERVER_WIDE`].
     pub server_wide: Arc<AtomicU64>,
     next_id: AtomicU32,
+    /// Another process serves clients of the same databases: see [`crate::Proxy::set_beside`].
+    pub beside: AtomicBool,
     /// Transactions that are being repeated on a new primary.
     repeating: AtomicU32,
 }
@@ -52,7 +54,13 @@ const IDS: u32 = 1 << 30;
 const SLACK: u64 = 1;
 
 impl Shared {
-    pub fn new(config: ProxyConfig, tls: Tls, cluster: Cluster, workers: usize) -> Self {
+    pub fn new(
+        config: ProxyConfig,
+        tls: Tls,
+        cluster: Cluster,
+        workers: usize,
+        beside: Option<u32>,
+    ) -> Self {
         let servers = config.servers.len();
         let own_accounts = crate::accounts::of_config(&config.users);
         let limits = &config.limits;
@@ -69,7 +77,8 @@ impl Shared {
             blocked,
             own_accounts,
             server_wide: Arc::default(),
-            next_id: AtomicU32::new(rand::random_range(0..IDS / 2)),
+            next_id: AtomicU32::new(beside.unwrap_or_else(|| rand::random_range(0..IDS / 2))),
+            beside: AtomicBool::new(beside.is_some()),
             repeating: AtomicU32::new(0),
         }
     }
@@ -77,6 +86,20 @@ impl Shared {
     /// TLS towards a server.
     pub fn tls_to(&self, server: ServerId) -> Option<Arc<ToServer>> {
         self.tls.load().server(usize::from(server.0)).cloned()
+    }
+
+    /// What a read may miss, given what its session may: writes that another process acknowledged
+    /// are not known here, so they are asked for.
+    pub fn present_level(&self, level: Level) -> Level {
+        match level {
+            Level::Causal if self.beside.load(Relaxed) => Level::Strong,
+            other => other,
+        }
+    }
+
+    /// How many ids have been given, from wherever counting began.
+    pub fn peek_id(&self) -> u32 {
+        self.next_id.load(Relaxed)
     }
 
     /// A connection id no live session has, short of a billion connections; nor any connection of a

@@ -52,6 +52,8 @@ pub enum Ask {
     Holders(ServerId, oneshot::Sender<Holders>),
     /// The newest commits its sessions were told of.
     Told(oneshot::Sender<Vec<(u32, u64)>>),
+    /// Somebody else accepts clients now.
+    AcceptNoMore,
     /// Accept no more; end sessions as they become idle. Answers when the last has gone.
     Drain(oneshot::Sender<()>),
 }
@@ -225,6 +227,7 @@ impl Worker {
                         idle: self.pool.threads(server),
                     });
                 }
+                Ask::AcceptNoMore => accepting.drain(..).for_each(|task| task.abort()),
                 Ask::Drain(reply) => {
                     accepting.drain(..).for_each(|task| task.abort());
                     self.draining.set(true);

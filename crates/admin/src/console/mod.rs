@@ -34,21 +34,44 @@ impl Console {
     /// # Errors
     /// [`Code::CantListen`] if the address is taken or is not loopback.
     pub async fn bind(address: SocketAddr, token: Option<String>) -> Result<Self, AdminError> {
-        if !address.ip().is_loopback() {
-            return Err(AdminError::new(
-                Code::CantListen,
-                format!("SQL console on {address}: it listens on loopback only"),
-            ));
-        }
-        let cant = |e| {
-            AdminError::new(
-                Code::CantListen,
-                format!("SQL console: can't listen on {address}: {e}"),
-            )
-        };
-        let listener = TcpListener::bind(address).await.map_err(cant)?;
-        let address = listener.local_addr().map_err(cant)?;
+        Self::allowed(address)?;
+        let listener = TcpListener::bind(address).await.map_err(|e| Self::cant(address, &e))?;
+        let address = listener.local_addr().map_err(|e| Self::cant(address, &e))?;
         Ok(Self { listener, address, token })
+    }
+
+    fn allowed(address: SocketAddr) -> Result<(), AdminError> {
+        if address.ip().is_loopback() {
+            return Ok(());
+        }
+        let message = format!("SQL console on {address}: it listens on loopback only");
+        Err(AdminError::new(Code::CantListen, message))
+    }
+
+    fn cant(address: SocketAddr, e: &std::io::Error) -> AdminError {
+        AdminError::new(Code::CantListen, format!("SQL console: can't listen on {address}: {e}"))
+    }
+
+    /// On a socket that another process bound to `address`.
+    ///
+    /// # Errors
+    /// As [`Console::bind`].
+    pub fn inherit(
+        listener: std::net::TcpListener,
+        address: SocketAddr,
+        token: Option<String>,
+    ) -> Result<Self, AdminError> {
+        Self::allowed(address)?;
+        let listener = TcpListener::from_std(listener).map_err(|e| Self::cant(address, &e))?;
+        Ok(Self { listener, address, token })
+    }
+
+    /// The socket once more, for a process that takes over.
+    ///
+    /// # Errors
+    /// No file descriptor is free.
+    pub fn try_clone(&self) -> std::io::Result<std::net::TcpListener> {
+        std::os::fd::AsFd::as_fd(&self.listener).try_clone_to_owned().map(Into::into)
     }
 
     /// Where it listens.

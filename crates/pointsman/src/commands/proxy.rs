@@ -15,8 +15,10 @@ use pointsman_config::ProxyConfig;
 use pointsman_events::EventLog;
 use pointsman_proxy::Proxy;
 use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::mpsc::UnboundedReceiver;
 
 use crate::proxy_daemon::ProxyDaemon;
+use crate::takeover::{self, Inherited, Offer, Sockets};
 use crate::{USAGE, logging};
 
 /// Run the MySQL proxy until SIGTERM (then it drains and exits); SIGHUP reloads
@@ -25,6 +27,10 @@ pub struct Args {
     /// proxy.toml; `pointsman check` says whether it is right
     #[arg(long, short, value_name = "FILE")]
     config: PathBuf,
+    /// Take the listening sockets over from the proxy that runs with this config, which then serves
+    /// the clients it has until they go (at most `drain_timeout`), and ends
+    #[arg(long)]
+    takeover: bool,
     #[command(flatten)]
     logging: logging::Args,
 }
@@ -32,7 +38,7 @@ pub struct Args {
 pub fn run(args: Args) -> Result<ExitCode> {
     let Some(config) = load(&args.config) else { return Ok(ExitCode::from(USAGE)) };
     logging::init(&args.logging)?;
-    serve(config, args.config)
+    serve(config, args.config, args.takeover)
 }
 
 /// Reads the config; what is wrong or doubtful goes to stderr.
@@ -54,22 +60,42 @@ fn load(path: &std::path::Path) -> Option<ProxyConfig> {
 /// Runs the proxy until SIGTERM or SIGINT.
 ///
 /// Everything that can fail at the start does so before the first client is let in.
-pub fn serve(config: ProxyConfig, path: PathBuf) -> Result<ExitCode> {
+pub fn serve(config: ProxyConfig, path: PathBuf, takeover: bool) -> Result<ExitCode> {
     let tls = pointsman_proxy::Tls::load(&config)?;
-    let bound = pointsman_proxy::bind(&config)?;
+    let mut inherited = if takeover { Some(Inherited::ask(&config)?) } else { None };
+    let mut none = Vec::new();
+    let sockets = inherited.as_mut().map_or(&mut none, |inherited| &mut inherited.sockets);
+    let bound = pointsman_proxy::bind(&config, sockets)?;
+    let offered = Sockets::default();
+    offered.add(bound.try_clone()?);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime.block_on(async {
         let token = config.admin.token.as_ref().map(|t| t.expose().to_owned());
-        let http = Http::bind(config.admin.address, token.clone()).await?;
+        let mut inherit =
+            |address| inherited.as_mut().and_then(|inherited| inherited.take(address));
+        let address = config.admin.address;
+        let http = match inherit(address) {
+            Some(socket) => Http::inherit(socket, address, token.clone())?,
+            None => Http::bind(address, token.clone()).await?,
+        };
+        offered.add([http.try_clone()?]);
         let console = match config.console.address {
-            Some(address) => Some(Console::bind(address, token).await?),
+            Some(address) => {
+                let console = match inherit(address) {
+                    Some(socket) => Console::inherit(socket, address, token)?,
+                    None => Console::bind(address, token).await?,
+                };
+                offered.add([console.try_clone()?]);
+                Some(console)
+            }
             None => None,
         };
         let cluster = start_monitor(&config)?;
         cluster.ready().await;
         announce(&config, &cluster);
         let drain_timeout = config.limits.drain_timeout;
-        let proxy = Arc::new(Proxy::start(config, tls, bound, cluster)?);
+        let first_id = inherited.as_ref().map(|inherited| inherited.first_id);
+        let proxy = Arc::new(Proxy::start(config, tls, bound, cluster, first_id)?);
         let registry = prometheus::Registry::new();
         proxy.register_metrics(&registry)?;
         let daemon: Arc<dyn Daemon> = Arc::new(ProxyDaemon {
@@ -78,18 +104,58 @@ pub fn serve(config: ProxyConfig, path: PathBuf) -> Result<ExitCode> {
             registry,
             started: SystemTime::now(),
         });
-        tokio::spawn(http.serve(Arc::clone(&daemon), std::future::pending()));
-        if let Some(console) = console {
-            tokio::spawn(console.serve(Arc::clone(&daemon), std::future::pending()));
+        let http = tokio::spawn(http.serve(Arc::clone(&daemon), std::future::pending()));
+        let console =
+            console.map(|c| tokio::spawn(c.serve(Arc::clone(&daemon), std::future::pending())));
+        if let Some(inherited) = inherited {
+            let old = inherited.go().context("taking over from the running proxy")?;
+            tracing::info!("took over; the old process serves the clients it has until they go");
+            tokio::spawn(until_alone(old, Arc::clone(&proxy)));
         }
-        until_told_to_stop(&*daemon).await?;
-        tracing::info!(clients = proxy.session_count(), "stopping: letting transactions end");
-        let left = proxy.drain(drain_timeout).await;
-        if left > 0 {
-            tracing::warn!(clients = left, "stopped with transactions still open");
+        let (events, mut offers) = tokio::sync::mpsc::unbounded_channel();
+        let offer = takeover::offer(proxy.config(), offered.clone(), Arc::clone(&proxy), events);
+        if let Err(error) = offer {
+            offered.close();
+            tracing::warn!(%error, "no other process will be able to take over from this one");
+        }
+        match until_told_to_stop(&*daemon, &proxy, &mut offers).await? {
+            None => {
+                tracing::info!(
+                    clients = proxy.session_count(),
+                    "stopping: letting transactions end"
+                );
+                let left = proxy.drain(drain_timeout).await;
+                if left > 0 {
+                    tracing::warn!(clients = left, "stopped with transactions still open");
+                }
+            }
+            Some(new) => {
+                proxy.cluster().leave_failover();
+                http.abort();
+                if let Some(console) = console {
+                    console.abort();
+                }
+                tracing::info!(clients = proxy.session_count(), "another process has taken over");
+                let left = proxy.retire(drain_timeout).await;
+                if left > 0 {
+                    tracing::warn!(clients = left, "stopped with transactions still open");
+                }
+                // Its end tells the other that it is alone.
+                drop(new);
+            }
         }
         Ok(ExitCode::SUCCESS)
     })
+}
+
+/// Until the process that handed over has ended: what it acknowledges must be seen here, too.
+async fn until_alone(old: std::os::unix::net::UnixStream, proxy: Arc<Proxy>) {
+    let ended = old.set_nonblocking(true).and_then(|()| tokio::net::UnixStream::from_std(old));
+    if let Ok(mut old) = ended {
+        let _ = tokio::io::AsyncReadExt::read(&mut old, &mut [0]).await;
+    }
+    proxy.set_beside(false).await;
+    tracing::info!("the old process has ended");
 }
 
 /// The monitor's own thread: nothing else may delay its looks at the servers.
@@ -119,17 +185,26 @@ fn announce(config: &ProxyConfig, cluster: &Cluster) {
     }
 }
 
-async fn until_told_to_stop(daemon: &dyn Daemon) -> Result<()> {
+/// What ends when this process does, if another has taken over; `None`: it was told to stop.
+async fn until_told_to_stop(
+    daemon: &dyn Daemon,
+    proxy: &Proxy,
+    offers: &mut UnboundedReceiver<Offer>,
+) -> Result<Option<std::os::unix::net::UnixStream>> {
     let mut term = signal(SignalKind::terminate())?;
     let mut int = signal(SignalKind::interrupt())?;
     let mut hup = signal(SignalKind::hangup())?;
     loop {
         tokio::select! {
-            _ = term.recv() => return Ok(()),
-            _ = int.recv() => return Ok(()),
+            _ = term.recv() => return Ok(None),
+            _ = int.recv() => return Ok(None),
             _ = hup.recv() => match daemon.act(Action::Reload).await {
                 Ok(done) => tracing::info!("{done}"),
                 Err(error) => tracing::error!(%error, "reload"),
+            },
+            Some(offer) = offers.recv() => match offer {
+                Offer::Taken(new) => return Ok(Some(new)),
+                Offer::Abandoned => proxy.set_beside(false).await,
             },
         }
     }

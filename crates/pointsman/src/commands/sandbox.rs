@@ -66,7 +66,7 @@ pub fn run(args: Args) -> Result<ExitCode> {
         .map_err(|report| anyhow::anyhow!("the sandbox's own config is wrong:\n{report}"))?;
 
     println!("{}", how_to_connect(&sandbox, listen, admin, console));
-    super::proxy::serve(config, path)
+    super::proxy::serve(config, path, false)
 }
 
 fn how_to_connect(sandbox: &Sandbox, listen: u16, admin: u16, console: u16) -> String {
