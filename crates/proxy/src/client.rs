@@ -94,7 +94,7 @@ impl Client {
     /// Tells the client that it is in (with the first server's word on it), then serves.
     pub async fn welcome_and_serve(&mut self, seq: u8) {
         let mut out = Vec::new();
-        match self.first_backend().await {
+        match Box::pin(self.first_backend()).await {
             Ok(welcome) => {
                 write_packet(&mut out, seq, &welcome);
                 if self.socket.write_all(&out).await.is_err() {
@@ -132,7 +132,9 @@ impl Client {
             }
             // Clients may send several commands at once.
             while !request.is_empty() {
-                self.command(&mut request).await?;
+                // In a box, so that a client that says nothing does not take the room that a statement
+                // needs on its way.
+                Box::pin(self.command(&mut request)).await?;
             }
             if self.worker.draining.get() && self.session.transaction().is_none() {
                 return Err(End::Client);

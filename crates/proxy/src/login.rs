@@ -122,9 +122,9 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
     });
     // Declared after the socket, so that it goes first.
     let registered = worker.enter(&info);
-    let client = match timeout(limits.login_timeout, log_in(&worker, &mut socket, &info, entrance))
-        .await
-    {
+    // In a box, so that its room is given back once it is over.
+    let login = Box::pin(log_in(&worker, &mut socket, &info, entrance));
+    let client = match timeout(limits.login_timeout, login).await {
         Ok(Ok((login, seq))) => {
             worker.shared.blocked.succeeded(info.peer.get().ip());
             Some((login, seq))
