@@ -4,7 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use pointsman_wire::{
-    BoundTypes, Capabilities, Control, Expect, Step, Tracker, retain_state, with_types,
+    BoundTypes, Capabilities, Control, Expect, Layout, Step, Tracker, attributes, retain_state,
+    with_types,
 };
 
 /// All that was passed on, how often something was found, and how it ended.
@@ -82,11 +83,17 @@ fuzz_target!(|data: &[u8]| {
         let common = whole.controls.len().min(split.controls.len());
         assert_eq!(whole.controls[..common], split.controls[..common]);
     }
-    if let Some(types) = BoundTypes::of(reply, u16::from(params)) {
+    let layout = Layout { params: u16::from(params), attributes: false };
+    if let Some(types) = BoundTypes::of(reply, layout) {
         assert_eq!(types.0.len(), usize::from(params) * 2);
     }
     let types = BoundTypes(vec![8; usize::from(params) * 2].into());
-    if let Some(with) = with_types(reply, u16::from(params), &types) {
-        assert_eq!(BoundTypes::of(&with, u16::from(params)), Some(types));
+    if let Some(with) = with_types(reply, layout, &types) {
+        assert_eq!(BoundTypes::of(&with, layout), Some(types));
+    }
+    let named = Layout { attributes: true, ..layout };
+    let _ = BoundTypes::of(reply, named);
+    if let Ok(at) = attributes::text_at(reply) {
+        assert!(at <= reply.len());
     }
 });

@@ -60,6 +60,8 @@ fn token(plugin: &[u8], password: &str, salt: &[u8; auth::SALT]) -> Result<Vec<u
     Ok(match plugin {
         _ if password.is_empty() => Vec::new(),
         b"mysql_native_password" => native_token(&native_stage1(password), salt).to_vec(),
+        // What MySQL asks unknown users for, too, so that nobody can tell them. The key comes next.
+        b"sha256_password" => vec![1],
         b"caching_sha2_password" => sha2_token(&sha2_stage1(password), salt).to_vec(),
         other => bail!("{} is asked for", String::from_utf8_lossy(other)),
     })

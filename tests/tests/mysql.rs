@@ -11,9 +11,10 @@ use anyhow::Result;
 use mysql_async::prelude::Queryable as _;
 use pointsman_sandbox::{Flavour, Options, Sandbox};
 use pointsman_tests::{
-    APP_PASSWORD, APP_USER, LONG, Node, Output, Pki, Proxy, Setup, Site, free_port, http_get,
-    php_script, pointsman, wait_until,
+    APP_PASSWORD, APP_USER, LONG, Node, Output, Pki, Proxy, Raw, ServerError, Setup, Site, caps,
+    free_port, http_get, lenenc_row, php_script, pointsman, wait_until,
 };
+use pointsman_wire::{Capabilities, put_lenenc_bytes};
 use serde_json::Value;
 
 /// MySQL servers with the proxy before them.
@@ -529,4 +530,55 @@ fn tls_on_both_sides() {
     site.replica().start().unwrap();
     site.replica().client_sql("SET GLOBAL require_secure_transport = ON").unwrap();
     site.wait_server("the monitor gets in again", "db2", |row| row["role"] == "replica");
+}
+
+/// A string attribute before a statement's text.
+fn with_attribute(name: &str, value: &str, sql: &str) -> Vec<u8> {
+    let mut out = vec![1, 1, 0, 1, 0xfd, 0];
+    put_lenenc_bytes(&mut out, name.as_bytes());
+    put_lenenc_bytes(&mut out, value.as_bytes());
+    out.extend_from_slice(sql.as_bytes());
+    out
+}
+
+#[test]
+fn query_attributes_reach_the_server() {
+    let Some(site) = MySql::start(1) else { return };
+    let install = "INSTALL COMPONENT 'file://component_query_attributes'";
+    site.sandbox.primary().client_sql(install).unwrap();
+    let wants = caps() | Capabilities::QUERY_ATTRIBUTES;
+    let mut db = Raw::login(site.port, APP_USER, APP_PASSWORD, Some("app"), wants).unwrap();
+    assert!(db.caps().contains(Capabilities::QUERY_ATTRIBUTES));
+    let text = |rows: Vec<Vec<u8>>| lenenc_row(&rows[0]).unwrap();
+    let some = |text: &str| Some(text.to_owned());
+    let ask = "SELECT mysql_query_attribute_string('trace'), CONNECTION_ID()";
+    let id = db.greeting.connection_id.to_string();
+    db.command(3, &with_attribute("trace", "abc", ask)).unwrap();
+    assert_eq!(text(db.result().unwrap().0), [some("abc"), some(&id)]);
+    // Each statement has its own, or none.
+    db.command(3, &[&[0, 1], ask.as_bytes()].concat()).unwrap();
+    assert_eq!(text(db.result().unwrap().0), [None, some(&id)]);
+    // They hide no write, and what they say is not taken for one.
+    db.command(3, &with_attribute("x", "y", "CREATE TABLE attributed (id INT)")).unwrap();
+    db.ok().unwrap();
+    db.command(3, &with_attribute("x", "DROP TABLE attributed", "SELECT @@server_id")).unwrap();
+    let replica = site.sandbox.replicas()[0].server_id().to_string();
+    assert_eq!(text(db.result().unwrap().0), [some(&replica)], "a read goes to the replica");
+    // In binary, beside a parameter without a name.
+    let prepare = "SELECT mysql_query_attribute_string('trace'), ?";
+    let (statement, ..) = db.prepare(prepare).unwrap();
+    let mut execute = statement.to_le_bytes().to_vec();
+    execute.extend_from_slice(&[8, 1, 0, 0, 0, 2, 0, 1, 8, 0, 0, 0xfd, 0]);
+    put_lenenc_bytes(&mut execute, b"trace");
+    execute.extend_from_slice(&7_i64.to_le_bytes());
+    put_lenenc_bytes(&mut execute, b"xyz");
+    db.command(0x17, &execute).unwrap();
+    let (rows, _) = db.result().unwrap();
+    assert!(rows[0].starts_with(b"\0\0\x03xyz"), "{rows:?}");
+    // More than is there.
+    db.command(3, b"\xfa\x01SELECT 1").unwrap();
+    let refused = db.result().unwrap_err().downcast::<ServerError>().unwrap();
+    assert_eq!(refused.code, 1835);
+    db.command(3, b"\x00\x01SELECT 1").unwrap();
+    db.result().unwrap();
 }

@@ -221,6 +221,62 @@ fn thousands_of_statements_leave_none_behind_on_the_servers() {
     }
 }
 
+#[test]
+fn more_statements_than_the_servers_have_room_for() {
+    let site = Site::start();
+    let mut db = filled(&site, 1);
+    site.sandbox.wait_caught_up().unwrap();
+    const ROOM: u64 = 60;
+    for node in site.sandbox.nodes() {
+        node.client_sql(&format!("SET GLOBAL max_prepared_stmt_count = {ROOM}")).unwrap();
+    }
+    let check = |when: &str| {
+        for node in site.sandbox.nodes() {
+            let open = node.status("Prepared_stmt_count").unwrap();
+            assert!(open <= ROOM, "{open} prepared statements on {} {when}", node.name());
+        }
+    };
+    let run = |db: &mut Raw, id: u32, want: i64| {
+        db.command(0x17, &execute(id, 0, &[1])).unwrap();
+        assert_eq!(number(&db.result().unwrap().0[0]), want + 1);
+    };
+    // Ten thousand on one connection, each of which can be executed at any time.
+    let ids: Vec<u32> =
+        (0..10_000).map(|i| db.prepare(&format!("SELECT {i} + ? FROM t")).unwrap().0).collect();
+    check("after ten thousand were prepared");
+    for i in (0..10_000).step_by(37).chain([0, 1, 9_999]) {
+        run(&mut db, ids[i], i as i64);
+    }
+    // On the primary as well.
+    db.query("BEGIN").unwrap();
+    for i in (0..10_000).step_by(97) {
+        run(&mut db, ids[i], i as i64);
+    }
+    db.query("COMMIT").unwrap();
+    check("after executions on both servers");
+    // One each on many connections, all of them open.
+    let mut many: Vec<_> = (0..300)
+        .map(|i| {
+            let mut db = Raw::connect(site.port()).unwrap();
+            let (id, ..) = db.prepare(&format!("SELECT {i} + ? FROM t")).unwrap();
+            (db, id)
+        })
+        .collect();
+    for round in 0..2 {
+        for (i, (db, id)) in many.iter_mut().enumerate() {
+            run(db, *id, i as i64);
+        }
+        check(&format!("in round {round} of many connections"));
+    }
+    drop((db, many));
+    for node in site.sandbox.nodes() {
+        pointsman_tests::wait_until("statements are closed", pointsman_tests::LONG, || {
+            Ok(node.status("Prepared_stmt_count")? == 0)
+        })
+        .unwrap();
+    }
+}
+
 #[tokio::test]
 async fn mysql_async_works_in_both_protocols() {
     let site = Site::start();

@@ -44,8 +44,11 @@ pub async fn arrive(
             Capabilities::OFFERED | Capabilities::COMPRESS | Capabilities::ZSTD_COMPRESSION;
         if known.mariadb {
             offered -= Capabilities::LONG_PASSWORD; // "extended capabilities follow"
+            offered -= Capabilities::QUERY_ATTRIBUTES;
         } else {
             offered &= Capabilities::from_bits_retain(u64::from(u32::MAX));
+            // MySQL 8.0.23 was the first to have them.
+            offered.set(Capabilities::QUERY_ATTRIBUTES, known.version >= 80_023);
         }
         offered.set(Capabilities::SSL, tls.is_some());
         Greeting {

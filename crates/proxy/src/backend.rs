@@ -97,6 +97,8 @@ pub struct Here {
     pub id: u32,
     /// It has been told the parameters' types.
     pub bound: bool,
+    /// When it was used last, by the count of the session's commands.
+    pub used: u64,
 }
 
 impl Drop for Backend {
@@ -425,8 +427,8 @@ impl Backend {
         self.statements.clear();
         self.version = 0;
         write_packet(&mut out, 0, &[0x1f]);
-        write_packet(&mut out, 0, &after_login);
-        write_packet(&mut out, 0, self.tracking());
+        self.put_own(&mut out, &after_login);
+        self.put_own(&mut out, self.tracking());
         self.in_step = false;
         if self.socket.write_all(&out).await.is_err() {
             return false;
@@ -467,6 +469,16 @@ impl Backend {
         self.socket.write_all(&out).await
     }
 
+    /// Appends a command of our own.
+    fn put_own(&self, out: &mut Vec<u8>, payload: &[u8]) {
+        if payload[0] == 0x03 && self.caps.contains(Capabilities::QUERY_ATTRIBUTES) {
+            // Without attributes, in one set.
+            write_packet(out, 0, &[b"\x03\0\x01", &payload[1..]].concat());
+        } else {
+            write_packet(out, 0, payload);
+        }
+    }
+
     /// Sends a command of our own and swallows its reply: `Ok(Err(payload))` is the server's ERR.
     /// `Ok(Ok((id, params, columns)))` is what COM_STMT_PREPARE brought, zeros for the rest.
     pub async fn command(
@@ -474,7 +486,7 @@ impl Backend {
         payload: &[u8],
     ) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
         let mut out = std::mem::take(&mut self.pending);
-        write_packet(&mut out, 0, payload);
+        self.put_own(&mut out, payload);
         self.in_step = false;
         self.socket.write_all(&out).await?;
         let mut buf = Buffer::borrow();
@@ -483,16 +495,20 @@ impl Backend {
         Ok(answer)
     }
 
-    /// The only row of a short answer to COM_QUERY.
+    /// The only row of a short answer to COM_QUERY; empty if the server refuses.
     pub async fn row(&mut self, payload: &[u8]) -> Result<Vec<Option<Vec<u8>>>, Broken> {
         let mut out = std::mem::take(&mut self.pending);
-        write_packet(&mut out, 0, payload);
+        self.put_own(&mut out, payload);
         self.in_step = false;
         self.socket.write_all(&out).await?;
         let mut buf = Buffer::borrow();
         let (_, head) = read_packet(&mut self.socket, &mut buf).await?;
         let columns = match head.first() {
             Some(n @ 1..=250) => usize::from(*n),
+            Some(0xff) => {
+                self.in_step = true;
+                return Ok(Vec::new());
+            }
             _ => return Err(Malformed("no result").into()),
         };
         let eof = usize::from(!self.caps.contains(Capabilities::DEPRECATE_EOF));

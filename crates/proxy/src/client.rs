@@ -14,8 +14,8 @@ use pointsman_config::proxy::ProxyConfig;
 use pointsman_session::{Level, Session, Transcript};
 use pointsman_sql::{Class, Dialect, Effects, Flavour, Reason, Table, Tables, Verdict};
 use pointsman_wire::{
-    BoundTypes, Capabilities, Command, HEADER, Header, MAX_PAYLOAD, Status, err_packet, ok_packet,
-    with_types, write_packet,
+    BoundTypes, Capabilities, Command, HEADER, Header, Layout, MAX_PAYLOAD, Malformed, Status,
+    attributes, err_packet, ok_packet, with_types, write_packet,
 };
 
 use crate::backend::{Backend, Login, Origin};
@@ -212,17 +212,26 @@ impl Client {
             Command::Quit => Err(End::Client),
             Command::Query => {
                 let text_end = if streamed { request.filled().len() } else { end };
-                let statement = self.classify(&request.filled()[HEADER + 1..text_end], streamed);
+                let text_at = match self.text_at(&request.filled()[HEADER..text_end]) {
+                    Ok(at) => HEADER + at,
+                    // The attributes alone are longer than what is looked at.
+                    Err(_) if streamed => text_end,
+                    Err(_) => {
+                        let message = "Malformed communication packet.";
+                        return self.error(1, 1835, "HY000", message).await;
+                    }
+                };
+                let statement = self.classify(&request.filled()[text_at..text_end], streamed);
                 let effects = statement.verdict.effects;
                 let mut job = Job::new(Kind::Query, statement);
+                job.text_at = text_at;
                 if effects.contains(Effects::KILL) {
                     let dialect = self.dialect();
                     return self.kill_by_statement(job, &dialect, request, end).await;
                 }
                 job.process_list = is_process_list(&job);
                 if means_clients_id(&job) && !streamed {
-                    let sql = &request.filled()[HEADER + 1..end];
-                    job.packet = self.with_own_id(Command::Query, sql);
+                    job.packet = self.with_own_id(&request.filled()[HEADER..end], text_at - HEADER);
                 }
                 self.run(job, request, end).await
             }
@@ -236,8 +245,7 @@ impl Client {
                 }
                 let mut job = Job::new(Kind::Prepare, statement);
                 if means_clients_id(&job) {
-                    let sql = &request.filled()[HEADER + 1..end];
-                    job.packet = self.with_own_id(Command::StmtPrepare, sql);
+                    job.packet = self.with_own_id(&request.filled()[HEADER..end], 1);
                 }
                 self.run(job, request, end).await
             }
@@ -247,9 +255,9 @@ impl Client {
                     return self.unknown_statement(request, end, "mysqld_stmt_execute").await;
                 };
                 if command == Command::StmtExecute && !streamed {
-                    let params = statement.params;
+                    let layout = self.layout(statement.params);
                     if let Some(types) =
-                        BoundTypes::in_place(&request.filled()[HEADER..end], params)
+                        BoundTypes::in_place(&request.filled()[HEADER..end], layout)
                         && statement.types.as_ref().is_none_or(|known| *known.0 != *types)
                         && let Some(statement) = self.prepared.get_mut(id)
                     {
@@ -352,7 +360,13 @@ impl Client {
                 self.give_back();
                 self.prepared = Prepared::default();
                 self.reporting = Reporting::default();
-                self.session.reset(self.worker.snapshot(|s| s.greeting.autocommit));
+                let (mariadb, autocommit) =
+                    self.worker.snapshot(|s| (s.greeting.mariadb, s.greeting.autocommit));
+                self.session.reset(autocommit);
+                if !mariadb {
+                    // The server's own character sets, not those of the login.
+                    self.session.set_names(b"SET NAMES DEFAULT");
+                }
                 self.login.database = self.session.variables().schema().map(<[u8]>::to_vec);
                 self.ok(1).await
             }
@@ -433,8 +447,9 @@ impl Client {
 
     /// The packet with `CONNECTION_ID()` answered by what the client was told at login. In MariaDB,
     /// `CRC32` of the right four bytes is a number of exactly the type that `CONNECTION_ID()` has; in
-    /// MySQL, a string of 21 digits as a number is.
-    fn with_own_id(&self, command: Command, sql: &[u8]) -> Option<Vec<u8>> {
+    /// MySQL, a string of 21 digits as a number is. `at`: where the statement begins in the payload.
+    fn with_own_id(&self, payload: &[u8], at: usize) -> Option<Vec<u8>> {
+        let (head, sql) = payload.split_at(at);
         let id = self.info.id;
         let literal = if self.worker.snapshot(|s| s.greeting.mariadb) {
             let [a, b, c, d] = crate::crc::preimage(id);
@@ -443,11 +458,23 @@ impl Client {
             format!("CAST('{id:021}' AS UNSIGNED)")
         };
         let sql = pointsman_sql::rewrite_connection_id(sql, &self.dialect(), literal.as_bytes())?;
-        let mut payload = vec![if command == Command::Query { 0x03 } else { 0x16 }];
-        payload.extend_from_slice(&sql);
         let mut packet = Vec::new();
-        write_packet(&mut packet, 0, &payload);
+        write_packet(&mut packet, 0, &[head, &sql].concat());
         Some(packet)
+    }
+
+    /// Where the statement begins in a COM_QUERY's payload.
+    fn text_at(&self, payload: &[u8]) -> Result<usize, Malformed> {
+        match self.login.caps.contains(Capabilities::QUERY_ATTRIBUTES) {
+            true => attributes::text_at(payload),
+            false => Ok(1),
+        }
+    }
+
+    /// How the client lays out its COM_STMT_EXECUTE.
+    pub(crate) fn layout(&self, params: u16) -> Layout {
+        let attributes = self.login.caps.contains(Capabilities::QUERY_ATTRIBUTES);
+        Layout { params, attributes }
     }
 
     /// The statement a command is about; `least`: bytes of the command's fixed part.
@@ -715,11 +742,11 @@ pub async fn try_log_in(
 pub fn execute_packet(
     packet: &mut [u8],
     id: u32,
-    types: Option<(&BoundTypes, u16)>,
+    types: Option<(&BoundTypes, Layout)>,
 ) -> Option<Vec<u8>> {
     packet.get_mut(HEADER + 1..HEADER + 5)?.copy_from_slice(&id.to_le_bytes());
-    let (types, params) = types?;
-    let payload = with_types(&packet[HEADER..], params, types)?;
+    let (types, layout) = types?;
+    let payload = with_types(&packet[HEADER..], layout, types)?;
     let mut out = Vec::with_capacity(HEADER + payload.len());
     write_packet(&mut out, 0, &payload);
     Some(out)

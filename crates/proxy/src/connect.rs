@@ -13,6 +13,7 @@ use crate::backend::{Backend, Broken, ConnectError, Here, error_code};
 use crate::client::Client;
 use crate::pool::{self, Taken};
 use crate::prepared::Context;
+use crate::room;
 use crate::route::{Job, Kind, Problem};
 use crate::seldom::warn_seldom;
 use crate::worker::{Place, Waiting};
@@ -144,15 +145,26 @@ impl Client {
         {
             let (command, context) = (statement.command.clone(), statement.context.clone());
             backend = self.in_context(backend, &context).await?;
-            match self.own_command(&mut backend, &command).await {
-                Ok(Ok((here, _, _))) => {
-                    backend.statements.insert(id, Here { id: here, bound: false });
+            let mut attempts = 0;
+            loop {
+                match self.own_command(&mut backend, &command).await {
+                    Ok(Ok((here, _, _))) => {
+                        let used = self.info.statements.get();
+                        backend.statements.insert(id, Here { id: here, bound: false, used });
+                        break;
+                    }
+                    Ok(Err(payload))
+                        if error_code(&payload) == room::FULL && attempts < room::MOST_ATTEMPTS =>
+                    {
+                        attempts += 1;
+                        self.make_room(&mut backend).await;
+                    }
+                    Ok(Err(payload)) => {
+                        self.backends.push(backend);
+                        return Err(Unusable::Refused(payload));
+                    }
+                    Err(broken) => return Err(self.gone(backend, &broken)),
                 }
-                Ok(Err(payload)) => {
-                    self.backends.push(backend);
-                    return Err(Unusable::Refused(payload));
-                }
-                Err(broken) => return Err(self.gone(backend, &broken)),
             }
         }
         Ok(backend)
@@ -189,6 +201,14 @@ impl Client {
         let tls = self.worker.shared.tls_to(server);
         let server_wide = self.worker.shared.server_wide.load(Ordering::Acquire);
         match Backend::connect(&target, tls.as_deref(), &self.login, within).await {
+            Ok(backend)
+                if self.login.caps.contains(Capabilities::QUERY_ATTRIBUTES)
+                    && !backend.caps.contains(Capabilities::QUERY_ATTRIBUTES) =>
+            {
+                Err(Unusable::Unreachable(
+                    "it is older than the query attributes in use".to_owned(),
+                ))
+            }
             Ok(mut backend) => {
                 backend.slot = Some(slot);
                 backend.server_wide = server_wide;

@@ -7,7 +7,8 @@ use pointsman_cluster::gtid::Position;
 use pointsman_session::Digest;
 use pointsman_sql::{Class, Effects, Route};
 use pointsman_wire::{
-    BoundTypes, Capabilities, Control, ErrPacket, HEADER, Header, MAX_PAYLOAD, Status, Tracker,
+    BoundTypes, Capabilities, Control, ErrPacket, HEADER, Header, Layout, MAX_PAYLOAD, Status,
+    Tracker,
 };
 
 use crate::backend::{Backend, Broken, Here};
@@ -16,6 +17,7 @@ use crate::client::{Client, execute_packet};
 use crate::prepared::{Context, Prepared, PreparedStatement};
 use crate::processlist;
 use crate::relay::{Failure, Outcome, Sink, Watcher, relay};
+use crate::room;
 use crate::route::{Job, Kind};
 use crate::worker::Worker;
 
@@ -48,11 +50,12 @@ impl Client {
                 (Kind::Execute(_), Some(PreparedStatement { types, params, .. }))
                     if !here.bound && !job.bulk && end != 0 =>
                 {
-                    job.types.as_ref().or(types.as_ref()).map(|types| (types, *params))
+                    job.types.as_ref().or(types.as_ref()).map(|types| (types, self.layout(*params)))
                 }
-                _ => None::<(&BoundTypes, u16)>,
+                _ => None::<(&BoundTypes, Layout)>,
             };
             here.bound |= matches!(job.kind, Kind::Execute(_));
+            here.used = self.info.statements.get();
             let len = if end == 0 { request.filled().len() } else { end };
             own_packet = execute_packet(&mut request.filled_mut()[..len], here.id, types);
             if let Kind::Execute(_) = job.kind
@@ -121,7 +124,9 @@ impl Client {
             self.socket.write_all(&seen).await.map_err(|_| Failure::Client)?;
         }
         if let (Some(own), Some((id, _))) = (client_id, outcome.prepared) {
-            backend.statements.insert(own, Here { id, bound: false });
+            backend
+                .statements
+                .insert(own, Here { id, bound: false, used: self.info.statements.get() });
         }
         Ok(outcome)
     }
@@ -275,6 +280,10 @@ impl Watcher for Watching<'_> {
             && [&b"read-only"[..], b"read_only"]
                 .iter()
                 .any(|word| error.message.windows(word.len()).any(|w| w == *word))
+    }
+
+    fn is_full(&self, error: &ErrPacket<'_>) -> bool {
+        self.job.kind == Kind::Prepare && error.code == room::FULL
     }
 
     fn may_have_written(&self, in_transaction: bool) -> bool {

@@ -84,7 +84,7 @@ impl Client {
     ) -> Result<(), End> {
         let text = if end == 0 { request.filled().len() } else { end };
         let Some(Kill { query, soft, target }) =
-            pointsman_sql::kill(&request.filled()[HEADER + 1..text], dialect)
+            pointsman_sql::kill(&request.filled()[job.text_at..text], dialect)
         else {
             return match &*job.bare_text().to_ascii_uppercase() {
                 "KILL CONNECTION_ID()" | "KILL CONNECTION CONNECTION_ID()" => {

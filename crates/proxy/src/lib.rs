@@ -30,6 +30,7 @@ mod recover;
 mod relay;
 mod repeat;
 mod reporting;
+mod room;
 mod route;
 mod seldom;
 mod shared;

@@ -65,6 +65,8 @@ struct PerServer {
     /// Rings when one was given back or closed.
     freed: Rc<Notify>,
     waiting: Cell<usize>,
+    /// Until when sessions that do nothing should give their connections back.
+    wanted_until: Cell<Option<Instant>>,
     /// What a login with a collation leaves behind, and when that was asked.
     after_login: RefCell<HashMap<u8, (Instant, u64, AfterLogin)>>,
 }
@@ -74,6 +76,9 @@ pub type AfterLogin = Option<Rc<[u8]>>;
 
 /// For how long the answer to that is believed.
 const BELIEVED: Duration = Duration::from_secs(60);
+
+/// For how long one call for connections lasts.
+const WANTED: Duration = Duration::from_millis(500);
 
 struct Idle {
     backend: Box<Backend>,
@@ -123,7 +128,24 @@ impl Pool {
 
     /// Whether sessions that do nothing should give their connections back.
     pub fn is_short_of(&self, server: ServerId) -> bool {
-        self.servers.borrow().get(&server).is_some_and(|s| s.waiting.get() > 0)
+        self.servers.borrow().get(&server).is_some_and(|s| {
+            s.waiting.get() > 0 || s.wanted_until.get().is_some_and(|until| Instant::now() < until)
+        })
+    }
+
+    /// Some session wants what others hold on a server: for a moment, it counts as short.
+    pub fn want(&self, server: ServerId) {
+        self.of(server).wanted_until.set(Some(Instant::now() + WANTED));
+    }
+
+    /// Waits until a connection was given back and cleaned, or closed, but no longer than `within`.
+    pub async fn someone_gave(&self, server: ServerId, within: Duration) {
+        let place = self.of(server);
+        let _ = timeout(within, place.freed.notified()).await;
+        if place.waiting.get() > 0 {
+            // It is still there for whoever waits for a connection.
+            place.freed.notify_one();
+        }
     }
 
     /// A connection to `server` for whoever has this key and default schema, or leave to make one.
@@ -214,6 +236,10 @@ impl Pool {
             return Ok(());
         }
         let row = backend.row(AFTER_LOGIN).await?;
+        if row.is_empty() {
+            // Who has an expired password may ask nothing. That says nothing about others.
+            return Ok(());
+        }
         backend.after_login = after_login(&row, collation);
         let answer = (Instant::now(), backend.server_wide, backend.after_login.clone());
         place.after_login.borrow_mut().insert(collation, answer);

@@ -65,15 +65,15 @@ impl Client {
     /// Texts under which servers log what is in flight and the transaction it may end; `None` if
     /// there are others.
     fn texts(&self, job: &Job, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
-        let text = |kind: Kind, packet: &[u8]| match kind {
-            Kind::Query => packet.get(HEADER + 1..).map(<[u8]>::to_vec),
+        let text = |kind: Kind, at: usize, packet: &[u8]| match kind {
+            Kind::Query => packet.get(at..).map(<[u8]>::to_vec),
             _ => None,
         };
-        let mut texts = vec![text(job.kind, job.packet.as_deref().unwrap_or(packet))?];
+        let mut texts = vec![text(job.kind, job.text_at, job.packet.as_deref().unwrap_or(packet))?];
         if self.session.transaction().is_some() {
             let record = self.transcript.steps().ok()?;
             for step in record.steps() {
-                texts.push(text(step.command.kind, record.packet(step))?);
+                texts.push(text(step.command.kind, step.command.text_at, record.packet(step))?);
             }
         }
         Some(texts)

@@ -33,6 +33,8 @@ pub enum Failure {
     Server { broken: Broken, passed: u64, next_seq: Option<u8> },
     /// The server said that it takes no writes; that is all it did, and the client knows nothing.
     ReadOnly,
+    /// The server has no room for another prepared statement; the client knows nothing. Its ERR.
+    Full(Vec<u8>),
     /// The client's side.
     Client,
 }
@@ -76,6 +78,8 @@ pub trait Watcher {
     fn said(&mut self, control: &Control<'_>);
     /// Whether this error means no more than that the server has ceased to be the primary.
     fn is_read_only(&self, error: &ErrPacket<'_>) -> bool;
+    /// Whether this error means that it holds too many prepared statements.
+    fn is_full(&self, error: &ErrPacket<'_>) -> bool;
     /// Whether a statement of this kind, ending in an error here, may have committed something.
     fn may_have_written(&self, in_transaction: bool) -> bool;
 }
@@ -153,6 +157,9 @@ pub async fn relay(
                         Control::Err(e) => {
                             if passed == 0 && start == 0 && watcher.is_read_only(&e) {
                                 return Err(Failure::ReadOnly);
+                            }
+                            if passed == 0 && start == 0 && watcher.is_full(&e) {
+                                return Err(Failure::Full(buf.filled()[HEADER..end].to_vec()));
                             }
                             outcome.error = Some(e.code);
                             if owed || watcher.may_have_written(session.transaction().is_some()) {

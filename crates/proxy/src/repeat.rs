@@ -6,7 +6,7 @@ use pointsman_cluster::ServerId;
 use pointsman_session::transcript::{Answered, Record, begins};
 use pointsman_session::{Digest, Transcript};
 use pointsman_sql::Class;
-use pointsman_wire::{BoundTypes, HEADER, Status, write_packet};
+use pointsman_wire::{BoundTypes, HEADER, Layout, Status, write_packet};
 
 use crate::backend::Backend;
 use crate::buffers::Buffer;
@@ -21,6 +21,7 @@ use crate::worker::{Statement, Waiting};
 /// What is kept of a command that was answered, beside its packet, to send it again.
 pub struct Past {
     pub kind: Kind,
+    pub text_at: usize,
     statement: Arc<Statement>,
     bulk: bool,
     /// For an execution: the types its packet does not name.
@@ -32,6 +33,7 @@ pub struct Past {
 impl Past {
     fn job(&self) -> Job {
         let mut job = Job::new(self.kind, Arc::clone(&self.statement));
+        job.text_at = self.text_at;
         job.bulk = self.bulk;
         job.types = self.types.clone();
         job.long_data = self.long_data.as_deref().cloned().unwrap_or_default();
@@ -113,16 +115,19 @@ impl Client {
         };
         let limit = self.worker.shared.config.failover.replay_max_size;
         let prepared = &self.prepared;
+        let attributes = self.layout(0).attributes;
         self.transcript.add(&answered, limit, || {
             let statement = match job.kind {
                 Kind::Execute(id) => prepared.kept(id),
                 _ => None,
             };
             let types = statement.filter(|s| {
-                BoundTypes::in_place(&packet[HEADER.min(packet.len())..], s.params).is_none()
+                let layout = Layout { params: s.params, attributes };
+                BoundTypes::in_place(&packet[HEADER.min(packet.len())..], layout).is_none()
             });
             Past {
                 kind: job.kind,
+                text_at: job.text_at,
                 statement: Arc::clone(&job.statement),
                 bulk: job.bulk,
                 types: types.and_then(|s| s.types.clone()),
@@ -241,10 +246,10 @@ impl Client {
                     }
                     self.finish(job, server, &outcome);
                     if outcome.error.is_none() && crate::route::sets_names(job) {
-                        self.session.set_names(&packet[HEADER + 1..]);
+                        self.session.set_names(&packet[job.text_at..]);
                     }
                 }
-                Err(Failure::Server { .. } | Failure::ReadOnly) => {
+                Err(Failure::Server { .. } | Failure::ReadOnly | Failure::Full(_)) => {
                     drop(self.given_up(backend));
                     self.worker.shared.cluster.report_failure(server);
                     return match self.await_change(server).await {

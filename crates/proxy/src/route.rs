@@ -18,6 +18,7 @@ use crate::connect::{Unusable, too_many};
 use crate::prepared::LongData;
 use crate::recover::{Broke, Recovered, is_rollback};
 use crate::relay::{Failure, Outcome};
+use crate::room;
 use crate::worker::{Statement, Waiting};
 
 /// What a command is, as far as its way is concerned.
@@ -40,6 +41,8 @@ pub enum Kind {
 pub struct Job {
     pub kind: Kind,
     pub statement: Arc<Statement>,
+    /// Where the statement begins in the packet, which may carry query attributes before it.
+    pub text_at: usize,
     /// Instead of the client's own packet.
     pub packet: Option<Vec<u8>>,
     /// The only server that can run it.
@@ -60,6 +63,7 @@ impl Job {
         Self {
             kind,
             statement,
+            text_at: HEADER + 1,
             packet: None,
             only: None,
             bulk: false,
@@ -137,6 +141,7 @@ impl Client {
         }
         let watched = self.watch_transaction(&job);
         let mut sent_again = 0;
+        let mut attempts = 0;
         let mut excluded: SmallVec<[ServerId; 4]> = SmallVec::new();
         loop {
             if let Some(deposed) = self.deposed()
@@ -208,6 +213,19 @@ impl Client {
                     return self.done(backend, &job, &choice, began, request, end, &outcome).await;
                 }
                 Err(Failure::Client) => return Err(End::Client),
+                Err(Failure::Full(payload)) => {
+                    backend.in_step = true;
+                    let again = attempts < room::MOST_ATTEMPTS;
+                    if again {
+                        attempts += 1;
+                        self.make_room(&mut backend).await;
+                    }
+                    self.backends.push(backend);
+                    if !again {
+                        self.account(&job, choice.primary, server, began, Some(room::FULL));
+                        return self.report(Problem::Server(payload), 1).await;
+                    }
+                }
                 Err(Failure::ReadOnly) => {
                     // Nothing was done. Another is, or will be, the primary.
                     self.worker.shared.cluster.report_failure(server);
@@ -314,7 +332,7 @@ impl Client {
         }
         self.finish(job, server, outcome);
         if outcome.error.is_none() && end != 0 && sets_names(job) {
-            self.session.set_names(&request.filled()[HEADER + 1..end]);
+            self.session.set_names(&request.filled()[job.text_at..end]);
             if let Some(backend) = self.backends.last_mut() {
                 backend.version = self.session.variables().version();
             }

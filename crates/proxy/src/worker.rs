@@ -48,6 +48,8 @@ pub enum Ask {
     Find(Whom, oneshot::Sender<Vec<Victim>>),
     /// The session with this id was killed.
     End(u32),
+    /// Some session wants what others hold on this server: those that do nothing give it up.
+    Yield(ServerId),
     /// Who has which connection to a server.
     Holders(ServerId, oneshot::Sender<Holders>),
     /// The newest commits its sessions were told of.
@@ -220,6 +222,10 @@ impl Worker {
                     let _ = reply.send(self.find(&whom));
                 }
                 Ask::End(id) => self.end(id),
+                Ask::Yield(server) => {
+                    self.pool.want(server);
+                    self.ask_to_yield(server);
+                }
                 Ask::Holders(server, reply) => {
                     let sessions = self.sessions.borrow();
                     let _ = reply.send(Holders {

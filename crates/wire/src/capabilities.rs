@@ -72,6 +72,7 @@ impl Capabilities {
         .union(Self::CAN_HANDLE_EXPIRED_PASSWORDS)
         .union(Self::SESSION_TRACK)
         .union(Self::DEPRECATE_EOF)
+        .union(Self::QUERY_ATTRIBUTES)
         .union(Self::MARIADB_STMT_BULK_OPERATIONS)
         .union(Self::MARIADB_EXTENDED_METADATA);
 }

@@ -2,39 +2,83 @@
 
 use std::sync::Arc;
 
-/// The types a client bound to a statement's parameters, as it sent them: two bytes each.
+use crate::{Malformed, Reader, attributes};
+
+/// The types a client bound to a statement's parameters, as it sent them: two bytes each; with query
+/// attributes agreed on, each followed by a name (and those of the attributes behind them).
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct BoundTypes(pub Arc<[u8]>);
 
+/// How an execute command of a client is laid out.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Layout {
+    /// The statement's parameters.
+    pub params: u16,
+    /// `CLIENT_QUERY_ATTRIBUTES` was agreed on.
+    pub attributes: bool,
+}
+
 /// Command byte, statement id, flags, iteration count.
 const FIXED: usize = 1 + 4 + 1 + 4;
+/// Flag: a parameter count follows, even if the statement has no parameters.
+const PARAMETER_COUNT_AVAILABLE: u8 = 8;
+
+/// Where the flag stands that says whether types follow, and for how many parameters; `None` if
+/// nothing follows the fixed part.
+fn flag_at(payload: &[u8], layout: Layout) -> Result<Option<(usize, usize)>, Malformed> {
+    let mut r = Reader::new(payload);
+    let flags = r.take(FIXED)?[5];
+    let counted = layout.attributes && flags & PARAMETER_COUNT_AVAILABLE != 0;
+    if layout.params == 0 && !counted {
+        return Ok(None);
+    }
+    let count = match (layout.attributes, counted) {
+        (true, true) => attributes::count(&mut r)?,
+        // Servers and their documentation do not agree on what that means.
+        (true, false) => return Ok(None),
+        (false, _) => usize::from(layout.params),
+    };
+    if count == 0 {
+        return Ok(None);
+    }
+    r.take(count.div_ceil(8))?;
+    Ok(Some((payload.len() - r.rest().len(), count)))
+}
 
 impl BoundTypes {
-    /// The types in an execute command's payload for a statement of `params` parameters; `None` if
-    /// it relies on those sent before.
+    /// The types in an execute command's payload; `None` if it relies on those sent before, or has
+    /// none.
     #[must_use]
-    pub fn of(payload: &[u8], params: u16) -> Option<Self> {
-        Some(Self(Self::in_place(payload, params)?.into()))
+    pub fn of(payload: &[u8], layout: Layout) -> Option<Self> {
+        Some(Self(Self::in_place(payload, layout)?.into()))
     }
 
     /// The same, where they stand.
     #[must_use]
-    pub fn in_place(payload: &[u8], params: u16) -> Option<&[u8]> {
-        let params = usize::from(params);
-        let flag_at = FIXED + params.div_ceil(8);
-        if params == 0 || *payload.get(flag_at)? != 1 {
+    pub fn in_place(payload: &[u8], layout: Layout) -> Option<&[u8]> {
+        let (flag_at, count) = flag_at(payload, layout).ok()??;
+        if *payload.get(flag_at)? != 1 {
             return None;
         }
-        payload.get(flag_at + 1..flag_at + 1 + 2 * params)
+        let types = &payload[flag_at + 1..];
+        if !layout.attributes {
+            return types.get(..2 * count);
+        }
+        let mut r = Reader::new(types);
+        for _ in 0..count {
+            r.u16().ok()?;
+            r.lenenc_bytes().ok()?;
+        }
+        Some(&types[..types.len() - r.rest().len()])
     }
 }
 
 /// The payload with `types` put in where the client relied on those it had sent to another server;
 /// `None` if it carries types itself or is too short to tell.
 #[must_use]
-pub fn with_types(payload: &[u8], params: u16, types: &BoundTypes) -> Option<Vec<u8>> {
-    let flag_at = FIXED + usize::from(params).div_ceil(8);
-    if params == 0 || *payload.get(flag_at)? != 0 {
+pub fn with_types(payload: &[u8], layout: Layout, types: &BoundTypes) -> Option<Vec<u8>> {
+    let (flag_at, _) = flag_at(payload, layout).ok()??;
+    if *payload.get(flag_at)? != 0 {
         return None;
     }
     let mut out = Vec::with_capacity(payload.len() + types.0.len());
@@ -51,14 +95,30 @@ mod tests {
 
     #[test]
     fn types_travel_to_another_server() {
+        let layout = Layout { params: 2, attributes: false };
         let mut first = vec![0x17, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0b10, 1, 8, 0, 6, 0];
         first.extend_from_slice(&5u64.to_le_bytes());
-        let types = BoundTypes::of(&first, 2).unwrap();
+        let types = BoundTypes::of(&first, layout).unwrap();
         let mut again = vec![0x17, 1, 0, 0, 0, 0, 1, 0, 0, 0, 0b10, 0];
         again.extend_from_slice(&5u64.to_le_bytes());
-        assert_eq!(BoundTypes::of(&again, 2), None);
-        assert_eq!(with_types(&again, 2, &types), Some(first.clone()));
-        assert_eq!(with_types(&first, 2, &types), None);
-        assert_eq!(with_types(&[0x17], 2, &types), None);
+        assert_eq!(BoundTypes::of(&again, layout), None);
+        assert_eq!(with_types(&again, layout, &types), Some(first.clone()));
+        assert_eq!(with_types(&first, layout, &types), None);
+        assert_eq!(with_types(&[0x17], layout, &types), None);
+    }
+
+    #[test]
+    fn names_travel_with_the_types() {
+        let layout = Layout { params: 1, attributes: true };
+        // One parameter without a name, and an attribute `k`.
+        let head = [0x17, 1, 0, 0, 0, 8, 1, 0, 0, 0, 2, 0];
+        let first = [&head[..], b"\x01\x08\0\0\xfd\0\x01k", &5u64.to_le_bytes(), b"\x01v"].concat();
+        let types = BoundTypes::of(&first, layout).unwrap();
+        assert_eq!(&*types.0, b"\x08\0\0\xfd\0\x01k");
+        let again = [&head[..], b"\0", &6u64.to_le_bytes(), b"\x01w"].concat();
+        let sent = with_types(&again, layout, &types).unwrap();
+        assert_eq!(BoundTypes::of(&sent, layout), Some(types));
+        let none = Layout { params: 0, attributes: true };
+        assert_eq!(BoundTypes::of(&[0x17, 1, 0, 0, 0, 8, 1, 0, 0, 0, 0], none), None);
     }
 }

@@ -7,6 +7,7 @@
 //! Sources: MySQL "Client/Server Protocol" (dev.mysql.com, Protocol Basics, Connection Phase, Command
 //! Phase) and MariaDB "Client/Server Protocol" (mariadb.com/kb). Section names are given where used.
 
+pub mod attributes;
 pub mod auth;
 pub mod binlog;
 mod bytes;
@@ -24,7 +25,7 @@ mod track;
 pub use bytes::{Reader, put_lenenc, put_lenenc_bytes};
 pub use capabilities::Capabilities;
 pub use command::{Command, Expect};
-pub use execute::{BoundTypes, with_types};
+pub use execute::{BoundTypes, Layout, with_types};
 pub use packet::{HEADER, Header, MAX_PAYLOAD, write_packet};
 pub use reply::{
     ErrPacket, OkPacket, StateChange, StateChanges, Status, err_packet, ok_packet, ok_payload,

@@ -22,6 +22,9 @@ pub struct Tracker {
     continued: bool,
     /// Sequence id of the newest packet begun.
     seq: u8,
+    /// The rows are OUT parameters, with which a CALL is never over; MySQL does not say so in the
+    /// EOF behind them.
+    out_params: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -90,6 +93,7 @@ impl Tracker {
             skip: 0,
             continued: false,
             seq: 0,
+            out_params: false,
         }
     }
 
@@ -277,6 +281,7 @@ impl Tracker {
                     return self.end(payload).map(Some);
                 }
                 self.state = State::Rows;
+                self.out_params = status.contains(Status::OUT_PARAMETERS);
                 Ok(Some(Control::ColumnsEnd(status)))
             }
             State::Rows | State::Fields => self.end(payload).map(Some),
@@ -314,7 +319,8 @@ impl Tracker {
         } else {
             OkPacket::parse(payload, self.caps)?
         };
-        self.state = if ok.status.contains(Status::MORE_RESULTS) {
+        let out_params = std::mem::take(&mut self.out_params);
+        self.state = if ok.status.contains(Status::MORE_RESULTS) || out_params {
             State::First(Expect::Results)
         } else {
             State::Done

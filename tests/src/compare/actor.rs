@@ -50,6 +50,9 @@ fn put_value(out: &mut Vec<u8>, param: &Param) {
 }
 
 fn put_params(out: &mut Vec<u8>, params: &[Param], query_attributes: bool) {
+    if query_attributes {
+        pointsman_wire::put_lenenc(out, params.len() as u64);
+    }
     if params.is_empty() {
         return;
     }
@@ -164,8 +167,10 @@ impl Actor {
                 };
             }
             Action::Execute { params, cursor, .. } => {
-                let mut packet = execution(target.0, u8::from(*cursor));
-                put_params(&mut packet, params, attributes && !params.is_empty());
+                // With attributes, the number of parameters follows (flag 8).
+                let flags = u8::from(*cursor) | if attributes { 8 } else { 0 };
+                let mut packet = execution(target.0, flags);
+                put_params(&mut packet, params, attributes);
                 db.command(0x17, &packet)?;
                 shape.results(db, true, out)?;
             }

@@ -185,15 +185,18 @@ impl Shape {
                     for _ in 0..columns {
                         out.push(self.column(&db.packet()?)?);
                     }
+                    let mut out_params = false;
                     if !self.deprecate_eof() {
                         let (line, status) = self.ok(&db.packet()?)?;
                         out.push(line);
+                        // MySQL does not repeat in the EOF behind them that more follows.
+                        out_params = status.contains(Status::OUT_PARAMETERS);
                         if status.contains(Status::CURSOR_EXISTS) {
                             return Ok(());
                         }
                     }
                     match self.rows(db, binary, out)? {
-                        Some(status) if status.contains(Status::MORE_RESULTS) => {}
+                        Some(status) if status.contains(Status::MORE_RESULTS) || out_params => {}
                         _ => return Ok(()),
                     }
                 }

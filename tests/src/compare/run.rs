@@ -46,7 +46,12 @@ impl Variant {
                     | Capabilities::MARIADB_STMT_BULK_OPERATIONS
                     | Capabilities::MARIADB_EXTENDED_METADATA
             }
-            (Self::New, _) => caps() | Capabilities::DEPRECATE_EOF | Capabilities::SESSION_TRACK,
+            (Self::New, _) => {
+                caps()
+                    | Capabilities::DEPRECATE_EOF
+                    | Capabilities::SESSION_TRACK
+                    | Capabilities::QUERY_ATTRIBUTES
+            }
         }
     }
 }
