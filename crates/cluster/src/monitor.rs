@@ -227,6 +227,7 @@ impl Cluster {
     /// Leaves changes of the primary to another process from here on; goes on watching.
     pub fn leave_failover(&self) {
         self.handle.failover.abort();
+        self.shared_state().resign();
     }
 
     /// Waits until every server has answered, or failed to, at least once, the accounts have been

@@ -296,6 +296,11 @@ impl Topology {
         }
     }
 
+    /// Whether it is a Galera or Group Replication cluster.
+    pub(crate) fn elects_for_itself(&self) -> bool {
+        self.group.kind.is_some()
+    }
+
     /// Why nothing may be written, and whether another proxy holds writes back.
     pub(crate) fn forbidden(&self) -> (Option<Arc<str>>, bool) {
         (self.forbidden.clone(), self.hold.as_ref().is_some_and(|hold| hold.others))

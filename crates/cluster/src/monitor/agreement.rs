@@ -36,7 +36,11 @@ impl Shared {
             let primary = self.topology().primary();
             agreement.quorum.set_primary(primary, now);
             agreement.quorum.count(now);
-            let standing = agreement.quorum.standing(now);
+            let mut standing = agreement.quorum.standing(now);
+            if self.topology().elects_for_itself() {
+                // Its own majority says who writes; locks there may not even be allowed.
+                (standing.writes, standing.switching) = (Ok(now), false);
+            }
             let leader = standing.leader.unwrap_or_default();
             let switching = standing
                 .switching
@@ -93,6 +97,12 @@ impl Shared {
     /// When what is agreed ends if no server says it again.
     pub(crate) fn agreed_until(&self) -> Option<Instant> {
         self.with_quorum(|agreement| agreement.quorum.poll_timeout(Instant::now())).flatten()
+    }
+
+    /// Leaves it to others to change the primary.
+    pub(super) fn resign(&self) {
+        self.with_quorum(|agreement| agreement.quorum.resign());
+        self.agree();
     }
 
     /// What the machine is about to do, and whether it acts by itself.

@@ -165,6 +165,8 @@ pub struct Quorum {
     primary_id: u32,
     /// Whether it acts by itself.
     eager: bool,
+    /// It leads no more, whoever asks.
+    resigned: bool,
     plan: Plan,
     /// It had a majority once.
     joined: bool,
@@ -191,6 +193,7 @@ impl Quorum {
             primary: None,
             primary_id: 0,
             eager: false,
+            resigned: false,
             plan: Plan::Nothing,
             joined: false,
             keeper: false,
@@ -220,6 +223,12 @@ impl Quorum {
         let new = (self.plan, self.eager) != (plan, eager);
         (self.plan, self.eager) = (plan, eager);
         new
+    }
+
+    /// Never leads again; goes on as one that follows. What the servers still hold for it counts for
+    /// nothing from here on.
+    pub fn resign(&mut self) {
+        self.resigned = true;
     }
 
     /// What a server said when it was asked at `asked`.
@@ -304,7 +313,7 @@ impl Quorum {
     pub fn wish(&self, server: usize, now: Instant) -> Wish {
         let leads = self.lease(now).is_some();
         let modest = !self.eager && now.saturating_duration_since(self.led) < MODESTY;
-        let tries = self.joined && self.pause.is_none() && (leads || !modest);
+        let tries = self.joined && !self.resigned && self.pause.is_none() && (leads || !modest);
         let fresh = |i: usize| self.answer(i, now, PERMIT).is_some();
         // One after the other in the same order everywhere, so that the first decides.
         let in_turn = (0..server)
@@ -409,6 +418,9 @@ impl Quorum {
 
     /// Servers whose lock is ours, and until when.
     fn held(&self, now: Instant) -> Vec<Instant> {
+        if self.resigned {
+            return Vec::new();
+        }
         let mut held: Vec<_> = self
             .voters
             .iter()
