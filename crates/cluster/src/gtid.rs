@@ -79,6 +79,15 @@ impl Position {
         }
     }
 
+    /// How many numbers it takes to say it: a measure of its size.
+    #[must_use]
+    pub fn parts(&self) -> usize {
+        match self {
+            Self::MariaDb(position) => position.domains.len(),
+            Self::MySql(set) => set.sources().map(|(_, intervals)| intervals.len()).sum(),
+        }
+    }
+
     /// Whether a server at this position has applied all of `other`. Positions of different
     /// flavours can't be compared: then only the empty one is covered.
     #[must_use]

@@ -11,8 +11,10 @@ pub mod probe;
 pub mod quorum;
 pub mod roles;
 mod snapshot;
+pub mod writes;
 
 pub use accounts::{Account, Accounts, TlsDemand};
 pub use gtid::Position;
 pub use monitor::{Cluster, NeedsRestart, UnknownServer};
 pub use snapshot::{AdminState, Greeting, Live, Role, Server, ServerId, Snapshot, Succession};
+pub use writes::{LastWrites, SchemaChange, TableKey, Touched};

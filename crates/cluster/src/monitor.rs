@@ -6,6 +6,7 @@
 
 mod agreement;
 mod applied;
+mod catalog;
 mod feed;
 mod oracle;
 mod prober;
@@ -29,7 +30,9 @@ use crate::quorum;
 use crate::roles::{Member, Settings, Topology};
 use crate::snapshot::{AdminState, Live, Role, ServerId, Snapshot};
 use agreement::Agreement;
+use crate::writes::{LastWrites, Touched};
 use applied::Applied;
+pub(crate) use applied::advance;
 use rounds::Rounds;
 
 /// The watched servers: a handle to clone at will. When the last one is dropped, watching ends.
@@ -75,8 +78,10 @@ pub(crate) struct Shared {
     /// And the accounts were read, or could not be.
     ready: watch::Sender<bool>,
     pub(crate) watched: Vec<Watched>,
-    /// Newest write that some client was told is done.
-    acknowledged: ArcSwapOption<Position>,
+    /// What clients were told is done.
+    pub(crate) writes: Arc<LastWrites>,
+    /// Why reads can't be told apart by table, if they should and can't.
+    pub(crate) no_catalog: ArcSwapOption<String>,
     /// Numbers the writes to a Galera cluster.
     numbers: AtomicU64,
     /// Newest position that somebody waits for.
@@ -190,7 +195,8 @@ impl Cluster {
             looked: watch::Sender::new(false),
             ready: watch::Sender::new(false),
             watched,
-            acknowledged: ArcSwapOption::empty(),
+            writes: Arc::new(LastWrites::new(config.routing.by_table)),
+            no_catalog: ArcSwapOption::empty(),
             numbers: AtomicU64::new(0),
             wanted: ArcSwapOption::empty(),
             progress: Notify::new(),
@@ -214,6 +220,7 @@ impl Cluster {
         let loader = crate::accounts::loader::run(shared.clone(), monitor.accounts_interval);
         tasks.push(tokio::spawn(loader).abort_handle());
         tasks.push(tokio::spawn(oracle::run(shared.clone())).abort_handle());
+        tasks.push(tokio::spawn(catalog::run(shared.clone())).abort_handle());
         let failover = failover::run(shared.clone(), config.clone(), requests);
         let failover = tokio::spawn(failover).abort_handle();
         tasks.push(failover.clone());
@@ -385,9 +392,9 @@ impl Cluster {
 
     /// A client is told that its write is done: later causal reads must see it. Starts the feeds, so
     /// that replicas are known to have it as soon as they do. Cheap, and from any thread.
-    pub fn note_write(&self, position: &Position) {
+    pub fn note_write(&self, position: &Position, touched: &Touched) {
         let shared = self.shared_state();
-        applied::advance(&shared.acknowledged, position);
+        shared.writes.note(position, touched);
         shared.ring_feeds(position, |_| ());
     }
 
@@ -396,20 +403,36 @@ impl Cluster {
     pub fn note_numbered_write(&self) -> Position {
         let number = self.shared_state().numbers.fetch_add(1, Ordering::SeqCst) + 1;
         let position = Position::Number(number);
-        self.note_write(&position);
+        // Another member that takes the writes next may be behind in what is known of the tables.
+        let mut touched = Touched::default();
+        touched.anything();
+        self.note_write(&position, &touched);
         position
+    }
+
+    /// The last write to each table.
+    #[must_use]
+    pub fn writes(&self) -> &Arc<LastWrites> {
+        &self.shared_state().writes
+    }
+
+    /// Why reads wait for all writes and not only for those to their tables, if that is for want of
+    /// something.
+    #[must_use]
+    pub fn not_by_table(&self) -> Option<Arc<String>> {
+        self.shared_state().no_catalog.load_full()
     }
 
     /// The newest write noted, of whichever client.
     #[must_use]
     pub fn acknowledged(&self) -> Option<Arc<Position>> {
-        self.shared_state().acknowledged.load_full()
+        self.shared_state().writes.newest()
     }
 
     /// Whether a server that has applied `applied` has every write noted. Lock-free.
     #[must_use]
     pub fn acknowledged_within(&self, applied: &Position) -> bool {
-        self.shared_state().acknowledged.load().as_ref().is_none_or(|ack| applied.covers(ack))
+        self.shared_state().writes.all_within(applied)
     }
 
     /// What the primary has committed by now, asked of it after this call: what a strong read must
@@ -426,7 +449,7 @@ impl Cluster {
     /// Somebody needs replicas to have `position`: finds out when they do.
     pub fn want(&self, position: &Position) {
         let shared = self.shared_state();
-        let noted = shared.acknowledged.load().as_ref().is_some_and(|ack| ack.covers(position));
+        let noted = shared.writes.newest().is_some_and(|newest| newest.covers(position));
         if !noted {
             applied::advance(&shared.wanted, position);
         }
@@ -497,8 +520,7 @@ impl Shared {
         if !Arc::ptr_eq(&old, new) {
             if old.generation != new.generation && !new.is_galera() {
                 // Before anybody can write to the new primary and note that.
-                let start = topology.primary_position().cloned().map(Arc::new);
-                self.acknowledged.store(start);
+                self.writes.restart(topology.primary_position());
                 self.wanted.store(None);
             }
             self.snapshot.store(new.clone());
@@ -620,7 +642,7 @@ impl Shared {
 
     /// What the feeds should find out about: all writes noted and all positions waited for.
     fn target(&self) -> Option<Arc<Position>> {
-        let (acknowledged, wanted) = (self.acknowledged.load_full(), self.wanted.load_full());
+        let (acknowledged, wanted) = (self.writes.newest(), self.wanted.load_full());
         match (acknowledged, wanted) {
             (Some(a), Some(w)) if !a.covers(&w) => {
                 let mut both = Position::clone(&a);

@@ -7,7 +7,7 @@ mod watch;
 use std::time::{Duration, Instant};
 
 use pointsman_cluster::gtid::Flavour;
-use pointsman_cluster::{AdminState, Position, Role};
+use pointsman_cluster::{AdminState, Position, Role, Touched};
 use pointsman_config::ProxyConfig;
 use pointsman_sandbox::{Node, Options};
 
@@ -153,7 +153,7 @@ async fn a_dead_primary_is_missed_and_a_promoted_one_found() {
     w.until("the set is known", |s| s.primary == Some(DB1)).await;
     sql(w.sandbox.primary(), "CREATE TABLE app.t (id INT)");
     let position = write(&w, 1);
-    w.cluster.note_write(&position);
+    w.cluster.note_write(&position, &Touched::default());
     w.sandbox.wait_caught_up().unwrap();
     let generation = w.cluster.snapshot().generation;
     w.sandbox.primary().kill9().unwrap();
@@ -181,7 +181,7 @@ async fn a_replica_that_comes_back_empty_is_not_believed_to_have_anything() {
     w.until("the set is known", |s| s.servers[1].takes_reads).await;
     sql(w.sandbox.primary(), "CREATE TABLE app.t (id INT)");
     let position = write(&w, 1);
-    w.cluster.note_write(&position);
+    w.cluster.note_write(&position, &Touched::default());
     assert_eq!(w.cluster.wait_applied(&[DB2], &position, LONG).await, Some(DB2));
     w.sandbox.node(1).reinstall().unwrap();
     // No accounts, so the monitor can't even log in.
@@ -210,7 +210,7 @@ async fn the_feed_knows_within_milliseconds() {
         let done = Instant::now();
         let gtid: String = conn.query_first("SELECT @@last_gtid").await.unwrap().unwrap();
         let position = Position::parse(Flavour::MariaDb, gtid.as_bytes()).unwrap();
-        w.cluster.note_write(&position);
+        w.cluster.note_write(&position, &Touched::default());
         assert!(w.cluster.acknowledged().unwrap().covers(&position));
         let on = w.cluster.wait_applied(&[DB2, DB3], &position, LONG).await.unwrap();
         waits.push(done.elapsed());
@@ -237,12 +237,12 @@ async fn a_feed_whose_connection_was_killed_goes_on() {
     w.until("the set is known", |s| s.servers[1].takes_reads).await;
     sql(w.sandbox.primary(), "CREATE TABLE app.t (id INT)");
     let position = write(&w, 1);
-    w.cluster.note_write(&position);
+    w.cluster.note_write(&position, &Touched::default());
     assert_eq!(w.cluster.wait_applied(&[DB2], &position, LONG).await, Some(DB2));
     sql(w.sandbox.node(1), "KILL USER pointsman");
     let position = write(&w, 2);
     let begin = Instant::now();
-    w.cluster.note_write(&position);
+    w.cluster.note_write(&position, &Touched::default());
     assert_eq!(w.cluster.wait_applied(&[DB2], &position, LONG).await, Some(DB2));
     println!("after a killed connection: {:?}", begin.elapsed());
     assert!(begin.elapsed() < Duration::from_secs(2));
@@ -389,7 +389,7 @@ async fn noting_writes_is_cheap_from_several_threads() {
             for i in 0..EACH {
                 let text = format!("0-1-{}", start + i * 2 + thread);
                 position = Position::MariaDb(text.parse().unwrap());
-                cluster.note_write(&position);
+                cluster.note_write(&position, &Touched::default());
             }
             assert!(cluster.acknowledged().unwrap().covers(&position));
         })

@@ -62,6 +62,7 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
         ("routing.max_lag", show_duration(routing.max_lag)),
         ("routing.causal_timeout", show_duration(routing.causal_timeout)),
         ("routing.primary_reads", routing.primary_reads.to_string()),
+        ("routing.by_table", routing.by_table.to_string()),
         ("failover.auto", failover.auto.map_or("if allowed".to_owned(), |auto| auto.to_string())),
         ("failover.agree", failover.agree.to_string()),
         ("failover.user", user(&failover.user)),

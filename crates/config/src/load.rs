@@ -315,6 +315,7 @@ fn routing(found: &mut Findings, file: &mut Section<'_>) -> Routing {
         max_lag: s.checked(found, "max_lag", default.max_lag, positive),
         causal_timeout: s.or(found, "causal_timeout", default.causal_timeout),
         primary_reads: s.or(found, "primary_reads", default.primary_reads),
+        by_table: s.or(found, "by_table", default.by_table),
     };
     s.finish(found);
     routing

@@ -116,6 +116,8 @@ pub struct Routing {
     pub causal_timeout: Duration,
     /// Whether the primary takes its share of the reads even while replicas can serve them.
     pub primary_reads: bool,
+    /// Whether a causal read waits only for writes to the tables it reads, where that is certain.
+    pub by_table: bool,
 }
 
 impl Default for Routing {
@@ -125,6 +127,7 @@ impl Default for Routing {
             max_lag: Duration::from_secs(10),
             causal_timeout: Duration::from_millis(50),
             primary_reads: false,
+            by_table: true,
         }
     }
 }

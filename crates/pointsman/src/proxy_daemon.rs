@@ -197,6 +197,9 @@ impl Daemon for ProxyDaemon {
             }
         }
         headlines.extend(self.proxy.cluster().failover_status().iter().cloned());
+        if let Some(why) = self.proxy.cluster().not_by_table() {
+            headlines.push(why.to_string());
+        }
         headlines.push(format!("{} clients connected", self.proxy.session_count()));
         Status {
             kind: "proxy",

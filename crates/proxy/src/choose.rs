@@ -61,7 +61,7 @@ impl Client {
                     && verdict.class == Class::Read
                     && verdict.tables != Tables::Known(Box::default())
                     && self.session.transaction().is_none()
-                    && !self.is_fresh(server).await
+                    && !self.is_fresh(server, job).await
                 {
                     return self.primary(Some(ToPrimary::ReplicaBehind)).await;
                 }
@@ -82,14 +82,14 @@ impl Client {
                         let primary = self.worker.snapshot(|s| s.primary) == Some(server);
                         Ok(Choice { server, primary, to_primary: None })
                     }
-                    None => self.replica_or_primary(None, excluded, false).await,
+                    None => self.replica_or_primary(None, excluded, Some(job)).await,
                 }
             }
             Target::Replica => {
                 let counted = job.executes() && job.statement.verdict.class == Class::Read;
                 match self.wanted().await {
                     Ok(position) => {
-                        self.replica_or_primary(position.as_deref(), excluded, counted).await
+                        self.replica_or_primary(position.as_deref(), excluded, Some(job)).await
                     }
                     Err(why) => self.primary(counted.then_some(why)).await,
                 }
@@ -97,14 +97,20 @@ impl Client {
         }
     }
 
-    /// Whether `server` has, within `causal_timeout`, what this session's reads must see.
-    pub(crate) async fn is_fresh(&self, server: ServerId) -> bool {
+    /// Whether `server` has, within `causal_timeout`, what this read must see.
+    async fn is_fresh(&self, server: ServerId, job: &Job) -> bool {
         match self.wanted().await {
             Ok(None) => true,
             Ok(Some(position)) => {
+                let narrow = self.narrow(job);
+                let position = match &narrow {
+                    Some(narrow) => narrow.as_deref(),
+                    None => Some(&*position),
+                };
+                let Some(position) = position else { return true };
                 let within = self.config().routing.causal_timeout;
                 let cluster = &self.worker.shared.cluster;
-                cluster.wait_applied(&[server], &position, within).await.is_some()
+                cluster.wait_applied(&[server], position, within).await.is_some()
             }
             Err(_) => false,
         }
@@ -131,17 +137,31 @@ impl Client {
             },
             Level::Causal => Ok(self.worker.shared.cluster.acknowledged()),
             Level::Strong => {
-                self.worker.note_present_position().await.map(Some).ok_or(ToPrimary::Strong)
+                let within = self.config().monitor.timeout;
+                let asked = self.worker.shared.cluster.committed_position();
+                let asked = tokio::time::timeout(within, asked).await;
+                asked.ok().flatten().map(Some).ok_or(ToPrimary::Strong)
             }
         }
+    }
+
+    /// What of all writes matters to the tables that a causal read names; `None` if that can't be
+    /// told. Only asked when no replica has all writes.
+    fn narrow(&self, job: &Job) -> Option<Option<Arc<Position>>> {
+        if self.worker.shared.present_level(self.level) != Level::Causal {
+            return None;
+        }
+        let tables = self.read_tables(job)?;
+        Some(self.worker.shared.cluster.writes().needed(&tables))
     }
 
     pub(crate) async fn replica_or_primary(
         &self,
         position: Option<&Position>,
         excluded: &[ServerId],
-        counted: bool,
+        job: Option<&Job>,
     ) -> Result<Choice, Problem> {
+        let counted = job.is_some_and(|j| j.executes() && j.statement.verdict.class == Class::Read);
         let connected = |id| self.backends.iter().any(|b| b.server == id);
         let primary_reads = self.config().routing.primary_reads;
         let pick = |position| {
@@ -162,6 +182,20 @@ impl Client {
                 if excluded.is_empty() { ToPrimary::NoReplica } else { ToPrimary::ReplicaFailed };
             return self.primary(counted.then_some(why)).await;
         };
+        let narrow = job.and_then(|job| self.narrow(job));
+        let position = match &narrow {
+            Some(narrow) => {
+                let narrow = narrow.as_deref();
+                if let Some(choice) = pick(narrow) {
+                    if counted {
+                        self.worker.stats.reads_by_table.add(1);
+                    }
+                    return Ok(choice);
+                }
+                narrow
+            }
+            None => position,
+        };
         // A moment's wait on a replica that is about to have it keeps the read off the primary.
         if let Some(position) = position {
             let waited_from = Instant::now();
@@ -180,6 +214,10 @@ impl Client {
                 return Ok(Choice { server, ..behind });
             }
         }
-        self.primary(counted.then_some(ToPrimary::ReplicaBehind)).await
+        let why = match narrow {
+            None if self.level == Level::Causal => ToPrimary::ReplicaBehindAnyTable,
+            _ => ToPrimary::ReplicaBehind,
+        };
+        self.primary(counted.then_some(why)).await
     }
 }

@@ -8,8 +8,8 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Instant;
 
-use pointsman_cluster::ServerId;
 use pointsman_cluster::gtid::Position;
+use pointsman_cluster::{ServerId, Touched};
 use pointsman_config::proxy::ProxyConfig;
 use pointsman_session::{Level, Session, Transcript};
 use pointsman_sql::{Class, Dialect, Effects, Flavour, Reason, Table, Tables, Verdict};
@@ -45,6 +45,8 @@ pub struct Client {
     pub wrote: Option<(u64, Position)>,
     /// It wrote, and where could not be learnt: its reads stay on the primary.
     pub unsure: bool,
+    /// What it has written since its last commit.
+    pub touched: Touched,
     pub level: Level,
     /// What the open transaction has done so far.
     pub transcript: Transcript<Past>,

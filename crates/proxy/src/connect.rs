@@ -38,7 +38,7 @@ impl Client {
     pub async fn first_backend(&mut self) -> Result<Vec<u8>, Problem> {
         let mut excluded: SmallVec<[ServerId; 4]> = SmallVec::new();
         loop {
-            let choice = self.replica_or_primary(None, &excluded, false).await?;
+            let choice = self.replica_or_primary(None, &excluded, None).await?;
             match self.connect(choice.server).await {
                 Ok(backend) => {
                     let status = backend.status

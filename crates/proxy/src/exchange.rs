@@ -3,6 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use pointsman_cluster::Touched;
 use pointsman_cluster::gtid::Position;
 use pointsman_session::Digest;
 use pointsman_sql::{Class, Effects, Route};
@@ -65,6 +66,17 @@ impl Client {
                 backend.send(&packets).await.map_err(server_failed)?;
             }
         }
+        let primary = self.worker.snapshot(|s| s.primary) == Some(backend.server);
+        let writable = primary
+            || self.session.transaction() == Some(backend.server.0)
+                && !self.session.status().contains(Status::IN_READ_ONLY_TRANSACTION);
+        // Before it is sent: whoever is acknowledged meanwhile may have met what it did.
+        let schema_change = if writable {
+            self.touch(job);
+            self.schema_change(job)
+        } else {
+            None
+        };
         let expect = job.expect(first);
         if end == 0 {
             self.stream(backend, request).await?;
@@ -75,16 +87,23 @@ impl Client {
         }
         // What shapes replies is what was agreed with this server.
         let mut tracker = Tracker::new(expect, backend.caps);
-        let Self { socket, session, prepared, login, worker, wrote, unsure, reporting, .. } = self;
+        let Self {
+            socket,
+            session,
+            prepared,
+            login,
+            worker,
+            wrote,
+            unsure,
+            touched,
+            reporting,
+            ..
+        } = self;
         let command = match &job.packet {
             Some(packet) => &packet[HEADER..],
             None => &request.filled()[HEADER.min(end)..end],
         };
-        let (primary, galera) =
-            worker.snapshot(|s| (s.primary == Some(backend.server), s.is_galera()));
-        let writable = primary
-            || session.transaction() == Some(backend.server.0)
-                && !session.status().contains(Status::IN_READ_ONLY_TRANSACTION);
+        let galera = worker.snapshot(|s| s.is_galera());
         let context = match job.kind {
             Kind::Prepare => Context::of(session.variables()),
             _ => Context::default(),
@@ -98,6 +117,7 @@ impl Client {
             writable,
             wrote,
             unsure,
+            touched,
             context,
             client_id: None,
             digest,
@@ -108,9 +128,15 @@ impl Client {
             Job { process_list: true, .. } => Sink::Keep(Vec::new()),
             _ => Sink::Client(socket),
         };
-        let outcome =
+        let result =
             relay(backend, &mut sink, session, &mut tracker, login.caps, reporting, &mut watcher)
-                .await?;
+                .await;
+        if let Some(change) = schema_change
+            && matches!(result, Ok(_) | Err(Failure::ReadOnly))
+        {
+            change.settled();
+        }
+        let outcome = result?;
         backend.in_step = true;
         let (kept, client_id) = match sink {
             Sink::Keep(kept) => (Some(kept), None),
@@ -127,6 +153,9 @@ impl Client {
             backend
                 .statements
                 .insert(own, Here { id, bound: false, used: self.info.statements.get() });
+        }
+        if self.session.transaction().is_none() {
+            self.touched.clear();
         }
         Ok(outcome)
     }
@@ -184,6 +213,7 @@ struct Watching<'a> {
     writable: bool,
     wrote: &'a mut Option<(u64, Position)>,
     unsure: &'a mut bool,
+    touched: &'a Touched,
     context: Context,
     client_id: Option<u32>,
     digest: Option<&'a mut Digest>,
@@ -213,7 +243,7 @@ impl Watcher for Watching<'_> {
         }
         let flavour = self.worker.snapshot(|s| s.greeting.flavour());
         if let Ok(position) = Position::parse(flavour, gtid) {
-            self.worker.shared.cluster.note_write(&position);
+            self.worker.shared.cluster.note_write(&position, self.touched);
             self.worker.told(&position);
             self.remember(&position);
         }
@@ -244,7 +274,7 @@ impl Watcher for Watching<'_> {
             return;
         }
         if self.primary {
-            match self.worker.note_present_position().await {
+            match self.worker.note_present_position(self.touched).await {
                 Some(position) => self.remember(&position),
                 None => *self.unsure = true,
             }

@@ -36,6 +36,7 @@ mod seldom;
 mod shared;
 mod socket;
 mod stats;
+mod tables;
 mod tls;
 mod view;
 mod worker;

@@ -5,6 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::rc::Rc;
 use std::time::Instant;
 
+use pointsman_cluster::Touched;
 use pointsman_config::proxy::AuthPlugin;
 use pointsman_session::{Session, Transcript};
 use pointsman_wire::handshake::{ChangeUser, auth_switch};
@@ -164,6 +165,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
             prepared: Prepared::default(),
             wrote: None,
             unsure: false,
+            touched: Touched::default(),
             level: entrance.level,
             transcript: Transcript::default(),
             owed: None,

@@ -42,6 +42,14 @@ const FAMILIES: &[(&str, &str)] = &[
         "pointsman_causal_wait_seconds",
         "How long reads waited for a replica to have what they must see.",
     ),
+    (
+        "pointsman_reads_by_table_total",
+        "Reads served by replicas that lacked writes, but none to the tables they read.",
+    ),
+    (
+        "pointsman_tables_known",
+        "Tables that causal reads are told apart by; 0 while they wait for all writes.",
+    ),
     ("pointsman_statements_waiting", "Statements that wait for a primary now."),
     (
         "pointsman_primary_wait_seconds",
@@ -180,6 +188,10 @@ impl prometheus::core::Collector for Collector {
             HISTOGRAM,
             histogram(&[], stats.iter().map(|s| &s.primary_wait)),
         );
+        let by_table = sum(&|s| s.reads_by_table.get());
+        add("pointsman_reads_by_table_total", COUNTER, counter(&[], by_table));
+        let tables = self.shared.cluster.writes().tables_known();
+        add("pointsman_tables_known", GAUGE, gauge(&[], tables as f64));
         for outcome in Repeated::ALL {
             let pairs = [("outcome", outcome.code())];
             let n = sum(&|s| s.repeated[outcome as usize].get());

@@ -95,6 +95,8 @@ pub struct WorkerStats {
     pub sessions: AtomicU64,
     pub retried_reads: Counter,
     pub causal_wait: Latency,
+    /// Reads served by replicas that lacked writes, of other tables only.
+    pub reads_by_table: Counter,
     /// Statements that wait for a primary now, and how long those that waited did.
     held: AtomicU64,
     pub primary_wait: Latency,
@@ -118,6 +120,8 @@ pub enum ToPrimary {
     Why(Why),
     /// No replica is known to have applied what the read must see.
     ReplicaBehind,
+    /// The same, and which writes those are can't be told by the tables it reads.
+    ReplicaBehindAnyTable,
     /// No replica takes reads.
     NoReplica,
     /// Replicas failed under this statement.
@@ -132,7 +136,13 @@ impl ToPrimary {
         let why = Reason::ALL.iter().map(|r| Why::Text(*r));
         let pins = Pin::ALL.into_iter().map(Why::Pinned);
         let rest = [Why::Transaction, Why::AutocommitOff, Why::TemporaryTable, Why::PrimaryState];
-        let own = [Self::ReplicaBehind, Self::NoReplica, Self::ReplicaFailed, Self::Strong];
+        let own = [
+            Self::ReplicaBehind,
+            Self::NoReplica,
+            Self::ReplicaFailed,
+            Self::Strong,
+            Self::ReplicaBehindAnyTable,
+        ];
         why.chain(pins).chain(rest).map(Self::Why).chain(own)
     }
 
@@ -141,6 +151,7 @@ impl ToPrimary {
         match self {
             Self::Why(why) => why.code(),
             Self::ReplicaBehind => "replica_behind",
+            Self::ReplicaBehindAnyTable => "replica_behind_any_table",
             Self::NoReplica => "no_replica",
             Self::ReplicaFailed => "replica_failed",
             Self::Strong => "strong",
@@ -160,6 +171,7 @@ impl ToPrimary {
             Self::NoReplica => reasons + pins + 5,
             Self::ReplicaFailed => reasons + pins + 6,
             Self::Strong => reasons + pins + 7,
+            Self::ReplicaBehindAnyTable => reasons + pins + 8,
         }
     }
 }
@@ -212,6 +224,7 @@ impl WorkerStats {
             sessions: AtomicU64::new(0),
             retried_reads: Counter::default(),
             causal_wait: Latency::default(),
+            reads_by_table: Counter::default(),
             held: AtomicU64::new(0),
             primary_wait: Latency::default(),
             repeated: Default::default(),

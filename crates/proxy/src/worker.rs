@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use arc_swap::cache::Cache as SnapshotCache;
 use pointsman_cluster::gtid::Position;
-use pointsman_cluster::{AdminState, Role, Server, ServerId, Snapshot};
+use pointsman_cluster::{AdminState, Role, Server, ServerId, Snapshot, Touched};
 use pointsman_session::transcript::Record;
 use pointsman_sql::{Cache, Entry};
 use tokio::net::{TcpListener, TcpStream};
@@ -188,7 +188,7 @@ impl Worker {
         mut asks: mpsc::UnboundedReceiver<Ask>,
     ) {
         // What was acknowledged before this daemon started counts as well.
-        self.note_present_position().await;
+        self.note_present_position(&Touched::default()).await;
         let mut accepting = Vec::new();
         for (listener, entrance) in listeners {
             accepting.push(tokio::task::spawn_local(Rc::clone(&self).accept(listener, entrance)));
@@ -245,17 +245,18 @@ impl Worker {
         }
     }
 
-    /// A position that covers everything the primary has committed by now, noted for all sessions.
+    /// A position that covers everything the primary has committed by now, noted for all sessions as
+    /// that of a write which changed `touched`.
     ///
     /// For where replies can't say it: servers report positions in OK packets only, not in the EOF
     /// that ends a result set (`INSERT ... RETURNING`, for clients without CLIENT_DEPRECATE_EOF), and
     /// not in ERR, which may follow writes that stay. `None` if it could not be had.
-    pub async fn note_present_position(&self) -> Option<Arc<Position>> {
+    pub async fn note_present_position(&self, touched: &Touched) -> Option<Arc<Position>> {
         let cluster = &self.shared.cluster;
         let within = self.shared.config.monitor.timeout;
         let asked = tokio::time::timeout(within, cluster.committed_position()).await;
         let position = asked.ok()??;
-        cluster.note_write(&position);
+        cluster.note_write(&position, touched);
         Some(position)
     }
 

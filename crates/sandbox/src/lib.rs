@@ -64,18 +64,18 @@ pub const MONITOR_USER: &str = "pointsman";
 pub const MONITOR_PASSWORD: &str = "monitor-secret";
 /// Exactly what the monitor needs of MariaDB, and no more:
 /// `SLAVE MONITOR` for `SHOW ALL SLAVES STATUS`, `BINLOG MONITOR` for `SHOW MASTER STATUS`,
-/// `REPLICATION SLAVE` to learn what became of a commit in flight when its server died, and `SELECT`
-/// on the two tables that hold the accounts.
+/// `REPLICATION SLAVE` to learn what became of a commit in flight when its server died, `TRIGGER` to
+/// see which writes to a table change another, and `SELECT` on the two tables that hold the accounts.
 pub const MONITOR_GRANTS: &[&str] = &[
     "GRANT SLAVE MONITOR, BINLOG MONITOR ON *.* TO 'pointsman'@'%'",
-    "GRANT REPLICATION SLAVE ON *.* TO 'pointsman'@'%'",
+    "GRANT REPLICATION SLAVE, TRIGGER ON *.* TO 'pointsman'@'%'",
     "GRANT SELECT ON mysql.global_priv TO 'pointsman'@'%'",
     "GRANT SELECT ON mysql.user TO 'pointsman'@'%'",
 ];
 
 /// The same for MySQL: `REPLICATION CLIENT` for `SHOW REPLICA STATUS`.
 pub const MONITOR_GRANTS_MYSQL: &[&str] = &[
-    "GRANT REPLICATION CLIENT, REPLICATION SLAVE ON *.* TO 'pointsman'@'%'",
+    "GRANT REPLICATION CLIENT, REPLICATION SLAVE, TRIGGER ON *.* TO 'pointsman'@'%'",
     "GRANT SELECT ON mysql.user TO 'pointsman'@'%'",
 ];
 

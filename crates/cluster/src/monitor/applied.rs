@@ -72,7 +72,7 @@ impl Applied {
 }
 
 /// Makes `slot` cover `position`; never sets it back, whoever else does the same meanwhile.
-pub(super) fn advance(slot: &ArcSwapOption<Position>, position: &Position) {
+pub(crate) fn advance(slot: &ArcSwapOption<Position>, position: &Position) {
     let mut known = slot.load();
     loop {
         let next = match known.as_ref() {

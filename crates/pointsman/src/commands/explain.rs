@@ -156,11 +156,6 @@ fn destination(verdict: &Verdict, routing: &Routing) -> String {
 
 fn replica(verdict: &Verdict, routing: &Routing) -> String {
     let lag = show_duration(routing.max_lag);
-    let what = match &verdict.tables {
-        Tables::Known(tables) if tables.is_empty() => "anything",
-        Tables::Known(_) => "the tables it reads",
-        Tables::Unknown => "any table",
-    };
     let wait = match show_duration(routing.causal_timeout) {
         none if routing.causal_timeout.is_zero() => {
             let _ = none;
@@ -172,8 +167,17 @@ fn replica(verdict: &Verdict, routing: &Routing) -> String {
         Consistency::Eventual => {
             return format!("a replica at most {lag} behind, else the primary");
         }
-        Consistency::Session => format!("this session's last write to {what}"),
-        Consistency::Causal => format!("the last acknowledged write to {what}"),
+        Consistency::Session => "this session's last write".to_owned(),
+        Consistency::Causal if !routing.by_table => "the last acknowledged write".to_owned(),
+        Consistency::Causal => match &verdict.tables {
+            Tables::Known(tables) if tables.is_empty() => {
+                "the last acknowledged write of which Pointsman can't tell the tables".to_owned()
+            }
+            Tables::Known(_) => "the last acknowledged write that may have changed the tables it \
+                                 reads (if one of them is no table but a view, say: the last one)"
+                .to_owned(),
+            Tables::Unknown => "the last acknowledged write".to_owned(),
+        },
         Consistency::Strong => {
             "all that the primary has committed when the read arrives".to_owned()
         }
@@ -245,7 +249,8 @@ mod tests {
     fn a_read_says_what_it_waits_for() {
         let text = explain("SELECT * FROM shop.orders WHERE id = 1");
         assert!(text.contains("class      read"), "{text}");
-        assert!(text.contains("the last acknowledged write to the tables it reads"), "{text}");
+        let waits = "the last acknowledged write that may have changed the tables it reads";
+        assert!(text.contains(waits), "{text}");
         assert!(text.contains("[plain_read]"), "{text}");
         assert!(text.contains("tables     shop.orders"), "{text}");
     }

@@ -1,0 +1,295 @@
+//! Causal reads wait for writes to the tables they read, and for no others; where that can't be told,
+//! for all. The promises of `docs/consistency.md`, one by one.
+
+#![allow(clippy::unwrap_used)]
+
+use std::time::Duration;
+
+use pointsman_sandbox::{Flavour, Node};
+use pointsman_tests::{LONG, Raw, Setup, Site, wait_until};
+
+/// A site whose replica applies nothing from now on, with tables `a` and `b` and what `more` makes.
+struct Behind {
+    site: Site,
+    db: Raw,
+}
+
+impl Behind {
+    #[track_caller]
+    fn with(flavour: Flavour, more: &[&str]) -> Self {
+        let site = Site::with(Setup {
+            // The account with its password, so that clients need no TLS to prove it.
+            config: "workers = 2\n[routing]\nmax_lag = \"1h\"\ncausal_timeout = \"20ms\"\n\
+                     [[user]]\nname = \"app\"\npassword = \"app-secret\"\n"
+                .into(),
+            server_args: vec!["--log-bin-trust-function-creators=1".into()],
+            flavour,
+            ..Setup::default()
+        });
+        let mut db = Raw::connect(site.port()).unwrap();
+        for sql in ["CREATE TABLE a (id INT PRIMARY KEY, v INT)", "CREATE TABLE b LIKE a"]
+            .iter()
+            .chain(more)
+            .chain(&["INSERT INTO a VALUES (1, 0)", "INSERT INTO b VALUES (1, 0)"])
+        {
+            db.query(sql).unwrap_or_else(|e| panic!("{sql}: {e:#}"));
+        }
+        let mut behind = Self { site, db };
+        behind.settle();
+        sql_thread(behind.site.replica(), "STOP");
+        behind
+    }
+
+    /// Until the tables are known, and the replica has them.
+    #[track_caller]
+    fn settle(&mut self) {
+        self.site.sandbox.wait_caught_up().unwrap();
+        let known = wait_until("the tables are known", LONG, || {
+            Ok(self.site.metric("pointsman_tables_known", &[]) >= 2.0)
+        });
+        if let Err(error) = known {
+            panic!("{error:#}\n{}{}", self.site.cli(&["status"]).stdout, self.site.proxy.log());
+        }
+    }
+
+    fn write(&mut self, sql: &str) {
+        self.db.query(sql).unwrap_or_else(|e| panic!("{sql}: {e:#}"));
+    }
+
+    /// Which server answers a read of `from`.
+    #[track_caller]
+    fn reads(&mut self, from: &str) -> String {
+        let sql = format!("SELECT @@server_id FROM {from} LIMIT 1");
+        self.db.one(&sql).unwrap_or_else(|e| panic!("{sql}: {e:#}"))
+    }
+
+    #[track_caller]
+    fn on_replica(&mut self, from: &str) {
+        assert_eq!(self.reads(from), "2", "a read of {from}");
+    }
+
+    #[track_caller]
+    fn on_primary(&mut self, from: &str) {
+        assert_eq!(self.reads(from), "1", "a read of {from}");
+    }
+}
+
+fn sql_thread(replica: &Node, what: &str) {
+    let sql = match replica.flavour() {
+        Flavour::MySql => format!("{what} REPLICA SQL_THREAD"),
+        _ => format!("{what} SLAVE SQL_THREAD"),
+    };
+    replica.client_sql(&sql).unwrap();
+}
+
+fn other_tables(flavour: Flavour) {
+    let mut site = Behind::with(flavour, &[]);
+    site.on_replica("a");
+    site.write("UPDATE a SET v = 1");
+    site.on_primary("a");
+    site.on_replica("b");
+    site.on_replica("app.b AS x");
+    site.on_primary("a JOIN b ON a.id = b.id");
+    assert!(site.site.metric("pointsman_reads_by_table_total", &[]) >= 2.0);
+    let behind = [("reason", "replica_behind")];
+    assert!(site.site.metric("pointsman_reads_to_primary_total", &behind) >= 2.0);
+    // Whoever reads.
+    let mut other = Raw::connect(site.site.port()).unwrap();
+    assert_eq!(other.one("SELECT @@server_id FROM a").unwrap(), "1");
+    assert_eq!(other.one("SELECT @@server_id FROM b").unwrap(), "2");
+    // A transaction counts for all that it wrote, and one that is rolled back for nothing.
+    site.write("BEGIN");
+    site.write("UPDATE b SET v = 1");
+    site.write("ROLLBACK");
+    site.on_replica("b");
+    site.write("BEGIN");
+    site.write("UPDATE a SET v = 2");
+    site.write("UPDATE b SET v = 2");
+    site.write("COMMIT");
+    site.on_primary("b");
+    // And once it is there the replica reads again.
+    sql_thread(site.site.replica(), "START");
+    site.site.sandbox.wait_caught_up().unwrap();
+    wait_until("reads come back", LONG, || Ok(other.one("SELECT @@server_id FROM a")? == "2"))
+        .unwrap();
+}
+
+#[test]
+fn writes_to_a_leave_reads_of_b_on_the_replica() {
+    other_tables(Flavour::MariaDb);
+}
+
+#[test]
+fn writes_to_a_leave_reads_of_b_on_the_replica_of_mysql() {
+    other_tables(Flavour::MySql);
+}
+
+#[test]
+fn views_wait_for_all_writes() {
+    let mut site = Behind::with(Flavour::MariaDb, &["CREATE VIEW v AS SELECT * FROM a"]);
+    site.write("UPDATE b SET v = 1");
+    site.on_replica("a");
+    site.on_primary("v");
+    // What is written through a view may be anywhere.
+    site.write("UPDATE v SET v = 1");
+    site.on_primary("a");
+    let any = [("reason", "replica_behind_any_table")];
+    assert!(site.site.metric("pointsman_reads_to_primary_total", &any) >= 1.0);
+}
+
+fn hidden_writes(flavour: Flavour) {
+    let mut site = Behind::with(
+        flavour,
+        &[
+            "CREATE TABLE t (id INT PRIMARY KEY)",
+            "CREATE TABLE parent (id INT PRIMARY KEY)",
+            "CREATE TABLE child (id INT, FOREIGN KEY (id) REFERENCES parent (id) ON DELETE CASCADE)",
+            "CREATE TABLE c LIKE a",
+            "INSERT INTO c VALUES (1, 0)",
+            "CREATE TRIGGER g AFTER INSERT ON t FOR EACH ROW UPDATE b SET v = v + 1",
+            "INSERT INTO parent VALUES (1), (2)",
+            "INSERT INTO child VALUES (1), (2)",
+        ],
+    );
+    site.write("DELETE FROM parent WHERE id = 1");
+    site.on_primary("child");
+    site.on_replica("b");
+    site.on_replica("c");
+    site.write("INSERT INTO t VALUES (1)");
+    assert_eq!(site.db.one("SELECT v FROM b").unwrap(), "1", "what the trigger did");
+    site.on_primary("b");
+    site.on_primary("c");
+}
+
+#[test]
+fn triggers_and_cascades_are_seen() {
+    hidden_writes(Flavour::MariaDb);
+}
+
+#[test]
+fn triggers_and_cascades_are_seen_on_mysql() {
+    hidden_writes(Flavour::MySql);
+}
+
+#[test]
+fn stored_code_counts_for_all_tables() {
+    let mut site = Behind::with(
+        Flavour::MariaDb,
+        &[
+            "CREATE PROCEDURE p() UPDATE b SET v = v + 1",
+            "CREATE FUNCTION f() RETURNS INT BEGIN UPDATE b SET v = v + 1; RETURN 1; END",
+        ],
+    );
+    // A session that has run stored code stays on the primary: ask another.
+    let mut other = Raw::connect(site.site.port()).unwrap();
+    for (call, sum) in [("CALL p()", "1"), ("SELECT f()", "2"), ("UPDATE a SET v = f()", "3")] {
+        site.write(call);
+        assert_eq!(other.one("SELECT SUM(v) FROM b").unwrap(), sum, "{call}");
+        assert_eq!(other.one("SELECT @@server_id FROM b").unwrap(), "1", "{call}");
+    }
+}
+
+#[test]
+fn several_statements_and_named_ones_count_for_all_tables() {
+    let mut site = Behind::with(Flavour::MariaDb, &[]);
+    let mut other = Raw::connect(site.site.port()).unwrap();
+    site.write("PREPARE s FROM 'UPDATE b SET v = 7'");
+    site.write("EXECUTE s");
+    assert_eq!(other.one("SELECT v FROM b").unwrap(), "7");
+    site.write("EXECUTE IMMEDIATE 'UPDATE b SET v = 8'");
+    assert_eq!(other.one("SELECT v FROM b").unwrap(), "8");
+}
+
+/// A change of the schema is known before anybody can see it.
+#[test]
+fn a_trigger_made_a_moment_ago_counts() {
+    let mut site = Behind::with(Flavour::MariaDb, &[]);
+    let mut other = Raw::connect(site.site.port()).unwrap();
+    for i in 1..=20 {
+        let make = "CREATE TRIGGER g AFTER UPDATE ON a FOR EACH ROW UPDATE b SET v = v + 1";
+        site.write(make);
+        site.write(&format!("UPDATE a SET v = {}", 100 + i));
+        assert_eq!(other.one("SELECT v FROM b").unwrap(), i.to_string());
+        site.write("DROP TRIGGER g");
+        site.write("UPDATE a SET v = 0");
+        assert_eq!(other.one("SELECT v FROM b").unwrap(), i.to_string());
+    }
+    sql_thread(site.site.replica(), "START");
+    site.settle();
+    sql_thread(site.site.replica(), "STOP");
+    site.write("UPDATE a SET v = 1000");
+    site.on_replica("b");
+}
+
+/// Of what did not pass through Pointsman nobody was told, so nobody is promised it; a change of
+/// the schema is noticed all the same.
+#[test]
+fn a_trigger_made_directly_is_noticed() {
+    let mut site = Behind::with(Flavour::MariaDb, &[]);
+    let make = "CREATE TRIGGER app.g AFTER UPDATE ON app.a FOR EACH ROW UPDATE app.b SET v = v + 1";
+    site.site.primary().client_sql(make).unwrap();
+    wait_until("it is noticed", LONG, || {
+        site.write("UPDATE a SET v = v + 1");
+        Ok(site.reads("b") == "1")
+    })
+    .unwrap();
+}
+
+#[test]
+fn the_default_schema_tells_tables_of_one_name_apart() {
+    let mut site = Behind::with(Flavour::MariaDb, &[]);
+    let root = |sql: &str| site.site.primary().client_sql(sql).unwrap();
+    root(
+        "CREATE DATABASE other; CREATE TABLE other.a (id INT, v INT); GRANT ALL ON other.* TO app@'%'",
+    );
+    sql_thread(site.site.replica(), "START");
+    site.settle();
+    // The monitor looks once per second for what was done directly.
+    std::thread::sleep(Duration::from_millis(1500));
+    sql_thread(site.site.replica(), "STOP");
+    let mut db = Raw::connect(site.site.port()).unwrap();
+    db.query("USE other").unwrap();
+    site.write("UPDATE a SET v = 5");
+    assert_eq!(db.one("SELECT COUNT(@@server_id) FROM a").unwrap(), "0");
+    assert_eq!(db.one("SELECT @@server_id FROM a RIGHT JOIN (SELECT 1) x ON TRUE").unwrap(), "2");
+    assert_eq!(db.one("SELECT @@server_id FROM app.a").unwrap(), "1");
+    db.query("INSERT INTO a VALUES (1, 1)").unwrap();
+    assert_eq!(db.one("SELECT @@server_id FROM a").unwrap(), "1");
+    site.on_primary("other.a");
+    db.query("USE app").unwrap();
+    assert_eq!(db.one("SELECT v FROM a").unwrap(), "5");
+}
+
+#[test]
+fn temporary_tables_hide_tables_of_their_name() {
+    let mut site = Behind::with(Flavour::MariaDb, &[]);
+    site.write("CREATE TEMPORARY TABLE b (v INT)");
+    site.write("INSERT INTO b VALUES (9)");
+    assert_eq!(site.db.one("SELECT v FROM b").unwrap(), "9");
+    let mut other = Raw::connect(site.site.port()).unwrap();
+    assert_eq!(other.one("SELECT v FROM b").unwrap(), "0");
+    site.write("DROP TEMPORARY TABLE b");
+    site.write("UPDATE b SET v = 1");
+    assert_eq!(other.one("SELECT v FROM b").unwrap(), "1");
+}
+
+#[test]
+fn without_the_privilege_all_reads_wait_for_all_writes() {
+    let site = Site::with(Setup {
+        config: "workers = 2\n[routing]\nmax_lag = \"1h\"\n".into(),
+        ..Setup::default()
+    });
+    site.primary().client_sql("REVOKE TRIGGER ON *.* FROM pointsman@'%'").unwrap();
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("CREATE TABLE a (v INT)").unwrap();
+    db.query("CREATE TABLE b (v INT)").unwrap();
+    db.query("INSERT INTO b VALUES (1)").unwrap();
+    wait_until("status says so", LONG, || {
+        Ok(site.cli(&["status"]).stdout.contains("GRANT TRIGGER"))
+    })
+    .unwrap();
+    site.sandbox.wait_caught_up().unwrap();
+    sql_thread(site.replica(), "STOP");
+    db.query("INSERT INTO a VALUES (1)").unwrap();
+    assert_eq!(db.one("SELECT @@server_id FROM b").unwrap(), "1");
+}
