@@ -7,6 +7,7 @@ mod binary;
 pub mod checker;
 mod clients;
 pub mod compare;
+pub mod freshness;
 mod http;
 pub mod instructions;
 mod oracle;

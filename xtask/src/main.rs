@@ -6,6 +6,7 @@ mod checker;
 mod child;
 mod compare;
 mod demo;
+mod freshness;
 mod fuzz;
 mod instructions;
 mod setup;
@@ -38,6 +39,8 @@ usage: cargo xtask CHORE
                         the stories of tests/compare, direct and through the proxy: what differs?
   suites [--list] [--explained] [NAME [TEST...]]
                         other projects' own tests, direct and through the proxy: equal results?
+  freshness [--mariadb | --mysql] [-n READS]
+                        reads after writes: how many are stale, how many do replicas answer?
   fuzz [TARGET] [--seconds N]
                         fuzz one target, or list them
   instructions [--release] [--record] [--keep DIR]
@@ -69,6 +72,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["test"] => test::run()?,
         ["bench", rest @ ..] => bench::run(rest)?,
         ["checker", rest @ ..] => checker::run(rest)?,
+        ["freshness", rest @ ..] => freshness::run(rest)?,
         ["fuzz", rest @ ..] => fuzz::run(rest)?,
         ["instructions", rest @ ..] => instructions::run(rest)?,
         ["site"] => site::run()?,
