@@ -85,6 +85,7 @@ impl Position {
         match self {
             Self::MariaDb(position) => position.domains.len(),
             Self::MySql(set) => set.sources().map(|(_, intervals)| intervals.len()).sum(),
+            Self::Number(_) => 1,
         }
     }
 

@@ -47,7 +47,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use pointsman_cluster::{Cluster, ServerId};
+use pointsman_cluster::{Cluster, ServerId, Touched};
 use pointsman_config::proxy::ProxyConfig;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -232,7 +232,10 @@ impl Proxy {
     /// must see what it acknowledged, too, so the primary is asked for each.
     pub async fn set_beside(&self, beside: bool) {
         if !beside && let Some(position) = self.shared.cluster.committed_position().await {
-            self.shared.cluster.note_write(&position);
+            // Whatever it wrote, and where.
+            let mut touched = Touched::default();
+            touched.anything();
+            self.shared.cluster.note_write(&position, &touched);
         }
         self.set_beside_now(beside);
     }
