@@ -27,7 +27,7 @@ pub(crate) fn of(moment: Moment) -> Tick {
         // A second's worth, and what the two may be apart since the machine started.
         moment.jiffies.abs_diff(expected) <= rate + (moment.ns / ns_of(*rate)) / 10_000
     };
-    let mut fitting = RATES.iter().filter(|rate| fits(*rate));
+    let mut fitting = RATES.iter().filter(|rate| fits(rate));
     match (fitting.next(), fitting.next()) {
         (Some(rate), None) => {
             let tick = ns_of(*rate);
