@@ -16,6 +16,7 @@
 //! # Ok::<(), pointsman_config::Report>(())
 //! ```
 
+pub mod import;
 mod kind;
 mod listing;
 mod load;

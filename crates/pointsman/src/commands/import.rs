@@ -4,17 +4,17 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use anyhow::Result;
-use pointsman_config::{Kind, Problem, Report};
+use pointsman_config::{Kind, Problem, Report, import};
 
 use crate::USAGE;
 
-/// Turn a keepalived.conf into a director's TOML, on standard output
+/// Turn a keepalived.conf or a maxscale.cnf into our TOML, on standard output
 ///
-/// What has no equivalent is told on standard error, with its line. The result runs as the file it
-/// was made from, and has its passwords in it.
+/// What has no equivalent is told on standard error, with its line. The result has the file's
+/// passwords in it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A keepalived.conf; files it includes are taken in
+    /// A keepalived.conf (files it includes are taken in), or a maxscale.cnf
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -25,10 +25,21 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Ok(text) => text,
         Err(report) => return Ok(refuse(&name, &[report])),
     };
+    if import::is_maxscale(&text) {
+        let (toml, lost) = import::maxscale(&text);
+        let shown = Report::new(&name, &text, lost.clone());
+        if !lost.is_empty() {
+            eprintln!("{}", shown.render(super::style()).trim_end());
+            told(&name, lost.len());
+        }
+        println!("# From {name}, by `pointsman import`.");
+        print!("{toml}");
+        return Ok(ExitCode::SUCCESS);
+    }
     let what = match pointsman_config::kind(&text) {
         Kind::Director => Some("is a director's TOML already"),
         Kind::Proxy if text.trim_start().starts_with('[') || text.contains("mysql_servers") => {
-            Some("is not a keepalived.conf, and nothing else can be imported yet")
+            Some("is neither a keepalived.conf nor a maxscale.cnf: nothing else is imported yet")
         }
         // Perhaps all of it is in files it includes.
         Kind::Keepalived | Kind::Proxy => None,
@@ -44,11 +55,15 @@ pub fn run(args: Args) -> Result<ExitCode> {
         eprintln!("{}", warning.render(super::style()).trim_end());
     }
     if !warnings.is_empty() {
-        eprintln!("{name}: {} left out or changed, see above", count(warnings.len(), "thing"));
+        told(&name, warnings.len());
     }
     println!("# From {name}, by `pointsman import`.");
     print!("{}", pointsman_director::config::to_toml(&config));
     Ok(ExitCode::SUCCESS)
+}
+
+fn told(name: &str, n: usize) {
+    eprintln!("{name}: {} left out or changed, see above", count(n, "thing"));
 }
 
 fn refuse(name: &str, reports: &[Report]) -> ExitCode {

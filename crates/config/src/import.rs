@@ -1,0 +1,5 @@
+//! Other proxies' configurations as ours.
+
+mod maxscale;
+
+pub use maxscale::{is_maxscale, maxscale};
