@@ -116,16 +116,16 @@ impl Virtuals {
         };
         let mut done = format!("{many} virtual servers");
         let kinds = choose(config).map_err(Error::Config)?;
-        match &self.running {
+        match &mut self.running {
             Running::Ebpf(options) if kinds.contains(&Kind::Ebpf) => {
                 let wanted = ebpf_options(config)?;
                 let is_new = |name: &&String| !options.interfaces.contains(name);
                 let unheard: Vec<_> = wanted.interfaces.iter().filter(is_new).cloned().collect();
                 if !unheard.is_empty() {
-                    return Err(Error::Config(format!(
-                        "the data plane does not listen on {} yet: that takes a restart",
-                        unheard.join(", ")
-                    )));
+                    done += &format!("; packets are taken on {} too", unheard.join(", "));
+                    let listening = services.listen_on(unheard.clone());
+                    listening.map_err(Error::os("taking packets on another interface"))?;
+                    options.interfaces.extend(unheard);
                 }
                 if wanted.attach != options.attach {
                     done += "; the data plane stays where it is attached until a restart";

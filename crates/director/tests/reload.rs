@@ -84,7 +84,8 @@ impl Reloadable<'_> {
     }
 
     fn holds(&self, vip: &str) -> bool {
-        self.lab.holds(88, vip)
+        let shown = self.lab.output(88, "ip", &["-br", "addr", "show"]);
+        shown.split_whitespace().any(|w| w.split('/').next() == Some(vip))
     }
 }
 
@@ -121,13 +122,14 @@ fn what_changes_takes_effect_and_what_stays_is_not_disturbed() {
     site.reload(&two, "reloaded: ");
     assert!(eventually(seconds(3), || get(&lab, VIP) != get(&lab, VIP)), "{}", site.director.log());
 
-    // Another address for the same virtual router, another virtual router, another service; the
-    // first server drains.
+    // Another address for the same virtual router, another virtual router with a MAC of its own and
+    // so another interface, another service; the first server drains.
     let more = instance("VI_1", 51, &[VIP, "192.168.4.251"])
-        + &instance("VI_2", 52, &[SECOND_VIP])
+        + &instance("VI_2", 52, &[SECOND_VIP]).replace(" interface", " use_vmac\n interface")
         + &service(VIP, &[(33, 0), (44, 1)])
         + &service(SECOND_VIP, &[(44, 1)]);
     site.reload(&more, "1 added, 1 changed, 0 removed");
+    assert!(site.director.log().contains("packets are taken on vrrp.52 too"));
     assert!(site.holds("192.168.4.251") && site.holds(VIP));
     assert!(eventually(seconds(5), || get(&lab, SECOND_VIP) == "web44"), "{}", site.director.log());
     for _ in 0..4 {

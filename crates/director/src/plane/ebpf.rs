@@ -350,6 +350,15 @@ impl DataPlane for EbpfPlane {
         result
     }
 
+    /// On tc only: XDP stays where it was attached at the start.
+    fn listen_on(&mut self, interface: &str) -> io::Result<()> {
+        if !self.interfaces.iter().any(|i| i == interface) {
+            self.program.attach_tc(interface)?;
+            self.interfaces.push(interface.to_owned());
+        }
+        Ok(())
+    }
+
     fn traffic(&mut self, service: &Service) -> Vec<Traffic> {
         let Some(key) = service_key(service) else { return Vec::new() };
         let targets = service.targets.iter();

@@ -108,6 +108,15 @@ pub trait DataPlane: Send {
     /// What could not be done; the rest was.
     fn apply(&mut self, services: &[Service]) -> io::Result<()>;
 
+    /// Takes packets that arrive on one more interface, too. Those that need no interface do
+    /// nothing.
+    ///
+    /// # Errors
+    /// There is no such interface.
+    fn listen_on(&mut self, _interface: &str) -> io::Result<()> {
+        Ok(())
+    }
+
     /// Traffic of the real servers of one virtual server, in the order of its targets.
     fn traffic(&mut self, service: &Service) -> Vec<Traffic>;
 

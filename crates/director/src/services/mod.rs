@@ -19,6 +19,9 @@ use decide::{Change, Decision, Health};
 /// How often traffic counters are read.
 const COUNT_EVERY: Duration = Duration::from_secs(1);
 
+/// Longer than the data plane needs, unless it hangs.
+const LIMIT: Duration = Duration::from_secs(5);
+
 pub(crate) struct Services {
     input: Sender<Input>,
     thread: Option<JoinHandle<()>>,
@@ -28,6 +31,8 @@ enum Input {
     /// Of the checks started for this configuration: they are counted.
     Verdict(u64, Verdict),
     Servers(Vec<VirtualServer>),
+    /// Interfaces that packets arrive on too, and who wants to know how that went.
+    Listen(Vec<String>, Sender<std::io::Result<()>>),
     Stop,
 }
 
@@ -46,6 +51,16 @@ impl Services {
             .name("services".to_owned())
             .spawn(move || manager.run(&sender, &receiver))?;
         Ok(Self { input, thread: Some(thread) })
+    }
+
+    /// Has the data plane take packets on these interfaces too.
+    ///
+    /// # Errors
+    /// It can't, or does not answer.
+    pub fn listen_on(&self, interfaces: Vec<String>) -> std::io::Result<()> {
+        let (answer, answered) = channel();
+        let _ = self.input.send(Input::Listen(interfaces, answer));
+        answered.recv_timeout(LIMIT).map_err(std::io::Error::other)?
     }
 
     /// Serves what `config` says from now on. What is the same in it keeps its health, and its
@@ -116,6 +131,10 @@ impl Manager {
                     self.replace(servers);
                     checkers = self.start_checks(generation, sender);
                     self.begin();
+                }
+                Ok(Input::Listen(interfaces, answer)) => {
+                    let _ =
+                        answer.send(interfaces.iter().try_for_each(|i| self.plane.listen_on(i)));
                 }
                 Ok(Input::Stop) | Err(RecvTimeoutError::Disconnected) => break,
                 Err(RecvTimeoutError::Timeout) => {}

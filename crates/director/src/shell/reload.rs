@@ -37,6 +37,11 @@ impl Shell {
         }
         let tracker = Tracker::start(config, Some(&self.tracker));
         let tracker = tracker.map_err(|e| format!("tracking: {e}"))?;
+        for instance in &config.vrrp {
+            // Before the data plane, which listens there.
+            let made = self.vmacs.ensure(instance, &self.links, &mut self.requests);
+            made.map_err(|e| format!("vrrp_instance {}: no virtual MAC: {e}", instance.name))?;
+        }
         let servers = virtuals.reload(config).map_err(|e| e.to_string())?;
 
         self.tracker = tracker;
