@@ -138,7 +138,7 @@ pub struct Failover {
     /// Whether a dead primary is replaced without being told to. `None`: if the account may.
     pub auto: Option<bool>,
     /// Whether several proxies agree on who acts, and one that can't reach most of the servers writes
-    /// nothing. Only for one that is alone for sure may this be off.
+    /// nothing. Off, there must be no other that replaces primaries.
     pub agree: bool,
     /// The account that promotes and re-points servers; the monitor's if `None`.
     pub user: Option<Account>,
@@ -172,7 +172,7 @@ impl Default for Failover {
     fn default() -> Self {
         Self {
             auto: None,
-            agree: true,
+            agree: false,
             user: None,
             replication_user: None,
             auto_rejoin: true,
