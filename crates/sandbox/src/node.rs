@@ -177,7 +177,15 @@ impl Node {
         if let Some(position) = self.recover()? {
             more.push(format!("--wsrep-start-position={position}"));
         }
-        self.launch(&more)?;
+        // A Galera node gives up if the others still know one at its address, until they have put
+        // that out.
+        let mut attempts = if again && self.flavour() == Flavour::MariaDb { 3 } else { 1 };
+        while let Err(error) = self.launch(&more) {
+            attempts -= 1;
+            if attempts == 0 {
+                return Err(error);
+            }
+        }
         if again { self.wait_member() } else { Ok(()) }
     }
 
