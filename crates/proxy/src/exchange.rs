@@ -250,13 +250,26 @@ impl Watcher for Watching<'_> {
     }
 
     fn commits_unsaid(&self, status: Status) -> bool {
+        // These commit what was open before them, whatever they begin.
+        let ends = Effects::DDL
+            | Effects::HIDDEN_CODE
+            | Effects::MULTI
+            | Effects::BEGIN
+            | Effects::BEGIN_READ_ONLY
+            | Effects::END
+            | Effects::LOCK
+            | Effects::UNLOCK
+            | Effects::TEXT_PREPARE
+            | Effects::SET_AUTOCOMMIT
+            | Effects::SET_OTHER
+            | Effects::XA;
         let verdict = &self.job.statement.verdict;
-        let reads = verdict.class == Class::Read && verdict.route == Route::AnyReplica;
+        let harmless = verdict.route == Route::AnySession
+            || verdict.class == Class::Read && verdict.route == Route::AnyReplica;
+        let open = status.contains(Status::IN_TRANSACTION);
         self.galera
             && self.job.executes()
-            && !status.contains(Status::IN_TRANSACTION)
-            && !reads
-            && verdict.route != Route::AnySession
+            && (verdict.effects.intersects(ends) || !open && !harmless)
     }
 
     async fn wrote_somewhere(&mut self) {
