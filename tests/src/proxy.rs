@@ -23,6 +23,11 @@ pub struct Proxy {
 impl Proxy {
     /// Starts it without waiting for anything.
     pub fn spawn(config: &Path, admin: u16, log: &Path) -> Result<Self> {
+        Self::spawn_telling(config, admin, log, "info")
+    }
+
+    /// As [`Proxy::spawn`], its log as loud as `filter` says (`POINTSMAN_LOG`).
+    pub fn spawn_telling(config: &Path, admin: u16, log: &Path, filter: &str) -> Result<Self> {
         let mut command = Command::new(pointsman());
         command.args(["proxy", "--config"]).arg(config);
         Self::spawn_as(command, admin, log)
@@ -32,6 +37,7 @@ impl Proxy {
     pub fn spawn_as(mut command: Command, admin: u16, log: &Path) -> Result<Self> {
         let stderr = File::create(log)?;
         let child = command
+            .env("POINTSMAN_LOG", filter)
             .stdin(Stdio::null())
             .stdout(stderr.try_clone()?)
             .stderr(stderr)

@@ -27,6 +27,8 @@ pub struct Setup {
     pub flavour: Flavour,
     /// The servers are a cluster that elects for itself.
     pub group: bool,
+    /// How loud the proxy's log is.
+    pub log: &'static str,
 }
 
 impl Default for Setup {
@@ -42,6 +44,7 @@ impl Default for Setup {
             failover: false,
             flavour: Flavour::MariaDb,
             group: false,
+            log: "info",
         }
     }
 }
@@ -101,7 +104,8 @@ impl Site {
                 let with = format!("[console]\naddress = \"127.0.0.1:{console}\"");
                 std::fs::write(&config, text.replace("[console]\naddress = \"\"", &with))?;
             }
-            let mut proxy = Proxy::spawn(&config, admin, &sandbox.dir().join("proxy.log"))?;
+            let mut proxy =
+                Proxy::spawn_telling(&config, admin, &sandbox.dir().join("proxy.log"), setup.log)?;
             match proxy.wait_ready() {
                 Ok(()) => {
                     let site = Self { proxy, sandbox, port, admin, console };

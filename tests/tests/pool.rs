@@ -243,3 +243,58 @@ fn what_changes_for_new_connections_holds_for_the_next_session() {
         assert!(app(rights).is_err());
     }
 }
+
+#[test]
+fn two_thousand_php_clients_over_fifty_connections() {
+    const CLIENTS: usize = 2000;
+    const THREADS: usize = 20;
+    let site = site("max_connections = 50");
+    let oracle = site.oracle();
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, client INT)").unwrap();
+    drop(db);
+    site.sandbox.wait_caught_up().unwrap();
+    let before: u64 = site.sandbox.nodes().iter().map(connections).sum();
+    let longest = std::sync::Mutex::new(Duration::ZERO);
+    std::thread::scope(|scope| {
+        for thread in 0..THREADS {
+            let (port, longest) = (site.port(), &longest);
+            scope.spawn(move || {
+                // All of them there at once, as workers of PHP are that wait for their visitors.
+                let mut all: Vec<_> =
+                    (0..CLIENTS / THREADS).map(|_| Raw::connect(port).unwrap()).collect();
+                for (i, db) in all.iter_mut().enumerate() {
+                    let client = thread * CLIENTS / THREADS + i;
+                    let began = std::time::Instant::now();
+                    db.query("SET NAMES utf8mb4").unwrap();
+                    db.query("START TRANSACTION").unwrap();
+                    db.query(&format!("INSERT INTO t (client) VALUES ({client})")).unwrap();
+                    db.query("COMMIT").unwrap();
+                    let sql = format!("SELECT COUNT(*) FROM t WHERE client = {client}");
+                    assert_eq!(db.one(&sql).unwrap(), "1", "client {client}");
+                    let mut longest = longest.lock().unwrap();
+                    *longest = began.elapsed().max(*longest);
+                }
+            });
+        }
+    });
+    for node in site.sandbox.nodes() {
+        assert!(open(node) <= 50, "{} at {}", open(node), node.name());
+    }
+    let logins = site.sandbox.nodes().iter().map(connections).sum::<u64>() - before;
+    let longest = longest.into_inner().unwrap();
+    println!(
+        "{CLIENTS} clients: {logins} connections made at the servers, longest wait {longest:?}"
+    );
+    assert!(logins < 300, "{logins}");
+    assert!(longest < Duration::from_secs(10), "{longest:?}");
+    assert_eq!(site.sql("SELECT COUNT(*), COUNT(DISTINCT client) FROM t").trim(), "2000\t2000");
+
+    // Who can't share says why.
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("SET @a = 1").unwrap();
+    let rows = site.admin_json("sessions").unwrap();
+    assert!(rows.to_string().contains("user_variable"), "{rows}");
+    site.sandbox.wait_caught_up().unwrap();
+    oracle.check();
+}

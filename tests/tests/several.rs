@@ -47,7 +47,7 @@ impl Party {
             sandbox.nodes(),
             3306,
             ADMIN,
-            "workers = 1\n[failover]\nwrite_wait = \"1s\"\n",
+            "workers = 1\n[failover]\nagree = true\nwrite_wait = \"1s\"\n",
         );
         let config = dir.path().join("proxy.toml");
         fs::write(&config, text).unwrap();
