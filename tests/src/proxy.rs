@@ -29,15 +29,15 @@ impl Proxy {
     /// As [`Proxy::spawn`], its log as loud as `filter` says (`POINTSMAN_LOG`).
     pub fn spawn_telling(config: &Path, admin: u16, log: &Path, filter: &str) -> Result<Self> {
         let mut command = Command::new(pointsman());
-        command.args(["proxy", "--config"]).arg(config);
+        command.args(["proxy", "--config"]).arg(config).env("POINTSMAN_LOG", filter);
         Self::spawn_as(command, admin, log)
     }
 
-    /// The same, for a command that runs it in some way of its own.
+    /// The same, for a command that runs it in some way of its own; how loud its log is stays the
+    /// command's to say.
     pub fn spawn_as(mut command: Command, admin: u16, log: &Path) -> Result<Self> {
         let stderr = File::create(log)?;
         let child = command
-            .env("POINTSMAN_LOG", filter)
             .stdin(Stdio::null())
             .stdout(stderr.try_clone()?)
             .stderr(stderr)
