@@ -90,7 +90,7 @@ impl Denied {
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
     let Ok(mut socket) = Socket::new(stream) else { return };
     let limits = &worker.shared.config.limits;
-    if worker.shared.is_full() {
+    if worker.shared.sessions() > limits.max_connections as u64 {
         let _ = refuse(&mut socket, 0, 1040, "08004", "Too many connections").await;
         return;
     }
@@ -324,7 +324,7 @@ impl<'a> Proving<'a> {
                     && !matches!(a.proof, Proof::Unsupported(_))
             });
             if !usable && !refreshed {
-                self.read_accounts().await?;
+                shared.cluster.refresh_accounts().await;
                 refreshed = true;
                 continue;
             }
@@ -382,20 +382,8 @@ impl<'a> Proving<'a> {
                 let user = String::from_utf8_lossy(user);
                 return Err(self.access_denied(&user, ip, !token.is_empty()));
             }
-            self.read_accounts().await?;
+            shared.cluster.refresh_accounts().await;
             refreshed = true;
-        }
-    }
-
-    /// Reads the accounts again. Meanwhile this login takes nobody's place.
-    async fn read_accounts(&self) -> Result<(), Denied> {
-        let shared = &self.worker.shared;
-        let aside = shared.stand_aside();
-        shared.cluster.refresh_accounts().await;
-        drop(aside);
-        match shared.is_full() {
-            true => Err(self.denied(1040, "08004", "Too many connections".to_owned())),
-            false => Ok(()),
         }
     }
 

@@ -37,8 +37,6 @@ pub struct Shared {
     /// How often sessions of ours changed what new connections to servers begin with: see
     /// [`pointsman_sql::Effects::SERVER_WIDE`].
     pub server_wide: Arc<AtomicU64>,
-    /// Logins that wait for accounts to be read again.
-    aside: AtomicU64,
     next_id: AtomicU32,
     /// Another process serves clients of the same databases: see [`crate::Proxy::set_beside`].
     pub beside: AtomicBool,
@@ -51,15 +49,6 @@ pub struct Shared {
 /// proxies, are others.
 const FIRST_ID: u32 = 1 << 30;
 const IDS: u32 = 1 << 30;
-
-/// See [`Shared::stand_aside`].
-pub struct Aside<'a>(&'a AtomicU64);
-
-impl Drop for Aside<'_> {
-    fn drop(&mut self) {
-        self.0.fetch_sub(1, Relaxed);
-    }
-}
 
 /// How many more sessions than the emptiest worker one may have before it passes a client on.
 const SLACK: u64 = 1;
@@ -88,7 +77,6 @@ impl Shared {
             blocked,
             own_accounts,
             server_wide: Arc::default(),
-            aside: AtomicU64::new(0),
             next_id: AtomicU32::new(beside.unwrap_or_else(|| rand::random_range(0..IDS / 2))),
             beside: AtomicBool::new(beside.is_some()),
             repeating: AtomicU32::new(0),
@@ -145,19 +133,6 @@ impl Shared {
 
     pub fn sessions(&self) -> u64 {
         self.stats.iter().map(|s| s.sessions.load(Relaxed)).sum()
-    }
-
-    /// Whether there are more clients than may be. As many again may wait for their accounts to be
-    /// read, which a wrong password does: a storm of those keeps nobody out who has the right one.
-    pub fn is_full(&self) -> bool {
-        let most = self.config.limits.max_connections as u64;
-        self.sessions().saturating_sub(self.aside.load(Relaxed).min(most)) > most
-    }
-
-    /// Until this is dropped, a login waits for accounts.
-    pub fn stand_aside(&self) -> Aside<'_> {
-        self.aside.fetch_add(1, Relaxed);
-        Aside(&self.aside)
     }
 
     /// Who should serve a client that worker `mine` accepted; `None`: itself.
