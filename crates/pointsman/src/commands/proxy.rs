@@ -120,6 +120,7 @@ pub fn serve(config: ProxyConfig, path: PathBuf, takeover: bool) -> Result<ExitC
         }
         match until_told_to_stop(&*daemon, &proxy, &mut offers).await? {
             None => {
+                offered.close();
                 tracing::info!(
                     clients = proxy.session_count(),
                     "stopping: letting transactions end"
