@@ -3,7 +3,7 @@
 #![allow(clippy::unwrap_used)]
 
 use mysql_async::prelude::Queryable;
-use pointsman_tests::{APP_PASSWORD, APP_USER, Raw, ServerError, Site};
+use pointsman_tests::{APP_PASSWORD, APP_USER, Node, Raw, ServerError, Site};
 
 /// COM_STMT_EXECUTE's argument with parameters of type BIGINT.
 fn execute(id: u32, flags: u8, params: &[i64]) -> Vec<u8> {
@@ -227,6 +227,9 @@ fn more_statements_than_the_servers_have_room_for() {
     let mut db = filled(&site, 1);
     site.sandbox.wait_caught_up().unwrap();
     const ROOM: u64 = 60;
+    // The monitor has statements of its own.
+    let open = |node: &Node| node.status("Prepared_stmt_count").unwrap();
+    let before: Vec<_> = site.sandbox.nodes().iter().map(open).collect();
     for node in site.sandbox.nodes() {
         node.client_sql(&format!("SET GLOBAL max_prepared_stmt_count = {ROOM}")).unwrap();
     }
@@ -269,9 +272,9 @@ fn more_statements_than_the_servers_have_room_for() {
         check(&format!("in round {round} of many connections"));
     }
     drop((db, many));
-    for node in site.sandbox.nodes() {
+    for (node, before) in site.sandbox.nodes().iter().zip(before) {
         pointsman_tests::wait_until("statements are closed", pointsman_tests::LONG, || {
-            Ok(node.status("Prepared_stmt_count")? == 0)
+            Ok(node.status("Prepared_stmt_count")? <= before)
         })
         .unwrap();
     }
