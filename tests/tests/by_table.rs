@@ -5,7 +5,7 @@
 
 use std::time::Duration;
 
-use pointsman_sandbox::{Flavour, Node};
+use pointsman_sandbox::{Flavour, MONITOR_USER, Node};
 use pointsman_tests::{LONG, Raw, Setup, Site, wait_until};
 
 /// A site whose replica applies nothing from now on, with tables `a` and `b` and what `more` makes.
@@ -292,4 +292,39 @@ fn without_the_privilege_all_reads_wait_for_all_writes() {
     sql_thread(site.replica(), "STOP");
     db.query("INSERT INTO a VALUES (1)").unwrap();
     assert_eq!(db.one("SELECT @@server_id FROM b").unwrap(), "1");
+}
+
+/// No reply says where this write is, and the primary can't be asked: nobody may miss it for that.
+#[test]
+fn a_write_that_nobody_knows_the_place_of_is_seen_by_everyone() {
+    let mut site = Behind::with(Flavour::MariaDb, &[]);
+    let mut other = Raw::connect(site.site.port()).unwrap();
+    assert_eq!(other.one("SELECT @@server_id FROM a").unwrap(), "2");
+    // The monitor's connections stay, but for the one that asks for positions, which has had nothing
+    // to do since the start; and no new ones are made.
+    let primary = site.site.primary();
+    primary.client_sql(&format!("ALTER USER {MONITOR_USER}@'%' ACCOUNT LOCK")).unwrap();
+    let idle = format!(
+        "SELECT id FROM information_schema.processlist
+         WHERE user = '{MONITOR_USER}' AND command = 'Sleep' AND time_ms > 1500"
+    );
+    wait_until("the idle ones are closed", LONG, || {
+        let idle = primary.client_sql(&idle)?;
+        for id in idle.lines() {
+            primary.client_sql(&format!("KILL {id}"))?;
+        }
+        Ok(!idle.is_empty())
+    })
+    .unwrap();
+
+    // For this client an EOF ends the rows, in which there is no room for a position.
+    let rows = site.db.query("INSERT INTO a VALUES (2, 0) RETURNING id").unwrap();
+    assert_eq!(rows, [[Some("2".to_owned())]]);
+    assert_eq!(other.one("SELECT COUNT(*) FROM a").unwrap(), "2");
+    assert_eq!(Raw::connect(site.site.port()).unwrap().one("SELECT COUNT(*) FROM a").unwrap(), "2");
+    // As soon as the primary says where it stands, and a replica has it, that is read again.
+    let primary = site.site.primary();
+    primary.client_sql(&format!("ALTER USER {MONITOR_USER}@'%' ACCOUNT UNLOCK")).unwrap();
+    sql_thread(site.site.replica(), "START");
+    wait_until("reads are back on the replica", LONG, || Ok(site.reads("a") == "2")).unwrap();
 }

@@ -257,8 +257,12 @@ fn short_walk(flavour: Flavour, well: &str) {
     let now = writer(&site).unwrap().name().to_owned();
     site.sandbox.node(1).start().unwrap();
     site.wait_server("db2 is back", "db2", |row| row["role"] == "replica" && row["reads"] == true);
-    assert_eq!(writer(&site).unwrap().name(), now, "it does not flap back");
-    println!("{}", site.cli(&["events"]).stdout);
+    let later = writer(&site).unwrap().name().to_owned();
+    let events = site.cli(&["events"]).stdout;
+    println!("{events}");
+    // A Galera node that gives its data to the one that comes back hands the writes on.
+    let gave = later != "db2" && events.contains("Donor/Desynced");
+    assert!(later == now || gave, "it does not flap back: {now}, then {later}");
 }
 
 #[test]

@@ -17,4 +17,4 @@ pub use accounts::{Account, Accounts, TlsDemand};
 pub use gtid::Position;
 pub use monitor::{Cluster, NeedsRestart, UnknownServer};
 pub use snapshot::{AdminState, Greeting, Live, Role, Server, ServerId, Snapshot, Succession};
-pub use writes::{LastWrites, SchemaChange, TableKey, Touched};
+pub use writes::{Astray, LastWrites, SchemaChange, TableKey, Touched};

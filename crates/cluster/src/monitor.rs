@@ -29,7 +29,7 @@ use crate::link::Target;
 use crate::quorum;
 use crate::roles::{Member, Settings, Topology};
 use crate::snapshot::{AdminState, Live, Role, ServerId, Snapshot};
-use crate::writes::{LastWrites, Touched};
+use crate::writes::{Astray, LastWrites, Touched};
 use agreement::Agreement;
 use applied::Applied;
 pub(crate) use applied::advance;
@@ -393,21 +393,22 @@ impl Cluster {
     /// A client is told that its write is done: later causal reads must see it. Starts the feeds, so
     /// that replicas are known to have it as soon as they do. Cheap, and from any thread.
     pub fn note_write(&self, position: &Position, touched: &Touched) {
+        self.shared_state().note_write(position, touched);
+    }
+
+    /// A client is about to be told that its write is done, and nobody knows where: until the primary
+    /// has said where it stands, causal reads have to go there. See [`LastWrites::any_astray`].
+    pub fn note_astray(&self) -> Astray {
         let shared = self.shared_state();
-        shared.writes.note(position, touched);
-        shared.ring_feeds(position, |_| ());
+        let write = shared.writes.note_astray();
+        shared.oracle.ring();
+        write
     }
 
     /// A client of a Galera cluster is about to be told that its write is done; returns the position
     /// that stands for it. Cheap, and from any thread.
     pub fn note_numbered_write(&self) -> Position {
-        let number = self.shared_state().numbers.fetch_add(1, Ordering::SeqCst) + 1;
-        let position = Position::Number(number);
-        // Another member that takes the writes next may be behind in what is known of the tables.
-        let mut touched = Touched::default();
-        touched.anything();
-        self.note_write(&position, &touched);
-        position
+        self.shared_state().number_write()
     }
 
     /// The last write to each table.
@@ -439,10 +440,6 @@ impl Cluster {
     /// see. `None` if there is no primary or it does not answer in time. Costs one round trip, which
     /// is shared by all that ask meanwhile.
     pub async fn committed_position(&self) -> Option<Arc<Position>> {
-        if self.shared_state().snapshot.load().is_galera() {
-            // Whoever catches up after this has all of it.
-            return Some(Arc::new(self.note_numbered_write()));
-        }
         self.shared_state().oracle.ask().await
     }
 
@@ -521,6 +518,7 @@ impl Shared {
             if old.generation != new.generation && !new.is_galera() {
                 // Before anybody can write to the new primary and note that.
                 self.writes.restart(topology.primary_position());
+                self.oracle.ring();
                 self.wanted.store(None);
             }
             self.snapshot.store(new.clone());
@@ -621,6 +619,21 @@ impl Shared {
     fn wanted_proof(&self, id: ServerId) -> Option<u64> {
         let open = self.snapshot.load().primary.is_none();
         open.then(|| self.topology().wants_proof(id)).flatten()
+    }
+
+    fn note_write(&self, position: &Position, touched: &Touched) {
+        self.writes.note(position, touched);
+        self.ring_feeds(position, |_| ());
+    }
+
+    /// The position of a write to a Galera cluster, or of everything that was written before.
+    fn number_write(&self) -> Position {
+        let position = Position::Number(self.numbers.fetch_add(1, Ordering::SeqCst) + 1);
+        // Another member that takes the writes next may be behind in what is known of the tables.
+        let mut touched = Touched::default();
+        touched.anything();
+        self.note_write(&position, &touched);
+        position
     }
 
     /// What a Galera node proves to have applied that catches up from now on: all writes noted so

@@ -194,7 +194,7 @@ fn send(stream: &UnixStream, sockets: &[TcpListener], proxy: &Proxy) -> Result<b
         bail!("there is no primary at present: not a time to change the proxy as well");
     }
     // From the moment when the other may accept clients.
-    proxy.set_beside_now(true);
+    proxy.set_beside(true);
     let mut head = [0; 8];
     head[..4].copy_from_slice(&(sockets.len() as u32).to_le_bytes());
     head[4..].copy_from_slice(&proxy.next_id().wrapping_add(IDS_APART).to_le_bytes());

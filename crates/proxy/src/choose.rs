@@ -122,8 +122,14 @@ impl Client {
         if self.level == Level::Eventual {
             return Ok(None);
         }
-        if self.unsure {
-            return Err(ToPrimary::ReplicaBehind);
+        let writes = self.worker.shared.cluster.writes();
+        if let Some(write) = self.unsure {
+            if !writes.is_found(write) {
+                return Err(ToPrimary::ReplicaBehind);
+            }
+            if self.level == Level::Session {
+                return Ok(writes.newest());
+            }
         }
         match self.worker.shared.present_level(self.level) {
             Level::Eventual => Ok(None),
@@ -135,7 +141,8 @@ impl Client {
                 Some((_, position)) => Ok(Some(Arc::new(position.clone()))),
                 None => Ok(None),
             },
-            Level::Causal => Ok(self.worker.shared.cluster.acknowledged()),
+            Level::Causal if writes.any_astray() => Err(ToPrimary::ReplicaBehind),
+            Level::Causal => Ok(writes.newest()),
             Level::Strong => {
                 let within = self.config().monitor.timeout;
                 let asked = self.worker.shared.cluster.committed_position();

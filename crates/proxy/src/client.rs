@@ -9,7 +9,7 @@ use std::task::Poll;
 use std::time::Instant;
 
 use pointsman_cluster::gtid::Position;
-use pointsman_cluster::{ServerId, Touched};
+use pointsman_cluster::{Astray, ServerId, Touched};
 use pointsman_config::proxy::ProxyConfig;
 use pointsman_session::{Level, Session, Transcript};
 use pointsman_sql::{Class, Dialect, Effects, Flavour, Reason, Table, Tables, Verdict};
@@ -43,8 +43,8 @@ pub struct Client {
     pub prepared: Prepared,
     /// Position of the session's newest write, and the snapshot's generation it belongs to.
     pub wrote: Option<(u64, Position)>,
-    /// It wrote, and where could not be learnt: its reads stay on the primary.
-    pub unsure: bool,
+    /// It wrote, and where could not be learnt: its reads stay on the primary until it is known.
+    pub unsure: Option<Astray>,
     /// What it has written since its last commit.
     pub touched: Touched,
     pub level: Level,

@@ -3,8 +3,8 @@
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
-use pointsman_cluster::Touched;
 use pointsman_cluster::gtid::Position;
+use pointsman_cluster::{Astray, Touched};
 use pointsman_session::Digest;
 use pointsman_sql::{Class, Effects, Route};
 use pointsman_wire::{
@@ -32,7 +32,11 @@ impl Client {
         end: usize,
         digest: Option<&mut Digest>,
     ) -> Result<Outcome, Failure> {
-        if self.worker.snapshot(|s| s.cut_off == Some(backend.server)) {
+        let server = backend.server;
+        let (cut_off, primary, galera) = self
+            .worker
+            .snapshot(|s| (s.cut_off == Some(server), s.primary == Some(server), s.is_galera()));
+        if cut_off {
             // Another proxy may have made another primary.
             return Err(Failure::ReadOnly);
         }
@@ -66,7 +70,6 @@ impl Client {
                 backend.send(&packets).await.map_err(server_failed)?;
             }
         }
-        let primary = self.worker.snapshot(|s| s.primary) == Some(backend.server);
         let writable = primary
             || self.session.transaction() == Some(backend.server.0)
                 && !self.session.status().contains(Status::IN_READ_ONLY_TRANSACTION);
@@ -103,7 +106,6 @@ impl Client {
             Some(packet) => &packet[HEADER..],
             None => &request.filled()[HEADER.min(end)..end],
         };
-        let galera = worker.snapshot(|s| s.is_galera());
         let context = match job.kind {
             Kind::Prepare => Context::of(session.variables()),
             _ => Context::default(),
@@ -212,7 +214,7 @@ struct Watching<'a> {
     /// It takes writes, or did when the open transaction began.
     writable: bool,
     wrote: &'a mut Option<(u64, Position)>,
-    unsure: &'a mut bool,
+    unsure: &'a mut Option<Astray>,
     touched: &'a Touched,
     context: Context,
     client_id: Option<u32>,
@@ -282,14 +284,16 @@ impl Watcher for Watching<'_> {
             if let Some(writer) = writer {
                 let within = self.worker.shared.config.monitor.timeout;
                 let arrived = cluster.wait_applied(&[writer], &position, within).await;
-                *self.unsure |= arrived.is_none();
+                if arrived.is_none() {
+                    *self.unsure = Some(Astray::FOR_GOOD);
+                }
             }
             return;
         }
-        if self.primary {
+        if self.writable {
             match self.worker.note_present_position(self.touched).await {
                 Some(position) => self.remember(&position),
-                None => *self.unsure = true,
+                None => *self.unsure = Some(self.worker.shared.cluster.note_astray()),
             }
         }
     }
@@ -339,7 +343,7 @@ impl Watcher for Watching<'_> {
             | Effects::END
             | Effects::LOCK
             | Effects::TEXT_PREPARE;
-        self.primary
+        self.writable
             && self.job.executes()
             && (verdict.class == Class::Write && !in_transaction
                 || verdict.effects.intersects(ends))
@@ -353,6 +357,6 @@ impl Watching<'_> {
             Some((generation, wrote)) if *generation == now => wrote.merge(position),
             _ => *self.wrote = Some((now, position.clone())),
         }
-        *self.unsure = false;
+        *self.unsure = None;
     }
 }

@@ -47,7 +47,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Sender, channel};
 use std::time::Duration;
 
-use pointsman_cluster::{Cluster, ServerId, Touched};
+use pointsman_cluster::{Cluster, ServerId};
 use pointsman_config::proxy::ProxyConfig;
 use tokio::net::TcpListener;
 use tokio::sync::{mpsc, oneshot};
@@ -104,6 +104,8 @@ impl Proxy {
         beside: Option<u32>,
     ) -> std::io::Result<Self> {
         let count = worker_count(&config);
+        // What was acknowledged before this daemon started counts as well.
+        cluster.note_astray();
         let shared = Arc::new(Shared::new(config, tls, cluster, count, beside));
         let (senders, receivers): (Vec<_>, Vec<_>) =
             (0..count).map(|_| mpsc::unbounded_channel()).unzip();
@@ -230,18 +232,11 @@ impl Proxy {
 
     /// Another process serves clients of the same databases, or does no longer. While one does, reads
     /// must see what it acknowledged, too, so the primary is asked for each.
-    pub async fn set_beside(&self, beside: bool) {
-        if !beside && let Some(position) = self.shared.cluster.committed_position().await {
+    pub fn set_beside(&self, beside: bool) {
+        if !beside {
             // Whatever it wrote, and where.
-            let mut touched = Touched::default();
-            touched.anything();
-            self.shared.cluster.note_write(&position, &touched);
+            self.shared.cluster.note_astray();
         }
-        self.set_beside_now(beside);
-    }
-
-    /// The same at once; only to begin with it.
-    pub fn set_beside_now(&self, beside: bool) {
         self.shared.beside.store(beside, std::sync::atomic::Ordering::SeqCst);
     }
 

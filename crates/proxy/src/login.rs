@@ -164,7 +164,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
             backends: Vec::new(),
             prepared: Prepared::default(),
             wrote: None,
-            unsure: false,
+            unsure: None,
             touched: Touched::default(),
             level: entrance.level,
             transcript: Transcript::default(),

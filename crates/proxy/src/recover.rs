@@ -56,7 +56,7 @@ impl Client {
             server,
             server_id: self.worker.snapshot(|s| s.server(server).map_or(0, |s| s.server_id)),
             thread: backend.thread_id,
-            before: if self.unsure { None } else { self.worker.committed_before(began) },
+            before: if self.unsure.is_some() { None } else { self.worker.committed_before(began) },
             own,
             texts: self.texts(job, &request.filled()[..end.max(HEADER)]),
         }

@@ -187,8 +187,6 @@ impl Worker {
         listeners: Vec<(TcpListener, Entrance)>,
         mut asks: mpsc::UnboundedReceiver<Ask>,
     ) {
-        // What was acknowledged before this daemon started counts as well.
-        self.note_present_position(&Touched::default()).await;
         let mut accepting = Vec::new();
         for (listener, entrance) in listeners {
             accepting.push(tokio::task::spawn_local(Rc::clone(&self).accept(listener, entrance)));

@@ -1,9 +1,10 @@
 //! Asks the primary where it stands, for reads that must see all that was committed before them.
 //!
 //! One task and one connection for everybody: those who ask while a question is under way share the
-//! next one.
+//! next one. Asks by itself, too, for as long as there are writes that nobody knows the place of.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::time::timeout;
 
@@ -12,13 +13,27 @@ use crate::gtid::Position;
 use crate::link::Link;
 use crate::snapshot::ServerId;
 
+/// For as long as the primary does not say it.
+const AGAIN: Duration = Duration::from_millis(100);
+
 pub(super) async fn run(shared: Arc<Shared>) {
     let mut link: Option<(ServerId, Link)> = None;
     loop {
-        shared.oracle.asked().await;
+        let asked = shared.oracle.asked();
+        if shared.writes.any_astray() {
+            let _ = timeout(AGAIN, asked).await;
+        } else {
+            asked.await;
+        }
         let round = shared.oracle.begin();
+        let astray = shared.writes.astray();
         let answer = match timeout(shared.timeout, ask(&shared, &mut link)).await {
-            Ok(Some(position)) => Some(Arc::new(position)),
+            Ok(Some(position)) => {
+                if shared.writes.found(&position, astray) {
+                    shared.ring_feeds(&position, |_| ());
+                }
+                Some(Arc::new(position))
+            }
             _ => {
                 link = None;
                 None
@@ -30,6 +45,10 @@ pub(super) async fn run(shared: Arc<Shared>) {
 
 async fn ask(shared: &Shared, link: &mut Option<(ServerId, Link)>) -> Option<Position> {
     let before = shared.snapshot();
+    if before.is_galera() {
+        // Whoever catches up after this has all of it.
+        return Some(shared.number_write());
+    }
     let primary = before.primary?;
     if let Some((server, open)) = link
         && *server == primary

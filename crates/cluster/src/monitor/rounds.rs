@@ -22,11 +22,16 @@ impl<T: Clone + Default> Default for Rounds<T> {
 }
 
 impl<T: Clone + Default> Rounds<T> {
+    /// Has a round begin after this call, without waiting for it.
+    pub(crate) fn ring(&self) {
+        self.asked.notify_one();
+    }
+
     /// Waits for the outcome of a round that begins after this call.
     pub(crate) async fn ask(&self) -> T {
         let mut ended = self.ended.subscribe();
         let mine = self.begun.load(Ordering::SeqCst) + 1;
-        self.asked.notify_one();
+        self.ring();
         let outcome = ended.wait_for(|(round, _)| *round >= mine).await;
         outcome.map(|outcome| outcome.1.clone()).unwrap_or_default()
     }

@@ -39,6 +39,10 @@ pub struct LastWrites {
     /// Newest write of which it is not certain which tables it changed.
     anywhere: ArcSwapOption<Position>,
     slots: Box<[ArcSwapOption<Position>]>,
+    /// Writes that clients were told are done while nobody could say where: how many there were, ever,
+    /// and how many of them are within [`LastWrites::newest`] by now.
+    astray: AtomicU64,
+    found: AtomicU64,
     catalog: ArcSwapOption<Known>,
     /// Grows whenever a statement that may change the schema is sent, and when it has ended.
     changes: AtomicU64,
@@ -81,6 +85,15 @@ impl Touched {
     }
 }
 
+/// A write that a client was told is done while nobody could say where.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Astray(u64);
+
+impl Astray {
+    /// One that is never found.
+    pub const FOR_GOOD: Self = Self(u64::MAX);
+}
+
 /// Something that may change the schema is under way, until this is dropped.
 pub struct SchemaChange {
     writes: Arc<LastWrites>,
@@ -112,6 +125,8 @@ impl LastWrites {
             newest: ArcSwapOption::empty(),
             anywhere: ArcSwapOption::empty(),
             slots: (0..SLOTS).map(|_| ArcSwapOption::empty()).collect(),
+            astray: AtomicU64::new(0),
+            found: AtomicU64::new(0),
             catalog: ArcSwapOption::empty(),
             changes: AtomicU64::new(0),
             under_way: AtomicU32::new(0),
@@ -138,6 +153,42 @@ impl LastWrites {
     #[must_use]
     pub fn all_within(&self, applied: &Position) -> bool {
         self.newest.load().as_ref().is_none_or(|newest| applied.covers(newest))
+    }
+
+    /// A client is about to be told that its write is done, and its position could not be had.
+    pub(crate) fn note_astray(&self) -> Astray {
+        Astray(self.astray.fetch_add(1, SeqCst) + 1)
+    }
+
+    /// Whether [`newest`](Self::newest) covers this write by now.
+    #[must_use]
+    pub fn is_found(&self, write: Astray) -> bool {
+        self.found.load(SeqCst) >= write.0
+    }
+
+    /// Whether there are writes that are not within [`newest`](Self::newest): no replica is known to
+    /// have them. Lock-free.
+    #[must_use]
+    pub fn any_astray(&self) -> bool {
+        self.astray.load(SeqCst) != self.found.load(SeqCst)
+    }
+
+    /// Before the primary is asked where it stands: what to tell [`found`](Self::found) then.
+    pub(crate) fn astray(&self) -> Astray {
+        Astray(self.astray.load(SeqCst))
+    }
+
+    /// The primary has said where it stands, asked after [`astray`](Self::astray) gave this number.
+    /// Returns whether that was news.
+    pub(crate) fn found(&self, position: &Position, astray: Astray) -> bool {
+        if self.is_found(astray) {
+            return false;
+        }
+        let mut touched = Touched::default();
+        touched.anything();
+        self.note(position, &touched);
+        self.found.fetch_max(astray.0, SeqCst);
+        true
     }
 
     /// What is known of the tables, if nothing can have changed since it was read.
@@ -257,6 +308,9 @@ impl LastWrites {
     /// is what it began with.
     pub(crate) fn restart(&self, start: Option<&Position>) {
         self.catalog.store(None);
+        if start.is_none() {
+            self.note_astray();
+        }
         let start = start.cloned().map(Arc::new);
         self.newest.store(start.clone());
         self.anywhere.store(start);

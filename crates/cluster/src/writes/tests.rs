@@ -187,3 +187,25 @@ fn switched_off_all_counts_for_all() {
     write(&writes, "a", "0-1-1");
     assert_eq!(needed(&writes, "b").as_deref(), Some("0-1-1"));
 }
+
+#[test]
+fn what_is_astray_is_found_by_an_answer_to_a_later_question() {
+    let writes = known(&["a"], &[], &[]);
+    let before = writes.astray();
+    let write = writes.note_astray();
+    assert!(writes.any_astray() && !writes.is_found(write));
+    assert!(!writes.found(&at("0-1-4"), before), "asked before it");
+    assert!(writes.any_astray());
+    let asked = writes.astray();
+    let another = writes.note_astray();
+    assert!(writes.found(&at("0-1-5"), asked));
+    assert!(writes.is_found(write) && !writes.is_found(another) && writes.any_astray());
+    assert_eq!(needed(&writes, "a").as_deref(), Some("0-1-5"), "whatever it was");
+    assert!(writes.found(&at("0-1-6"), writes.astray()));
+    assert!(!writes.any_astray());
+    writes.restart(Some(&at("0-2-7")));
+    assert!(!writes.any_astray());
+    writes.restart(None);
+    assert!(writes.any_astray(), "nobody knows what the new primary began with");
+    assert!(!writes.is_found(Astray::FOR_GOOD));
+}

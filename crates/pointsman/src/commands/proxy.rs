@@ -155,7 +155,7 @@ async fn until_alone(old: std::os::unix::net::UnixStream, proxy: Arc<Proxy>) {
     if let Ok(mut old) = ended {
         let _ = tokio::io::AsyncReadExt::read(&mut old, &mut [0]).await;
     }
-    proxy.set_beside(false).await;
+    proxy.set_beside(false);
     tracing::info!("the old process has ended");
 }
 
@@ -205,7 +205,7 @@ async fn until_told_to_stop(
             },
             Some(offer) = offers.recv() => match offer {
                 Offer::Taken(new) => return Ok(Some(new)),
-                Offer::Abandoned => proxy.set_beside(false).await,
+                Offer::Abandoned => proxy.set_beside(false),
             },
         }
     }
