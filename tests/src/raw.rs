@@ -167,6 +167,17 @@ impl Raw {
         password: &str,
         database: Option<&str>,
     ) -> Result<Vec<u8>> {
+        self.change_user_in(user, password, database, 45)
+    }
+
+    /// As [`Raw::change_user`], with a collation named by its id.
+    pub fn change_user_in(
+        &mut self,
+        user: &str,
+        password: &str,
+        database: Option<&str>,
+        collation: u16,
+    ) -> Result<Vec<u8>> {
         let plugin = self.greeting.plugin.clone();
         let token = token(&plugin, password, &self.greeting.salt)?;
         let mut argument = user.as_bytes().to_vec();
@@ -175,7 +186,7 @@ impl Raw {
         argument.extend_from_slice(&token);
         argument.extend_from_slice(database.unwrap_or_default().as_bytes());
         argument.push(0);
-        argument.extend_from_slice(&45u16.to_le_bytes());
+        argument.extend_from_slice(&collation.to_le_bytes());
         argument.extend_from_slice(&plugin);
         argument.push(0);
         self.command(0x11, &argument)?;

@@ -245,7 +245,39 @@ fn what_changes_for_new_connections_holds_for_the_next_session() {
 }
 
 #[test]
-#[ignore = "some are refused with PM2011: to be found"]
+fn what_was_inserted_last_goes_along_with_the_session() {
+    let site = Site::with(Setup {
+        config: "workers = 1\n[pool]\nmax_connections = 1\nwait_timeout = \"2s\"\n".into(),
+        ..Setup::default()
+    });
+    let connect = || Raw::connect(site.port()).unwrap();
+    let (mut first, mut second, mut third) = (connect(), connect(), connect());
+    first.query("CREATE TABLE t (id BIGINT UNSIGNED AUTO_INCREMENT PRIMARY KEY)").unwrap();
+    let last = |db: &mut Raw| db.one("SELECT LAST_INSERT_ID()").unwrap();
+    for round in 0..3 {
+        let id = round * 3;
+        first.query("INSERT INTO t VALUES ()").unwrap();
+        assert_eq!(
+            second.one("INSERT INTO t VALUES () RETURNING id").unwrap(),
+            format!("{}", id + 2)
+        );
+        third.query("INSERT INTO t VALUES ()").unwrap();
+        third.query("DO LAST_INSERT_ID(18446744073709551615)").unwrap();
+        for _ in 0..2 {
+            assert_eq!(last(&mut first), format!("{}", id + 1));
+            assert_eq!(last(&mut second), format!("{}", id + 2));
+            assert_eq!(last(&mut third), u64::MAX.to_string());
+        }
+    }
+    // Who has not inserted, or begins anew, has inserted nothing.
+    assert_eq!(last(&mut connect()), "0");
+    first.command(0x1f, b"").unwrap();
+    first.ok().unwrap();
+    assert_eq!(last(&mut first), "0");
+    assert_eq!(last(&mut second), "8");
+}
+
+#[test]
 fn two_thousand_php_clients_over_fifty_connections() {
     const CLIENTS: usize = 2000;
     const THREADS: usize = 20;

@@ -37,7 +37,7 @@ usage: cargo xtask CHORE
                         or stale?
   compare [--mariadb | --mysql] [--old | --new] [--explained] [WORDS]
                         the stories of tests/compare, direct and through the proxy: what differs?
-  suites [--list] [--explained] [NAME [TEST...]]
+  suites [--list] [--explained] [--mysql] [NAME [TEST...]]
                         other projects' own tests, direct and through the proxy: equal results?
   freshness [--mariadb | --mysql] [-n READS]
                         reads after writes: how many are stale, how many do replicas answer?

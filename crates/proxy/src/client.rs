@@ -6,17 +6,19 @@ use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Poll;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pointsman_cluster::gtid::Position;
 use pointsman_cluster::{Astray, ServerId, Touched};
 use pointsman_config::proxy::ProxyConfig;
 use pointsman_session::{Level, Session, Transcript};
 use pointsman_sql::{Class, Dialect, Effects, Flavour, Reason, Table, Tables, Verdict};
+use pointsman_wire::handshake::ChangeUser;
 use pointsman_wire::{
     BoundTypes, Capabilities, Command, HEADER, Header, Layout, MAX_PAYLOAD, Malformed, Status,
     attributes, err_packet, ok_packet, with_types, write_packet,
 };
+use tokio::time::timeout_at;
 
 use crate::backend::{Backend, Login, Origin};
 use crate::buffers::Buffer;
@@ -118,9 +120,21 @@ impl Client {
     }
 
     async fn serve(&mut self) -> Result<(), End> {
+        // Since when the client has said nothing; kept only if that matters.
+        let mut idle_since = None;
         loop {
-            if !self.readable().await? {
-                self.yield_connections();
+            let ready = match self.idle_limit() {
+                None => self.readable().await?,
+                Some(limit) => {
+                    let end = *idle_since.get_or_insert_with(Instant::now) + limit;
+                    match timeout_at(end.into(), self.readable()).await {
+                        Ok(ready) => ready?,
+                        Err(_) => return self.say_idle_too_long().await,
+                    }
+                }
+            };
+            if !ready {
+                Box::pin(self.yield_connections()).await;
                 if let Some(deposed) = self.deposed() {
                     self.trouble.set(None);
                     self.owed = Box::pin(self.follow_primary(deposed)).await.err();
@@ -128,6 +142,7 @@ impl Client {
                 }
                 continue;
             }
+            idle_since = None;
             let mut request = Buffer::borrow();
             if self.socket.read(&mut request).await? == 0 || self.info.ended.get() {
                 return Err(End::Client);
@@ -142,6 +157,25 @@ impl Client {
                 return Err(End::Client);
             }
         }
+    }
+
+    /// How long the client may say nothing, if the session has set that. What it has not set, a day
+    /// or so by default, ends the connections to the servers only.
+    fn idle_limit(&self) -> Option<Duration> {
+        let seconds = self.session.variables().get(b"wait_timeout")?;
+        let seconds: u32 = str::from_utf8(seconds).ok()?.parse().ok()?;
+        Some(Duration::from_secs(seconds.into()))
+    }
+
+    /// Ends a session that was idle too long, with what its servers would say.
+    async fn say_idle_too_long(&mut self) -> Result<(), End> {
+        // MySQL 8.0.24 was the first to say anything.
+        if self.worker.snapshot(|s| !s.greeting.mariadb && s.greeting.version >= 80_024) {
+            let message = "The client was disconnected by the server because of inactivity. See \
+                           wait_timeout and interactive_timeout for configuring this behavior.";
+            self.error(0, 4031, "HY000", message).await?;
+        }
+        Err(End::Broken)
     }
 
     /// Waits for a command. False: there is something else to do, see [`SessionInfo::recalled`].
@@ -166,6 +200,11 @@ impl Client {
             }
             self.fill(request).await?;
         };
+        // Compressed packets are numbered outside.
+        if header.seq != 0 && self.login.compression.is_none() {
+            self.error(0, 1156, "08S01", "Got packets out of order").await?;
+            return Err(End::Broken);
+        }
         if header.len == 0 {
             self.error(header.seq.wrapping_add(1), 1047, "08S01", "Unknown command").await?;
             request.consume(HEADER);
@@ -588,6 +627,7 @@ impl Client {
     }
 
     async fn change_user(&mut self, payload: &[u8]) -> Result<(), End> {
+        let collation = ChangeUser::parse(payload, self.login.caps).ok().and_then(|c| c.collation);
         let changed =
             login::change_user(&self.worker, &mut self.socket, &self.login, payload).await?;
         match changed {
@@ -598,6 +638,16 @@ impl Client {
                 self.session = Session::new(self.worker.snapshot(|s| s.greeting.autocommit));
                 if let Some(database) = &login.database {
                     self.session.set_schema(database);
+                }
+                // A login has room for eight bits of it only.
+                if let Some(id) = collation.filter(|id| *id > 255) {
+                    self.session.set_names(
+                        format!(
+                            "SET character_set_client={id}, character_set_results={id}, \
+                             collation_connection={id}"
+                        )
+                        .as_bytes(),
+                    );
                 }
                 self.info.is_now(&login.credentials);
                 self.login = login;

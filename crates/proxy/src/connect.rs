@@ -115,7 +115,7 @@ impl Client {
                     drop(backend);
                     self.forget_backend(server);
                     match self.session.lost(server.0) {
-                        Lost::Nothing if job.only.is_none() => self.connect(server).await?,
+                        Lost::Nothing if job.only.is_none() => self.new_here(server).await?,
                         Lost::Nothing => return Err(Unusable::Lost("an open cursor")),
                         Lost::Transaction => return Err(Unusable::LostTransaction),
                         Lost::State(what) => return Err(Unusable::Lost(what)),
@@ -124,7 +124,7 @@ impl Client {
                     backend
                 }
             }
-            None => self.connect(server).await?,
+            None => self.new_here(server).await?,
         };
         backend = self.prepare_there(backend, job).await?;
         if backend.version != self.session.variables().version() {
@@ -165,6 +165,24 @@ impl Client {
                     }
                     Err(broken) => return Err(self.gone(backend, &broken)),
                 }
+            }
+        }
+        Ok(backend)
+    }
+
+    /// As [`Client::connect`], with what the session inserted last known there.
+    async fn new_here(&mut self, server: ServerId) -> Result<Box<Backend>, Unusable> {
+        let mut backend = self.connect(server).await?;
+        let id = self.session.insert_id();
+        if id != 0 && self.worker.snapshot(|s| s.primary) == Some(server) {
+            let command = format!("\x03DO LAST_INSERT_ID({id})");
+            match self.own_command(&mut backend, command.as_bytes()).await {
+                Ok(Ok(_)) => {}
+                Ok(Err(payload)) => {
+                    self.backends.push(backend);
+                    return Err(Unusable::Refused(payload));
+                }
+                Err(broken) => return Err(self.gone(backend, &broken)),
             }
         }
         Ok(backend)
@@ -264,7 +282,7 @@ impl Client {
     }
 
     /// Other sessions wait for connections: gives back those that nothing would be lost with.
-    pub(crate) fn yield_connections(&mut self) {
+    pub(crate) async fn yield_connections(&mut self) {
         let killed = self.info.killed.get();
         if killed || self.session.transaction().is_some() || self.prepared.has_cursor() {
             return;
@@ -276,11 +294,35 @@ impl Client {
                 pool.is_short_of(backend.server) && !self.session.needs(backend.server.0)
             });
         self.backends = keep;
-        for backend in give {
+        for mut backend in give {
+            if self.session.may_know_insert_id(backend.server.0) {
+                match self.ask_insert_id(&mut backend).await {
+                    Ok(Some(id)) => self.session.keep_insert_id(id),
+                    Ok(None) => {
+                        self.backends.push(backend);
+                        continue;
+                    }
+                    Err(broken) => {
+                        self.gone(backend, &broken);
+                        continue;
+                    }
+                }
+            }
             self.forget_backend(backend.server);
             self.session.yielded(backend.server.0);
-            pool.give(backend, within);
+            // Who was killed meanwhile may still be hit there.
+            if !self.info.killed.get() {
+                pool.give(backend, within);
+            }
         }
+    }
+
+    /// `LAST_INSERT_ID()` there. `None`: the server does not say.
+    async fn ask_insert_id(&self, backend: &mut Backend) -> Result<Option<u64>, Broken> {
+        let _waiting = Waiting::begin(&self.info, backend.server, backend.socket.raw_fd(), None);
+        let row = backend.row(b"\x03SELECT LAST_INSERT_ID()").await?;
+        let id = row.first().and_then(Option::as_deref).and_then(|id| str::from_utf8(id).ok());
+        Ok(id.and_then(|id| id.parse().ok()))
     }
 
     pub(crate) async fn bring_up_to_date(

@@ -2,11 +2,12 @@
 //! or `mariadb-binlog`, through a pipe that nobody looks into. Semi-synchronous acknowledgements go
 //! the other way.
 //!
-//! The pipe ends with either side, and when another server becomes the primary: replicas connect
-//! again, and get to that one.
+//! The pipe ends with either side, and when another server becomes the primary or this one is put in
+//! maintenance: replicas connect again, and get to the one that is the primary then.
 
 use std::io;
 
+use pointsman_cluster::AdminState;
 use pointsman_sql::Class;
 use pointsman_wire::{HEADER, Header};
 
@@ -85,7 +86,7 @@ impl Client {
         Err(End::Client)
     }
 
-    /// Until either side ends, or `backend` is not the primary any more.
+    /// Until either side ends, or `backend` is out of work or not the primary any more.
     async fn pipe(&mut self, backend: &mut Backend, mut down: Buffer) -> io::Result<()> {
         let mut up = Buffer::borrow();
         let mut changes = self.worker.shared.cluster.subscribe();
@@ -103,8 +104,12 @@ impl Client {
                 read = backend.socket.read(&mut down) => if read? == 0 { return Ok(()) },
                 read = self.socket.read(&mut up) => if read? == 0 { return Ok(()) },
                 changed = changes.changed() => {
-                    let primary = self.worker.snapshot(|s| s.primary);
-                    if changed.is_err() || primary.is_some_and(|p| p != backend.server) {
+                    let over = self.worker.snapshot(|s| {
+                        s.primary.is_some_and(|p| p != backend.server)
+                            || s.server(backend.server)
+                                .is_none_or(|s| s.admin == AdminState::Maintenance)
+                    });
+                    if changed.is_err() || over {
                         return Ok(());
                     }
                 }

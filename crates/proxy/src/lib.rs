@@ -15,6 +15,7 @@ mod compression;
 mod connect;
 mod crc;
 mod credentials;
+mod doubtful;
 mod dump;
 mod exchange;
 mod fate;

@@ -324,9 +324,10 @@ impl<'a> Proving<'a> {
                     && !matches!(a.proof, Proof::Unsupported(_))
             });
             if !usable && !refreshed {
-                shared.cluster.refresh_accounts().await;
                 refreshed = true;
-                continue;
+                if self.read_accounts_again().await {
+                    continue;
+                }
             }
             // An unknown user is asked for a password too, as servers do.
             let wanted = match account.as_ref().map(|a| &a.proof) {
@@ -382,9 +383,27 @@ impl<'a> Proving<'a> {
                 let user = String::from_utf8_lossy(user);
                 return Err(self.access_denied(&user, ip, !token.is_empty()));
             }
-            shared.cluster.refresh_accounts().await;
             refreshed = true;
+            if !self.read_accounts_again().await {
+                let user = String::from_utf8_lossy(user);
+                return Err(self.access_denied(&user, ip, !token.is_empty()));
+            }
         }
+    }
+
+    /// Waits until the accounts have been read again. False: too many others do.
+    async fn read_accounts_again(&self) -> bool {
+        let shared = &self.worker.shared;
+        let Some(_place) = shared.doubtful.enter() else {
+            let peer = self.origin.source;
+            warn_seldom!(
+                %peer,
+                "too many logins fail: the accounts are not read again before others are turned away"
+            );
+            return false;
+        };
+        shared.cluster.refresh_accounts().await;
+        true
     }
 
     fn access_denied(&self, user: &str, ip: IpAddr, password: bool) -> Denied {

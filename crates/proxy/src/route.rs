@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use pointsman_cluster::ServerId;
 use pointsman_session::{Lost, Refusal, Target, Why};
-use pointsman_sql::{Effects, Reason, Route};
+use pointsman_sql::{Class, Effects, Reason, Route};
 use pointsman_wire::{BoundTypes, Capabilities, Expect, HEADER, Status, err_packet, write_packet};
 use smallvec::SmallVec;
 
@@ -135,7 +135,10 @@ impl Client {
             self.skip(request, end).await?;
             return self.report(problem, 1).await;
         }
-        if self.session.answers_gone() && job.statement.verdict.route == Route::LastUsed {
+        if self.session.answers_gone()
+            && job.statement.verdict.route == Route::LastUsed
+            && job.statement.verdict.effects.contains(Effects::DIAGNOSTICS)
+        {
             self.skip(request, end).await?;
             return self.report(answers_gone(), 1).await;
         }
@@ -327,7 +330,14 @@ impl Client {
             }
         }
         self.backends.push(backend);
-        if outcome.insert_id != 0 {
+        // Not all that change it say so: INSERT ... RETURNING, LAST_INSERT_ID(n), procedures.
+        let verdict = &job.statement.verdict;
+        if outcome.insert_id != 0
+            || choice.primary
+                && verdict.route == Route::Primary
+                && verdict.class != Class::Session
+                && job.executes()
+        {
             self.session.note_insert();
         }
         self.finish(job, server, outcome);
@@ -413,7 +423,8 @@ impl Client {
         let info = &self.info;
         let read_only = self.session.status().contains(Status::IN_READ_ONLY_TRANSACTION);
         info.transaction.set(self.session.transaction().map(|_| read_only));
-        info.held.set(self.session.held_by().map(Why::code));
+        let held = self.session.held_by().map(Why::code);
+        info.held.set(held.or_else(|| self.session.lives_on_primary()));
         if let Some(schema) = self.session.variables().schema()
             && info.database.borrow().as_bytes() != schema
         {

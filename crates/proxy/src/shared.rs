@@ -13,6 +13,7 @@ use tokio::sync::oneshot;
 use crate::accounts::Known;
 use crate::blocked::Blocked;
 use crate::credentials::RsaKey;
+use crate::doubtful::Doubtful;
 use crate::fate::Told;
 use crate::stats::WorkerStats;
 use crate::tls::{Tls, ToServer};
@@ -32,6 +33,8 @@ pub struct Shared {
     pub known: Known,
     /// Hosts whose logins fail.
     pub blocked: Blocked,
+    /// Logins that wait for the accounts to be read again.
+    pub doubtful: Doubtful,
     /// Accounts of the config.
     pub own_accounts: Accounts,
     /// How often sessions of ours changed what new connections to servers begin with: see
@@ -65,6 +68,7 @@ impl Shared {
         let own_accounts = crate::accounts::of_config(&config.users);
         let limits = &config.limits;
         let blocked = Blocked::new(limits.max_login_errors, limits.login_block);
+        let doubtful = Doubtful::new(limits.max_connections);
         Self {
             config,
             cluster,
@@ -75,6 +79,7 @@ impl Shared {
             rsa: OnceLock::new(),
             known: Known::default(),
             blocked,
+            doubtful,
             own_accounts,
             server_wide: Arc::default(),
             next_id: AtomicU32::new(beside.unwrap_or_else(|| rand::random_range(0..IDS / 2))),

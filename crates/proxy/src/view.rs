@@ -23,7 +23,7 @@ pub struct SessionRow {
     pub busy: Option<ServerId>,
     /// An open transaction, and whether it is read-only.
     pub transaction: Option<bool>,
-    /// What holds its reads on the primary.
+    /// What holds its reads, or what it has, on the primary.
     pub held: Option<&'static str>,
     pub statements: u64,
     /// How long it has been idle or busy.

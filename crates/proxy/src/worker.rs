@@ -79,7 +79,7 @@ pub struct SessionInfo {
     pub killed: Cell<bool>,
     /// Someone killed the session: what else its client has sent is not run.
     pub ended: Cell<bool>,
-    /// What holds its reads on the primary.
+    /// What holds its reads, or what it has, on the primary.
     pub held: Cell<Option<&'static str>>,
     /// An open transaction, and whether it is read-only.
     pub transaction: Cell<Option<bool>>,

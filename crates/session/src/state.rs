@@ -100,7 +100,10 @@ pub struct Session {
     /// As they were when the open transaction began, if they have changed since.
     begun_with: Option<Box<Variables>>,
     answers_gone: bool,
+    /// The connection to the primary may know a `LAST_INSERT_ID()` that is not kept here.
     inserted: bool,
+    /// `LAST_INSERT_ID()` as it was when the last connection to the primary was given up.
+    insert_id: u64,
 }
 
 impl Session {
@@ -120,6 +123,7 @@ impl Session {
             begun_with: None,
             answers_gone: false,
             inserted: false,
+            insert_id: 0,
         }
     }
 
@@ -355,17 +359,37 @@ impl Session {
         }
     }
 
-    /// A statement was told of an AUTO_INCREMENT value: `LAST_INSERT_ID()` may be asked for.
+    /// A statement ran on the primary that may have changed what `LAST_INSERT_ID()` is there.
     pub fn note_insert(&mut self) {
         self.inserted = true;
+    }
+
+    /// Whether `LAST_INSERT_ID()` must be asked for before the connection to `server` is given up:
+    /// see [`Session::keep_insert_id`].
+    #[must_use]
+    pub fn may_know_insert_id(&self, server: Server) -> bool {
+        self.inserted && self.primary == Some(server)
+    }
+
+    /// `LAST_INSERT_ID()` on the connection to the primary, which is given up.
+    pub fn keep_insert_id(&mut self, id: u64) {
+        self.inserted = false;
+        self.insert_id = id;
+    }
+
+    /// What `LAST_INSERT_ID()` must be on a new connection to the primary; 0 if nothing was inserted.
+    #[must_use]
+    pub fn insert_id(&self) -> u64 {
+        self.insert_id
     }
 
     /// Whether the session has something on its connection to `server` that can't be carried to
     /// another. (A transaction aside.)
     #[must_use]
     pub fn needs(&self, server: Server) -> bool {
-        // LAST_INSERT_ID() is that of the connection.
-        let state = self.inserted || self.lives_on_primary().is_some();
+        // There, the row inserted last is found once only.
+        let auto_is_null = self.inserted && self.pins & bit(Pin::AutoIsNull) != 0;
+        let state = auto_is_null || self.lives_on_primary().is_some();
         self.primary == Some(server) && state
     }
 
@@ -391,6 +415,10 @@ impl Session {
         }
         if self.last_used == Some(server) {
             self.last_used = None;
+        }
+        if self.may_know_insert_id(server) {
+            // It went with the connection, and made void what was kept.
+            self.insert_id = 0;
         }
         lost
     }

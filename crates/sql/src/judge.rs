@@ -231,9 +231,13 @@ fn statement(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
                 primary(Class::Other, Reason::TableLock, Effects::LOCK)
             } else {
                 let privileges = |t: &Tok<'_>| t.text.eq_ignore_ascii_case(b"privileges");
-                let effects = match toks.iter().any(privileges) {
-                    true => Effects::SERVER_WIDE,
-                    false => Effects::empty(),
+                let effects = if toks.iter().any(privileges) {
+                    Effects::SERVER_WIDE
+                } else if has(Kw::Status) {
+                    // What the session counts from here on, it counts on that connection.
+                    Effects::SET_OTHER
+                } else {
+                    Effects::empty()
                 };
                 detailed(primary(Class::Other, Reason::Administration, effects), b"FLUSH")
             }

@@ -68,6 +68,15 @@ pub fn show(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
             }
             dictionary()
         }
+        // Counters of the session, where it last did something.
+        (Kw::Status, _) | (Kw::Session | Kw::Local, Kw::Status) => {
+            let mut v = status(toks, Effects::empty());
+            if v.effects.is_empty() && facts::facts(&toks[1..], flavour).worst().is_none() {
+                v.route = Route::LastUsed;
+                v.reason = Reason::Diagnostics;
+            }
+            v
+        }
         (Kw::Processlist, _) => status(toks, Effects::PROCESSLIST),
         _ => status(toks, Effects::empty()),
     }

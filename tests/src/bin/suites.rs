@@ -3,15 +3,16 @@
 use std::process::ExitCode;
 
 use anyhow::{Result, bail, ensure};
+use pointsman_sandbox::Flavour;
 use pointsman_tests::suites::{Place, all};
 
 const USAGE: &str = "\
-usage: suites [--list] [--explained] [--proxied | --direct] [NAME [TEST...]]
+usage: suites [--list] [--explained] [--mysql] [--proxied | --direct] [NAME [TEST...]]
 
 Runs the suites of tests/suites (or the one called NAME, or only some TESTs of it, named as that
 suite names them) on a direct connection to the primary and through the proxy, each time on new
-servers, and shows whatever differs. --explained also lists what may differ, and why; --direct and
---proxied run one side only.
+servers, and shows whatever differs. --mysql runs them on MySQL; --explained also lists what may
+differ, and why; --direct and --proxied run one side only.
 ";
 
 fn main() -> ExitCode {
@@ -27,6 +28,7 @@ fn main() -> ExitCode {
 
 fn run() -> Result<bool> {
     let (mut explained, mut only, mut words) = (false, None, Vec::new());
+    let mut flavour = Flavour::MariaDb;
     let mut suites = all()?;
     for arg in std::env::args().skip(1) {
         match arg.as_str() {
@@ -35,6 +37,7 @@ fn run() -> Result<bool> {
                 return Ok(true);
             }
             "--explained" => explained = true,
+            "--mysql" => flavour = Flavour::MySql,
             "--direct" => only = Some(Place::Direct),
             "--proxied" => only = Some(Place::Proxied),
             "--help" | "-h" => {
@@ -55,6 +58,12 @@ fn run() -> Result<bool> {
     let (mut alike, mut table) = (true, String::new());
     for suite in &suites {
         println!("\n==> {}", suite.name);
+        if flavour == Flavour::MySql
+            && let Some(why) = suite.mariadb_only()
+        {
+            println!("    not on MySQL: {why}");
+            continue;
+        }
         if let Err(error) = suite.prepare() {
             println!("    can't be had: {error:#}");
             table += &format!("{:<16} can't be had\n", suite.name);
@@ -68,7 +77,7 @@ fn run() -> Result<bool> {
                 continue;
             }
             let start = std::time::Instant::now();
-            let (results, findings) = suite.run(place, &out(side), &tests)?;
+            let (results, findings) = suite.run(place, flavour, &out(side), &tests)?;
             println!("    {side:<8} {results}  {:>5.0?}", start.elapsed());
             table += &format!("{:<16} {side:<8} {results}\n", suite.name);
             for finding in &findings {

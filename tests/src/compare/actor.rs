@@ -213,8 +213,8 @@ impl Actor {
                     _ => shape.results(db, false, out)?,
                 }
             }
-            Action::ChangeUser { user, password, database } => {
-                let packet = db.change_user(user, password, database.as_deref())?;
+            Action::ChangeUser { user, password, database, collation } => {
+                let packet = db.change_user_in(user, password, database.as_deref(), *collation)?;
                 out.push(match packet.first() {
                     Some(0xff) => shape.err(&packet)?,
                     _ => shape.ok(&packet)?.0,

@@ -95,6 +95,7 @@ pub enum Action {
         user: String,
         password: String,
         database: Option<String>,
+        collation: u16,
     },
     Connect {
         user: String,
@@ -298,11 +299,12 @@ fn command(text: &str) -> Result<Action> {
             let password = words.next().unwrap_or("-").to_owned();
             let password = if password == "-" { String::new() } else { password };
             let database = words.next().filter(|w| *w != "-").map(str::to_owned);
-            let caps = caps(&words.collect::<Vec<_>>().join(" "))?;
-            match name {
-                "connect" => Action::Connect { user, password, database, caps },
-                _ => Action::ChangeUser { user, password, database },
+            if name == "change-user" {
+                let collation = words.next().map_or(Ok(45), str::parse)?;
+                return Ok(Action::ChangeUser { user, password, database, collation });
             }
+            let caps = caps(&words.collect::<Vec<_>>().join(" "))?;
+            Action::Connect { user, password, database, caps }
         }
         "disconnect" => Action::Disconnect,
         "closed" => Action::Closed,

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use pointsman_sandbox::Flavour;
 
 use super::{Comparison, Explained, Results};
 use crate::{LONG, Setup, Site, wait_until};
@@ -73,16 +74,29 @@ impl Suite {
         Ok(())
     }
 
+    /// Why it is not run on MySQL, if it is not.
+    #[must_use]
+    pub fn mariadb_only(&self) -> Option<String> {
+        fs::read_to_string(self.dir.join("mariadb-only")).ok().map(|why| why.trim().to_owned())
+    }
+
     /// Runs it on servers of its own. What it writes goes to `out`; `only` names tests, in the
     /// suite's own way.
     ///
     /// # Errors
     /// Servers don't come up, the suite leaves no results, or a write reached the replica, which is
     /// writable.
-    pub fn run(&self, place: Place, out: &Path, only: &[String]) -> Result<(Results, Vec<String>)> {
+    pub fn run(
+        &self,
+        place: Place,
+        flavour: Flavour,
+        out: &Path,
+        only: &[String],
+    ) -> Result<(Results, Vec<String>)> {
         fs::create_dir_all(out.join("outputs"))?;
         let site = Site::try_with(Setup {
-            server_args: self.server_args(),
+            server_args: self.server_args(flavour),
+            flavour,
             // Fewer connections than sessions, so that these are shared where that is possible.
             config: "workers = 2\n".into(),
             ..Setup::default()
@@ -111,6 +125,7 @@ impl Suite {
             .env("OUT", out)
             .envs([("HOST", "127.0.0.1"), ("USER", USER), ("PASSWORD", PASSWORD)])
             .env("PORT", port.to_string())
+            .env("FLAVOUR", if flavour == Flavour::MySql { "mysql" } else { "mariadb" })
             .env("SANDBOX", site.sandbox.dir())
             .env("PRIMARY_SOCKET", site.primary().socket())
             .env("REPLICA_SOCKET", site.replica().socket())
@@ -156,7 +171,10 @@ impl Suite {
     }
 
     /// Lines of `server-args`.
-    fn server_args(&self) -> Vec<String> {
+    fn server_args(&self, flavour: Flavour) -> Vec<String> {
+        if flavour == Flavour::MySql {
+            return Vec::new();
+        }
         let text = fs::read_to_string(self.dir.join("server-args")).unwrap_or_default();
         text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect()
     }
