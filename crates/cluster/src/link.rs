@@ -99,7 +99,7 @@ impl Link {
             Flavour::MariaDb => {
                 "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
                  @@global.gtid_binlog_pos AS committed, @@global.gtid_slave_pos AS applied, \
-                 @@global.autocommit AS autocommit, @@global.collation_server AS collation"
+                 @@global.gtid_binlog_state AS state, @@global.autocommit AS autocommit, @@global.collation_server AS collation"
             }
             Flavour::MySql => {
                 "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
@@ -121,6 +121,7 @@ impl Link {
             collation: known.as_ref().map_or(0, |(_, id)| *id),
             autocommit: on("autocommit"),
             committed: position(flavour, &row, "committed")?,
+            state: Arc::from(row.text(&["state"]).unwrap_or_default()),
             applied: position(flavour, &row, "applied")?,
             channels: Vec::new(),
             membership: None,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use crate::gtid::{Flavour, Position};
+use crate::gtid::{Flavour, History, Position};
 use crate::member::Membership;
 
 /// The outcome of one look.
@@ -30,6 +30,8 @@ pub struct Report {
     pub autocommit: bool,
     /// What others can replicate from it: `@@gtid_binlog_pos`, `@@gtid_executed`.
     pub committed: Position,
+    /// `@@gtid_binlog_state`: the newest of each server per domain. Empty in MySQL, whose sets say all.
+    pub state: Arc<str>,
     /// What it has applied as a replica: `@@gtid_slave_pos`, `@@gtid_executed`.
     pub applied: Position,
     /// Whom it replicates from, running or not.
@@ -49,6 +51,17 @@ impl Report {
         let mut all = self.committed.clone();
         all.merge(&self.applied);
         all
+    }
+
+    /// All that it ever had, to be compared with others'. `None` if it does not tell, or as a member
+    /// of a cluster.
+    #[must_use]
+    pub fn history(&self) -> Option<History> {
+        match &self.applied {
+            _ if self.membership.is_some() => None,
+            Position::MySql(set) => Some(History::MySql(set.clone())),
+            applied => History::parse(Flavour::MariaDb, &self.state, &applied.to_string()).ok(),
+        }
     }
 }
 

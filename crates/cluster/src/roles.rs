@@ -24,6 +24,7 @@
 //! | one | it is the primary, unless it lacks transactions, see below |
 //! | several, among them the primary so far, and it has replicas | it stays the primary |
 //! | several at the first look, exactly one of them has replicas | that one |
+//! | several at the first look, or after this proxy was cut off, and one of them has all transactions of the others (by GTID) | that one; the others are kept out |
 //! | several otherwise | no primary until one is `read_only` |
 //!
 //! A candidate must not have lost data. The primary so far, when it comes back after its connection
@@ -32,6 +33,9 @@
 //! itself when it was last seen as its replica (a promotion that loses the last transactions is for
 //! whoever promotes to decide; an empty data directory is not). Else it is no primary, until the
 //! operator vouches for it.
+//!
+//! Where several proxies agree, the primary is whom the leading one takes for it, if it is up and
+//! writable: whoever was cut off may have missed any number of changes.
 //!
 //! # The others
 //!
@@ -120,6 +124,10 @@ pub struct Topology {
     forbidden: Option<Arc<str>>,
     /// Since when it may be again, if nothing is seen that speaks against it.
     regained: Option<Instant>,
+    /// Since it was forbidden other proxies may have made another primary; none was elected since.
+    parted: bool,
+    /// The `@@server_id` of the primary, as the leading one of several proxies takes it.
+    led: Option<u32>,
     /// Where a server stood when it was made the primary.
     promoted: Option<(usize, Position)>,
     group: group::Group,
@@ -217,6 +225,8 @@ impl Topology {
             hold: None,
             forbidden: None,
             regained: None,
+            parted: false,
+            led: None,
             promoted: None,
             group: group::Group::default(),
             snapshot: Arc::default(),
@@ -285,6 +295,7 @@ impl Topology {
     pub fn permit(&mut self, why: Option<Arc<str>>, answer: impl Fn(usize) -> bool, now: Instant) {
         if why.is_some() {
             (self.forbidden, self.regained) = (why, None);
+            self.parted = true;
         } else if self.forbidden.is_some() {
             let since = *self.regained.get_or_insert(now);
             let seen = |i: usize| {
@@ -294,6 +305,21 @@ impl Topology {
                 (self.forbidden, self.regained) = (None, None);
             }
         }
+    }
+
+    /// Which server the leading one of several proxies takes for the primary: its `@@server_id`;
+    /// `None` if there is no such proxy but this one. Whatever was seen here before, that one knows
+    /// better.
+    ///
+    /// Returns whether that is new.
+    pub fn follow(&mut self, led: Option<u32>) -> bool {
+        std::mem::replace(&mut self.led, led) != led
+    }
+
+    /// The `@@server_id`s of all servers, as far as known.
+    pub(crate) fn server_ids(&self) -> Vec<u32> {
+        let ids = (0..self.servers.len()).filter_map(|i| Some(self.report(i)?.server_id));
+        ids.filter(|id| *id != 0).collect()
     }
 
     /// Whether it is a Galera or Group Replication cluster.
@@ -471,6 +497,7 @@ impl Topology {
     pub fn evaluate(&mut self, now: Instant) -> Vec<Event> {
         let healths: Vec<_> = (0..self.servers.len()).map(|i| self.health(i, now)).collect();
         self.note_group(&healths, now);
+        self.absolve(&healths);
         let election = match self.group.kind {
             Some(_) => self.elect_member(&healths, now),
             None => self.elect(&healths),
@@ -478,6 +505,11 @@ impl Topology {
         let mut events = Vec::new();
         if let Some(i) = election.primary {
             self.take_office(i, &mut events);
+            self.parted &= self.forbidden.is_some();
+            for &other in &election.beaten {
+                let why = format!("writable, but {} has all that it has", self.name(i));
+                self.servers[other].deposed = Some(why.into());
+            }
         }
         self.remember();
 

@@ -116,7 +116,7 @@ pub(crate) async fn run(
     loop {
         machine.handle_lead(lead(&shared), Instant::now());
         act(&shared, &mut machine, &hands, &mut asked);
-        shared.plan(machine.plan(), machine.acts_by_itself());
+        shared.plan(machine.plan(), machine.acts_by_itself(Instant::now()));
         let timer = [machine.poll_timeout(), shared.agreed_until()].into_iter().flatten().min();
         let alarm = async {
             match timer {

@@ -32,6 +32,8 @@ pub struct Fact {
     pub standing: Position,
     /// These, and those it has fetched.
     pub received: Position,
+    /// It was a primary, or might be taken for one, and is to be none.
+    pub kept_out: bool,
     /// How it follows the primary, or the last one.
     pub link: Link,
     /// It replicates from some other server of the config, which does not lead to the primary.

@@ -11,6 +11,9 @@ use crate::quorum::Plan;
 /// A server that dies may take the majority away for as long as it takes to see that it is dead.
 const GRACE: Duration = Duration::from_millis(500);
 
+/// A leader without a primary for this long lets another proxy try.
+const FRUITLESS: Duration = Duration::from_secs(5);
+
 /// What is agreed with other proxies: see [`crate::quorum`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Lead {
@@ -103,10 +106,21 @@ impl Machine {
         }
     }
 
-    /// Whether it would replace a dead primary without being told to.
+    /// Whether it would replace a dead primary without being told to; not for now if it has led for
+    /// long and found no primary: another proxy may know more.
     #[must_use]
-    pub fn acts_by_itself(&self) -> bool {
-        self.settings.auto && self.able.is_ok()
+    pub fn acts_by_itself(&self, now: Instant) -> bool {
+        let long = |since| now.saturating_duration_since(since) > FRUITLESS;
+        self.settings.auto && self.able.is_ok() && !self.fruitless.is_some_and(long)
+    }
+
+    /// Whether there is no primary although this one leads and nothing is under way.
+    pub(super) fn note_fruit(&mut self, now: Instant) {
+        if self.lead.acts && !self.facts.reigns && self.is_idle() {
+            self.fruitless.get_or_insert(now);
+        } else {
+            self.fruitless = None;
+        }
     }
 
     /// Another proxy leads now: whatever was begun here is for that one to finish or undo. Up to then

@@ -125,6 +125,8 @@ pub struct Machine {
     pub(super) broken_off: bool,
     /// Those that replicated from the primary when all was well.
     pub(super) following: BTreeSet<usize>,
+    /// Since when it leads without a primary, and has nothing under way.
+    pub(super) fruitless: Option<Instant>,
 }
 
 /// Between looks when every look counts.
@@ -155,6 +157,7 @@ impl Machine {
             unled: None,
             broken_off: false,
             following: BTreeSet::new(),
+            fruitless: None,
         }
     }
 
@@ -195,6 +198,7 @@ impl Machine {
         }
         if self.facts.reigns {
             self.lost = None;
+            self.care_for_the_kept_out();
         } else if self.facts.primary.is_some() {
             self.lost.get_or_insert(now);
         }
@@ -241,6 +245,11 @@ impl Machine {
 
     /// Goes on if the facts allow it.
     pub(super) fn advance(&mut self, now: Instant) {
+        self.go_on(now);
+        self.note_fruit(now);
+    }
+
+    fn go_on(&mut self, now: Instant) {
         if !self.lead.acts {
             self.step_back(now);
         }

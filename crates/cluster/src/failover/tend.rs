@@ -96,6 +96,17 @@ impl Machine {
         }
     }
 
+    /// Also those that this one did not depose itself.
+    pub(super) fn care_for_the_kept_out(&mut self) {
+        let kept_out = |i: &usize| self.facts.servers[*i].kept_out;
+        for i in (0..self.facts.servers.len()).filter(kept_out) {
+            if Some(i) != self.facts.primary {
+                self.care.fallen.insert(i);
+                self.care.former.insert(i);
+            }
+        }
+    }
+
     /// What helps server `i`, if anything is to be done without being told.
     fn remedy(&self, i: usize, primary: usize) -> Option<Step> {
         let fact = &self.facts.servers[i];

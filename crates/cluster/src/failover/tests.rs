@@ -79,6 +79,16 @@ fn position(log: &[Transaction]) -> Position {
     Position::MariaDb(text.parse().unwrap())
 }
 
+/// `@@gtid_binlog_state`.
+fn state(log: &[Transaction]) -> String {
+    let mut newest = BTreeMap::new();
+    for (n, (server, _)) in log.iter().enumerate() {
+        newest.insert(*server, n + 1);
+    }
+    let parts = newest.iter().map(|(server, n)| format!("0-{}-{n}", server + 1));
+    parts.collect::<Vec<_>>().join(",")
+}
+
 const fn ms(n: u64) -> Duration {
     Duration::from_millis(n)
 }
@@ -224,6 +234,7 @@ impl Sim {
             collation: 45,
             autocommit: true,
             committed: position(&s.log),
+            state: state(&s.log).into(),
             applied: position(if s.source.is_some() { &s.log } else { &[] }),
             channels: channels.into_iter().collect(),
             membership: None,

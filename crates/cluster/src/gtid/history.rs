@@ -33,20 +33,34 @@ impl History {
         })
     }
 
+    /// It knows of no transaction that it could have logged.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        match self {
+            Self::MariaDb { state, .. } => state.is_empty(),
+            Self::MySql(set) => set.is_empty(),
+        }
+    }
+
     /// What this one has and `other` lacks; `None` if nothing. Where that can't be told it counts as
     /// lacking.
     #[must_use]
     pub fn beyond(&self, other: &Self) -> Option<String> {
         match (self, other) {
-            (Self::MariaDb { state, .. }, Self::MariaDb { state: theirs, replicated }) => {
+            (
+                Self::MariaDb { state, replicated: fetched },
+                Self::MariaDb { state: theirs, replicated },
+            ) => {
                 let has = |gtid: &&Gtid| {
                     theirs.iter().chain(&replicated.domains).any(|known| {
                         (known.domain, known.server) == (gtid.domain, gtid.server)
                             && known.sequence >= gtid.sequence
                     })
                 };
+                let unlogged = fetched.domains.iter().filter(|gtid| !state.contains(gtid));
                 let extra: Vec<_> = state
                     .iter()
+                    .chain(unlogged)
                     .filter(|gtid| !has(gtid))
                     .map(|gtid| {
                         let upto = theirs.iter().find(|known| {
@@ -85,6 +99,8 @@ mod tests {
         let extra = mariadb("0-1-103", "").beyond(&new);
         assert_eq!(extra.as_deref(), Some("0-1-103 (after 0-1-100)"));
         assert_eq!(mariadb("0-1-100,7-1-1", "").beyond(&new).as_deref(), Some("7-1-1"));
+        // Without `log_slave_updates`.
+        assert!(mariadb("", "0-1-300").beyond(&mariadb("0-1-200", "")).is_some());
         // Set up from a backup, its binary log begins later.
         assert_eq!(mariadb("0-1-100", "").beyond(&mariadb("", "0-1-100")), None);
         assert!(mariadb("0-1-100", "").beyond(&mariadb("0-2-105", "0-2-104")).is_some());

@@ -47,6 +47,7 @@ impl Shared {
                 .then(|| format!("the proxy at {leader} is changing the primary"));
             let (changed, waits) = {
                 let mut topology = self.topology();
+                let led = topology.follow(standing.names);
                 let before = topology.forbidden();
                 let may = standing.writes.is_ok();
                 let answers = |i| agreement.quorum.answers(i, now);
@@ -54,7 +55,7 @@ impl Shared {
                 topology.hold_for_others(switching);
                 let after = topology.forbidden();
                 agreement.forbidden = after.0.is_some();
-                (before != after, may && agreement.forbidden)
+                (before != after || led, may && agreement.forbidden)
             };
             if changed {
                 self.update(|_| {});

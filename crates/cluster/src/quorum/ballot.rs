@@ -45,14 +45,15 @@ pub(crate) async fn run(shared: Arc<Shared>, i: usize) {
             continue;
         }
         let wish = shared.wish(i);
+        let ids = shared.topology().server_ids();
         let asked = Instant::now();
         let outcome = match &mut session {
-            Some(session) => timeout(SESSION, session.beat(wish)).await,
+            Some(session) => timeout(SESSION, session.beat(wish, &ids)).await,
             None => {
                 number += 1;
                 let begin = async {
                     let mut new = Session::begin(&shared, i, number).await?;
-                    let ballot = new.beat(wish).await?;
+                    let ballot = new.beat(wish, &ids).await?;
                     session = Some(new);
                     Ok(ballot)
                 };
@@ -89,10 +90,11 @@ impl Session {
         Ok(Self { link, number, slot: None, held: Wish::default(), leader: None })
     }
 
-    async fn beat(&mut self, wish: Wish) -> Result<Ballot, SqlError> {
-        // What lets others go on comes last, what stops them first.
-        self.hold("change", wish.change, self.held.change).await?;
-        self.hold("switch", wish.switch, self.held.switch).await?;
+    /// `ids` are those of servers that might be named as the primary.
+    async fn beat(&mut self, wish: Wish, ids: &[u32]) -> Result<Ballot, SqlError> {
+        // What stops others comes first, what lets them go on last.
+        self.hold("change", wish.change || self.held.change, self.held.change).await?;
+        self.hold("switch", wish.switch || self.held.switch, self.held.switch).await?;
         if let Some(slot) = self.slot {
             self.hold(&format!("cut.{slot}"), wish.cut, self.held.cut).await?;
         }
@@ -106,8 +108,11 @@ impl Session {
                 self.hold(&format!("primary.{id}"), true, false).await?;
             }
         }
+        self.hold("want", wish.want, self.held.want).await?;
         self.hold("lead", wish.lead, self.held.lead).await?;
-        let mut ballot = self.ask(wish.primary).await?;
+        self.hold("change", wish.change, self.held.change || wish.change).await?;
+        self.hold("switch", wish.switch, self.held.switch || wish.switch).await?;
+        let mut ballot = self.ask(wish.primary, ids).await?;
         if wish.member && self.slot.is_none() {
             // The next free one; another proxy may be faster.
             if let Some(slot) = ballot.1 {
@@ -116,7 +121,7 @@ impl Session {
                 if wish.cut {
                     self.hold(&format!("cut.{slot}"), true, false).await?;
                 }
-                ballot = self.ask(wish.primary).await?;
+                ballot = self.ask(wish.primary, ids).await?;
             }
         }
         Ok(ballot.0)
@@ -131,11 +136,18 @@ impl Session {
     }
 
     /// What there is, and the first free slot.
-    async fn ask(&mut self, primary: u32) -> Result<(Ballot, Option<usize>), SqlError> {
+    async fn ask(
+        &mut self,
+        primary: u32,
+        ids: &[u32],
+    ) -> Result<(Ballot, Option<usize>), SqlError> {
         let mut sql = format!(
             "SELECT CONNECTION_ID() AS me, IS_USED_LOCK('pointsman.primary.{primary}') AS named"
         );
-        for lock in ["lead", "change", "switch"] {
+        for id in ids {
+            let _ = write!(sql, ", IS_USED_LOCK('pointsman.primary.{id}') AS p{id}");
+        }
+        for lock in ["lead", "change", "switch", "want"] {
             let _ = write!(sql, ", IS_USED_LOCK('pointsman.{lock}') AS used_{lock}");
         }
         for slot in 1..=SLOTS {
@@ -160,9 +172,12 @@ impl Session {
             lead: holder("used_lead"),
             change: holder("used_change"),
             switch: holder("used_switch"),
+            want: holder("used_want"),
             ..Ballot::default()
         };
-        ballot.differs = ballot.lead == Holder::Other && by("named") != by("used_lead");
+        if ballot.lead == Holder::Other {
+            ballot.names = ids.iter().copied().find(|id| by(&format!("p{id}")) == by("used_lead"));
+        }
         let mut free = None;
         let mut slot_of_mine = None;
         for slot in 1..=SLOTS {
@@ -184,6 +199,7 @@ impl Session {
             lead: ballot.lead == Holder::Me,
             change: ballot.change == Holder::Me,
             switch: ballot.switch == Holder::Me,
+            want: ballot.want == Holder::Me,
             member: ballot.member,
             cut: ballot.cut,
             names: by("named") == Some(me),

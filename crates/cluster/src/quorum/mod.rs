@@ -10,6 +10,7 @@
 //! | `pointsman.lead` | wants to act. Whoever has it on more than half of the servers leads |
 //! | `pointsman.change` | leads and is about to make another server the primary: nobody else writes |
 //! | `pointsman.switch` | the same in good order: nobody else begins to write |
+//! | `pointsman.want` | would act by itself, and does not lead: a leader that can't, or has found no primary for long, gives way |
 //! | `pointsman.primary.ID` | leads, and takes the server of this `server_id` for the primary |
 //! | `pointsman.member.N` | a proxy that may write, or may have been writing |
 //! | `pointsman.cut.N` | a member that has stopped, and does not begin again before it has let go of this |
@@ -21,6 +22,11 @@
 //! said that nobody holds `change`, nor leads for another primary. So when the leader has `change` on more than
 //! half and has waited for `PERMIT` (or all members have let it know that they stopped, or the old
 //! primary refuses connections since), no other proxy writes to the old primary, wherever it is.
+//!
+//! # Who is the primary
+//!
+//! Whom the leader takes for it. Others believe that ([`Standing::names`]), whatever they saw before:
+//! one that was cut off may have missed any number of changes.
 //!
 //! # How servers are counted
 //!
@@ -45,8 +51,11 @@
 //! `LEASE` take different servers for the primary.
 
 pub(crate) mod ballot;
+mod words;
 
 use std::time::{Duration, Instant};
+
+pub use words::{Ballot, Beat, Holder, Plan, Standing, Wish};
 
 /// Between two renewals.
 pub(crate) const BEAT: Duration = Duration::from_millis(100);
@@ -58,91 +67,10 @@ pub(crate) const LEASE: Duration = Duration::from_secs(2);
 pub(crate) const SESSION: Duration = Duration::from_secs(3);
 /// With some of the locks but not enough for this long, they are given back.
 const STALEMATE: Duration = Duration::from_secs(1);
+/// One that has given way to another does not try for this long.
+const YIELD: Duration = Duration::from_secs(3);
 /// A proxy that may not act by itself leads only where nobody else has for this long.
 const MODESTY: Duration = Duration::from_secs(2);
-
-/// Who has a lock.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Holder {
-    #[default]
-    Nobody,
-    Me,
-    Other,
-}
-
-/// What one server says of its locks.
-#[derive(Debug, Clone, PartialEq, Eq, Default)]
-pub struct Ballot {
-    /// Counts the sessions; in another one all locks are new.
-    pub session: u64,
-    pub lead: Holder,
-    pub change: Holder,
-    pub switch: Holder,
-    /// Whether this proxy is registered as a member, and as one that has stopped.
-    pub member: bool,
-    pub cut: bool,
-    /// Another proxy leads and takes another server for the primary, or has not said yet.
-    pub differs: bool,
-    /// Other members, and how many of them have stopped.
-    pub others: u8,
-    pub others_cut: u8,
-    /// Where the leader is, if another proxy: the host it connected from.
-    pub leader: Option<String>,
-}
-
-/// What came of asking a server.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Beat {
-    Answer(Ballot),
-    /// Nobody listens there.
-    Refused,
-    /// The session is gone.
-    Lost,
-}
-
-/// Which locks to hold at a server.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct Wish {
-    pub lead: bool,
-    pub change: bool,
-    pub switch: bool,
-    pub member: bool,
-    pub cut: bool,
-    /// To be named as the primary if it leads.
-    pub names: bool,
-    /// The primary's `@@server_id`; 0 if none is known.
-    pub primary: u32,
-}
-
-/// What the leader is about to do.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Plan {
-    #[default]
-    Nothing,
-    /// The primary is lost.
-    Replace,
-    /// In good order.
-    Switch,
-}
-
-/// What this proxy may do now.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Standing {
-    /// It leads: only it changes servers.
-    pub leads: bool,
-    /// No other proxy writes to the old primary.
-    pub cleared: bool,
-    /// Another proxy is changing the primary.
-    pub changing: bool,
-    /// Another proxy changes it in good order: nothing new is begun.
-    pub switching: bool,
-    /// Until when it may write; the error says why it may not.
-    pub writes: Result<Instant, String>,
-    /// The leading proxy, if another one.
-    pub leader: Option<String>,
-    /// Other proxies at these servers.
-    pub others: u8,
-}
 
 #[derive(Debug, Default)]
 struct Voter {
@@ -263,6 +191,14 @@ impl Quorum {
         self.count(now);
     }
 
+    /// Whether nobody else is about to make another primary, or has made one, as far as this server
+    /// knows.
+    fn is_free(&self, ballot: &Ballot) -> bool {
+        let differs = ballot.lead == Holder::Other
+            && (self.primary_id == 0 || ballot.names != Some(self.primary_id));
+        ballot.change != Holder::Other && !differs
+    }
+
     /// Draws the conclusions for `now`.
     pub fn count(&mut self, now: Instant) {
         let goods = self.goods(now, |_| true).len();
@@ -283,13 +219,21 @@ impl Quorum {
 
         let leads = self.lease(now).is_some();
         let held = self.held(now).len();
-        let tied = 2 * held == self.running(now);
+        // Half of them is all there is, while the others are silent.
+        let answering = (0..self.voters.len()).filter(|&i| self.answers(i, now)).count();
+        let tied = 2 * held == self.running(now) && held == answering;
         if leads || held == 0 || tied {
             self.stalled = None;
         } else if now.saturating_duration_since(*self.stalled.get_or_insert(now)) > STALEMATE {
             self.stalled = None;
             let pause = 300 + self.below(700);
             self.pause = Some(now + Duration::from_millis(pause));
+        }
+        let wanted = (0..self.voters.len()).any(|i| {
+            self.answer(i, now, PERMIT).is_some_and(|ballot| ballot.want == Holder::Other)
+        });
+        if leads && wanted && !self.eager && self.plan == Plan::Nothing {
+            self.pause = Some(now + YIELD);
         }
         self.pause.take_if(|at| *at <= now);
     }
@@ -323,6 +267,7 @@ impl Quorum {
             lead: tries && (leads || in_turn),
             change: leads && self.plan == Plan::Replace,
             switch: leads && self.plan == Plan::Switch,
+            want: self.joined && !self.resigned && self.eager && self.pause.is_none() && !leads,
             names: leads,
             primary: self.primary_id,
             member: self.joined,
@@ -344,8 +289,20 @@ impl Quorum {
             leader: ballots()
                 .find(|ballot| ballot.lead == Holder::Other)
                 .map(|ballot| ballot.leader.clone().unwrap_or_else(|| "another host".to_owned())),
+            names: self.named(now),
             others: self.others(),
         }
+    }
+
+    /// What the leading proxy, if another one, takes for the primary.
+    fn named(&self, now: Instant) -> Option<u32> {
+        let mut led = (0..self.voters.len())
+            .filter_map(|i| self.answer(i, now, PERMIT))
+            .filter(|ballot| ballot.lead == Holder::Other)
+            .map(|ballot| ballot.names);
+        let (names, others) = (led.next()??, led.collect::<Vec<_>>());
+        let most = 2 * (1 + others.len()) >= self.running(now);
+        (most && others.iter().all(|other| *other == Some(names))).then_some(names)
     }
 
     fn answer(&self, i: usize, now: Instant, within: Duration) -> Option<&Ballot> {
@@ -381,7 +338,7 @@ impl Quorum {
                 let answered = voter
                     .answer
                     .as_ref()
-                    .filter(|(_, _, ballot)| is_free(ballot) && fits(ballot))
+                    .filter(|(_, _, ballot)| self.is_free(ballot) && fits(ballot))
                     .map(|(asked, ..)| *asked);
                 let at = answered.or(voter.refused)?;
                 (now < at + PERMIT && since.is_none_or(|since| at >= since)).then_some(at + PERMIT)
@@ -402,7 +359,7 @@ impl Quorum {
             // It may be slow; what it said last, in a session that is not known to be broken, counts.
             Some(p) => {
                 let (.., ballot) = self.voters[p].answer.as_ref()?;
-                is_free(ballot).then_some(until)
+                self.is_free(ballot).then_some(until)
             }
             None => Some(until),
         }
@@ -448,7 +405,7 @@ impl Quorum {
             return None;
         }
         if self.sees_primary(now) {
-            self.by_keeping(now, is_free)
+            self.by_keeping(now, |ballot| self.is_free(ballot))
         } else {
             self.all_are_here(now).then(|| held[held.len() - 1])
         }
@@ -549,11 +506,6 @@ impl Quorum {
         self.random ^= self.random << 17;
         self.random % n
     }
-}
-
-/// Nobody else is about to make another primary, or has made one, as far as this server knows.
-fn is_free(ballot: &Ballot) -> bool {
-    ballot.change != Holder::Other && !ballot.differs
 }
 
 /// Something that differs between proxies.

@@ -1,6 +1,7 @@
 //! Who is the primary, if anyone.
 
 use super::{From, Health, Topology, id_of};
+use crate::gtid::{History, Position};
 use crate::probe::{IoThread, Report};
 use crate::snapshot::AdminState;
 
@@ -14,17 +15,27 @@ pub(super) struct Election {
     pub(super) candidates: Vec<usize>,
     /// Candidates that lack transactions, and which.
     pub(super) unfit: Vec<(usize, String)>,
+    /// Candidates that lost to one that has all they have.
+    pub(super) beaten: Vec<usize>,
 }
 
 impl Topology {
     pub(super) fn elect(&self, healths: &[Health]) -> Election {
-        let candidates: Vec<_> =
+        let mut candidates: Vec<_> =
             (0..healths.len()).filter(|&i| self.is_candidate(i, healths)).collect();
+        if self.primary.is_none() && !self.all_looked_at() {
+            // Who has not been asked yet may be another one.
+            candidates.clear();
+        }
         let in_service =
             candidates.iter().any(|&i| self.servers[i].admin != AdminState::Maintenance);
         let mut election = Election { candidates, ..Election::default() };
         let mut fit = Vec::new();
+        let led = self.led();
         for &i in &election.candidates {
+            if led.is_some_and(|led| led != i) {
+                continue;
+            }
             if in_service && self.servers[i].admin == AdminState::Maintenance {
                 continue;
             }
@@ -39,12 +50,55 @@ impl Topology {
             ([only], _) => Some(*only),
             (_, Some(last)) if with_replicas.contains(&last) => Some(last),
             (_, None) if with_replicas.len() == 1 => Some(with_replicas[0]),
-            _ => None,
+            // Not while clients may still be writing to one of them.
+            (_, Some(last)) if fit.contains(&last) && !self.parted => None,
+            _ => self.has_all(&fit),
         };
+        if let Some(i) = election.primary.filter(|_| fit.len() > 1 && with_replicas.is_empty()) {
+            election.beaten = fit.iter().copied().filter(|&other| other != i).collect();
+        }
         if election.primary.is_none() {
             election.why = self.why_none(&fit, &election, healths);
         }
         election
+    }
+
+    /// Whom the leading proxy takes for the primary.
+    pub(super) fn led(&self) -> Option<usize> {
+        let id = self.led?;
+        (0..self.servers.len()).find(|&i| self.report(i).is_some_and(|r| r.server_id == id))
+    }
+
+    /// Forgets that a server was kept out which the leading proxy takes for the primary, or which the
+    /// one that took over from it follows by now.
+    pub(super) fn absolve(&mut self, healths: &[Health]) {
+        for i in 0..self.servers.len() {
+            if self.servers[i].deposed.is_none() {
+                continue;
+            }
+            let followed = self.primary.is_some_and(|last| {
+                last != i
+                    && healths[last] == Health::Up
+                    && self.report(last).is_some_and(|report| report.read_only)
+                    && self
+                        .channel_to(last, i)
+                        .is_some_and(|channel| channel.io == IoThread::Running)
+            });
+            if followed || self.led() == Some(i) {
+                self.servers[i].deposed = None;
+            }
+        }
+    }
+
+    /// The first that has every transaction of the others, so that nothing is lost with them. Only
+    /// GTIDs tell.
+    fn has_all(&self, fit: &[usize]) -> Option<usize> {
+        let histories: Option<Vec<_>> =
+            fit.iter().map(|&i| self.report(i).and_then(Report::history)).collect();
+        let histories = histories?;
+        let covers = |own: &History| histories.iter().all(|other| other.beyond(own).is_none());
+        let first = histories.iter().position(covers)?;
+        (fit.len() > 1 && !histories[first].is_empty()).then(|| fit[first])
     }
 
     fn is_candidate(&self, i: usize, healths: &[Health]) -> bool {
@@ -72,7 +126,7 @@ impl Topology {
     fn lacks(&self, i: usize, healths: &[Health]) -> Option<String> {
         let report = self.report(i)?;
         let known = &self.servers[i];
-        if known.accepted {
+        if known.accepted || self.led() == Some(i) {
             return None;
         }
         let standing = report.standing();
@@ -81,7 +135,7 @@ impl Topology {
         let same_connection = best.is_some_and(|(_, on)| *on == report.connection);
         let was_primary = self.primary == Some(i);
         if was_primary && (intact || same_connection) {
-            return None;
+            return self.parted.then(|| self.overtaken(i, &standing, healths)).flatten();
         }
         // Those that fetch from a new primary can't have what it lacks; they were only asked a little
         // later. The old one is known to have lost something.
@@ -119,6 +173,25 @@ impl Topology {
         ))
     }
 
+    /// While this proxy was cut off, another one may have made another primary: one that replicates
+    /// from nobody, and has more.
+    fn overtaken(&self, i: usize, standing: &Position, healths: &[Health]) -> Option<String> {
+        let by = (0..healths.len()).find(|&other| {
+            other != i
+                && healths[other] == Health::Up
+                && self.report(other).is_some_and(|report| {
+                    report.channels.is_empty() && !standing.covers(&report.standing())
+                })
+        })?;
+        let theirs = self.report(by)?.standing();
+        Some(format!(
+            "lacks transactions that {} has, which may have been made the primary meanwhile (it is at \
+             \"{standing}\", {} at \"{theirs}\")",
+            self.name(by),
+            self.name(by),
+        ))
+    }
+
     fn why_none(&self, fit: &[usize], election: &Election, healths: &[Health]) -> String {
         let names = |of: &[usize]| {
             of.iter().map(|&i| self.name(i).to_owned()).collect::<Vec<_>>().join(" and ")
@@ -127,6 +200,12 @@ impl Topology {
             return format!(
                 "{} are writable at the same time; set read_only=1 on all but one",
                 names(fit)
+            );
+        }
+        if let Some(led) = self.led() {
+            return format!(
+                "{} is the primary for the proxy that leads, and does not take writes",
+                self.name(led)
             );
         }
         if let Some((i, why)) = election.unfit.first() {
@@ -155,6 +234,10 @@ impl Topology {
             (Some((_, why)), _) => format!("writable but {why}"),
             (None, Some(primary)) => {
                 format!("writable, but so is {}, which is the primary", self.name(primary))
+            }
+            (None, None) if self.led().is_some_and(|led| led != i) => {
+                let led = self.led().map_or("?", |led| self.name(led));
+                format!("writable, but {led} is the primary for the proxy that leads")
             }
             (None, None) => {
                 let others: Vec<_> = election

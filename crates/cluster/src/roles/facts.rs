@@ -49,6 +49,7 @@ impl Topology {
             connection: report.map_or(0, |report| report.connection),
             standing,
             received,
+            kept_out: known.deposed.is_some(),
             link: primary.map_or(Link::None, |primary| self.link(i, primary)),
             astray: primary.is_some_and(|primary| {
                 primary != i

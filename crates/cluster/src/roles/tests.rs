@@ -19,6 +19,8 @@ struct Machine {
     sql: bool,
     sql_error: Option<u32>,
     position: u64,
+    /// `@@gtid_binlog_state`, as far as a test is about that.
+    state: &'static str,
     connection: u64,
 }
 
@@ -43,6 +45,7 @@ impl World {
             sql: true,
             sql_error: None,
             position: 7,
+            state: "",
             connection: 1,
         };
         let members = (1..=servers).map(|n| Member {
@@ -112,6 +115,7 @@ impl World {
             collation: 45,
             autocommit: true,
             committed: position(m.position),
+            state: m.state.into(),
             applied: position(if m.source.is_some() { m.position } else { 0 }),
             channels: channels.into_iter().collect(),
             membership: None,
@@ -392,6 +396,86 @@ fn at_the_first_look_replicas_show_which_of_two_is_the_primary() {
     w.look_all();
     w.look_all();
     assert_eq!(w.roles(), "primary replica standalone");
+}
+
+#[test]
+fn at_the_first_look_that_one_is_the_primary_which_has_all_the_others_have() {
+    let two = |first: &'static str, second: &'static str| {
+        let mut w = World::new(2);
+        for (machine, state) in w.machines.iter_mut().zip([first, second]) {
+            (machine.read_only, machine.source, machine.state) = (false, None, state);
+        }
+        w.look(0);
+        assert_eq!(w.primary(), None, "db2 was not asked yet");
+        w.ticks(2);
+        w
+    };
+    let w = two("0-1-7", "0-1-7,0-2-9");
+    assert_eq!(w.roles(), "standalone primary");
+    assert_eq!(w.why(0), "kept out: writable, but db2 has all that it has");
+    let w = two("0-1-7", "0-1-7");
+    assert_eq!(w.roles(), "primary standalone");
+    for (first, second) in [("0-1-8", "0-1-7,0-2-9"), ("", "")] {
+        let w = two(first, second);
+        assert_eq!(w.roles(), "standalone standalone");
+        assert!(w.snapshot().no_primary_why.contains("are writable at the same time"));
+    }
+}
+
+#[test]
+fn whom_the_leading_proxy_takes_for_the_primary_is_the_primary() {
+    // db1 was replaced, then db2, by db1 again, while this proxy saw nothing.
+    let mut w = World::known(3);
+    w.topology.depose(id_of(2), "it was the primary once");
+    w.machines[0].up = false;
+    w.machines[2] = Machine { source: None, read_only: false, ..w.machines[2].clone() };
+    w.machines[1].source = Some(2);
+    w.ticks(2);
+    assert_eq!(w.roles(), "down standalone standalone");
+    w.topology.follow(Some(3));
+    w.ticks(2);
+    assert_eq!(w.roles(), "down replica primary");
+    // One that is not writable is none, and nobody else is.
+    w.machines[2].read_only = true;
+    w.machines[0].up = true;
+    w.ticks(2);
+    assert_eq!(w.primary(), None);
+    assert_eq!(
+        &*w.snapshot().no_primary_why,
+        "db3 is the primary for the proxy that leads, and does not take writes"
+    );
+}
+
+#[test]
+fn a_server_that_was_kept_out_is_the_primary_once_its_successor_follows_it() {
+    let mut w = World::known(3);
+    w.machines[0].up = false;
+    w.machines[1] = Machine { source: None, read_only: false, ..w.machines[1].clone() };
+    w.ticks(2);
+    w.topology.depose(id_of(0), "it was the primary until db2 took over from it");
+    w.machines[0].up = true;
+    w.ticks(2);
+    assert_eq!(w.primary(), Some(2));
+    w.machines[1] = Machine { source: Some(0), read_only: true, ..w.machines[1].clone() };
+    w.ticks(2);
+    assert_eq!(w.roles(), "primary replica replica");
+}
+
+#[test]
+fn a_primary_that_was_overtaken_while_its_proxy_was_cut_off_is_none() {
+    let mut w = World::known(2);
+    w.topology.permit(Some("cut off".into()), |_| true, w.now);
+    w.machines[1] = Machine { source: None, position: 9, ..w.machines[1].clone() };
+    for _ in 0..3 {
+        w.topology.permit(None, |_| true, w.now);
+        w.look_all();
+    }
+    assert!(w.topology.forbidden().0.is_none());
+    assert_eq!(w.primary(), None);
+    assert!(w.why(0).contains("which may have been made the primary meanwhile"), "{}", w.why(0));
+    w.topology.accept(id_of(0));
+    w.ticks(2);
+    assert_eq!(w.primary(), Some(1));
 }
 
 #[test]
@@ -769,6 +853,7 @@ proptest! {
                 sql: true,
                 sql_error: None,
                 position: newest.max(seen) + 1,
+                state: "",
                 connection: m.connection,
             };
             w.topology.set_admin(id_of(i), AdminState::Running);

@@ -79,6 +79,7 @@ impl World {
                             collation: 45,
                             autocommit: true,
                             committed: if galera { position.clone() } else { none() },
+                            state: "".into(),
                             applied: if galera { position } else { none() },
                             channels: Vec::new(),
                             membership: Some(member.clone()),
