@@ -60,6 +60,8 @@ pub struct Client {
     pub trouble: Cell<Option<Instant>>,
     /// Which changes of the session the client is told.
     pub reporting: Reporting,
+    /// The statement that sets the collation named by COM_CHANGE_USER, where a login can't name it.
+    pub login_names: Option<Box<[u8]>>,
 }
 
 /// The session is over.
@@ -407,6 +409,8 @@ impl Client {
                 if !mariadb {
                     // The server's own character sets, not those of the login.
                     self.session.set_names(b"SET NAMES DEFAULT");
+                } else if let Some(names) = &self.login_names {
+                    self.session.set_names(names);
                 }
                 self.login.database = self.session.variables().schema().map(<[u8]>::to_vec);
                 self.ok(1).await
@@ -639,21 +643,16 @@ impl Client {
                 if let Some(database) = &login.database {
                     self.session.set_schema(database);
                 }
-                // A login has room for eight bits of it only.
-                if let Some(id) = collation.filter(|id| *id > 255) {
-                    self.session.set_names(
-                        format!(
-                            "SET character_set_client={id}, character_set_results={id}, \
-                             collation_connection={id}"
-                        )
-                        .as_bytes(),
-                    );
-                }
                 self.info.is_now(&login.credentials);
                 self.login = login;
                 let mut out = Vec::new();
                 match self.first_backend().await {
                     Ok(welcome) => {
+                        self.login_names = None;
+                        // A login to a server has room for eight bits of it only.
+                        if let Some(id) = collation.filter(|id| *id > 255) {
+                            self.set_collation(id).await;
+                        }
                         write_packet(&mut out, seq, &welcome);
                         self.socket.write_all(&out).await?;
                         Ok(())

@@ -172,6 +172,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
             repeating: false,
             trouble: Cell::new(None),
             reporting: Reporting::default(),
+            login_names: None,
         };
         client.welcome_and_serve(seq).await;
     }
