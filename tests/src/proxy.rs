@@ -36,7 +36,7 @@ impl Proxy {
     /// The same, for a command that runs it in some way of its own; how loud its log is stays the
     /// command's to say.
     pub fn spawn_as(mut command: Command, admin: u16, log: &Path) -> Result<Self> {
-        let stderr = File::create(log)?;
+        let stderr = File::options().create(true).append(true).open(log)?;
         let child = command
             .stdin(Stdio::null())
             .stdout(stderr.try_clone()?)
@@ -66,7 +66,14 @@ impl Proxy {
         waited.with_context(|| self.log())
     }
 
-    /// What it wrote to stderr.
+    /// `kill -9`; returns once it is gone.
+    pub fn kill9(&mut self) -> Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        Ok(())
+    }
+
+    /// What it, and those before it, wrote to stderr.
     pub fn log(&self) -> String {
         fs::read_to_string(&self.log).unwrap_or_default()
     }

@@ -3,7 +3,7 @@
 use std::process::Command;
 
 use anyhow::Result;
-use pointsman_sandbox::{Flavour, Node, Options, Sandbox, free_port};
+use pointsman_sandbox::{Flavour, Host, Node, Options, Sandbox, free_port};
 use serde_json::Value;
 
 use crate::clients::Output;
@@ -27,6 +27,8 @@ pub struct Setup {
     pub flavour: Flavour,
     /// The servers are a cluster that elects for itself.
     pub group: bool,
+    /// Where the servers are; empty: all at 127.0.0.1.
+    pub hosts: Vec<Host>,
     /// How loud the proxy's log is.
     pub log: &'static str,
 }
@@ -44,6 +46,7 @@ impl Default for Setup {
             failover: false,
             flavour: Flavour::MariaDb,
             group: false,
+            hosts: vec![],
             log: "info",
         }
     }
@@ -57,6 +60,7 @@ pub struct Site {
     port: u16,
     admin: u16,
     console: u16,
+    log: &'static str,
 }
 
 impl Site {
@@ -85,6 +89,7 @@ impl Site {
             failover: setup.failover,
             flavour: setup.flavour,
             group: setup.group,
+            hosts: setup.hosts,
             ..Options::default()
         })?;
         // A port found free may be taken a moment later by another test.
@@ -108,7 +113,8 @@ impl Site {
                 Proxy::spawn_telling(&config, admin, &sandbox.dir().join("proxy.log"), setup.log)?;
             match proxy.wait_ready() {
                 Ok(()) => {
-                    let site = Self { proxy, sandbox, port, admin, console };
+                    let log = setup.log;
+                    let site = Self { proxy, sandbox, port, admin, console, log };
                     site.wait_replicas()?;
                     return Ok(site);
                 }
@@ -116,6 +122,18 @@ impl Site {
                 Err(error) => return Err(error),
             }
         }
+    }
+
+    /// `kill -9` to the proxy, then a new one at the same address, which need not be ready yet.
+    ///
+    /// # Errors
+    /// It can't be started.
+    pub fn restart_proxy(&mut self) -> Result<()> {
+        self.proxy.kill9()?;
+        let dir = self.sandbox.dir();
+        let (config, log) = (dir.join("proxy.toml"), dir.join("proxy.log"));
+        self.proxy = Proxy::spawn_telling(&config, self.admin, &log, self.log)?;
+        Ok(())
     }
 
     /// Until every running replica takes reads.
@@ -180,9 +198,14 @@ impl Site {
 
     /// `pointsman ARGS` for this proxy.
     pub fn cli(&self, args: &[&str]) -> Output {
+        Output::of(&mut self.command(args))
+    }
+
+    /// The same, not run yet.
+    pub fn command(&self, args: &[&str]) -> Command {
         let mut command = Command::new(pointsman());
         command.args(args).env("POINTSMAN_ADMIN", format!("http://127.0.0.1:{}", self.admin));
-        Output::of(&mut command)
+        command
     }
 
     #[track_caller]

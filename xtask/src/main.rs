@@ -32,7 +32,7 @@ usage: cargo xtask CHORE
   bench [--quick | --all] [--only TEXT] [--other NAME=ADDRESS:PORT:PID] ...
                         CPU per query, latency, throughput: direct, HAProxy, Pointsman and others in
                         one fair run; a table, a plot (SVG) and JSON (--help: all options)
-  checker [NAME] [--seconds N] [--seed S]
+  checker [--flavour mariadb|mysql] [--seconds N] [--seed S] [STORY...]
                         clients that keep books and faults at random; is anything lost, doubled
                         or stale?
   compare [--mariadb | --mysql] [--old | --new] [--explained] [WORDS]

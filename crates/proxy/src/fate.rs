@@ -41,8 +41,12 @@ pub struct Inquiry {
     pub texts: Option<Vec<Vec<u8>>>,
 }
 
-/// Commits that sessions of this proxy were told of: domain (0 for MySQL) and number.
-pub type Told = HashSet<(u32, u64)>;
+/// A commit: where it comes from (MariaDB: domain and server id, MySQL: the server's UUID), and its
+/// number there. In MySQL every server counts by itself, so that numbers alone recur.
+pub type Commit = (u128, u64);
+
+/// Commits that sessions of this proxy were told of.
+pub type Told = HashSet<Commit>;
 
 /// Whether it took place.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -144,15 +148,18 @@ impl<'a> Search<'a> {
     }
 
     fn begin(&self, gtid: &Gtid) -> Present {
-        let (text, number) = match gtid {
+        let (text, commit) = match gtid {
             Gtid::MariaDb { domain, sequence } => {
-                (format!("{domain}-{}-{sequence}", self.inquiry.server_id), (*domain, *sequence))
+                let server_id = self.inquiry.server_id;
+                let text = format!("{domain}-{server_id}-{sequence}");
+                (text, (source(*domain, server_id), *sequence))
             }
             Gtid::MySql { uuid, number } => {
                 let hex: String = uuid.iter().map(|b| format!("{b:02x}")).collect();
                 let (a, b, c, d, e) =
                     (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-                (format!("{a}-{b}-{c}-{d}-{e}:{number}"), (0, *number))
+                let source = u128::from_be_bytes(*uuid);
+                (format!("{a}-{b}-{c}-{d}-{e}:{number}"), (source, *number))
             }
             Gtid::Tagged => return Present { tagged: true, ..Present::default() },
         };
@@ -160,22 +167,30 @@ impl<'a> Search<'a> {
         let own = self.inquiry.own.as_ref();
         Present {
             own: position.is_ok_and(|p| own.is_some_and(|own| own.covers(&p))),
-            told: self.told.contains(&number),
+            told: self.told.contains(&commit),
             ..Present::default()
         }
     }
 }
 
-/// The number of each domain's newest commit in a position; see [`Told`].
-pub fn numbers(position: &Position) -> impl Iterator<Item = (u32, u64)> + '_ {
+/// MariaDB's.
+fn source(domain: u32, server_id: u32) -> u128 {
+    u128::from(domain) << 32 | u128::from(server_id)
+}
+
+/// The newest commit of each domain or source in a position.
+pub fn commits(position: &Position) -> impl Iterator<Item = Commit> + '_ {
     let (mariadb, mysql) = match position {
         Position::MariaDb(position) => (Some(position), None),
         Position::MySql(set) => (None, Some(set)),
         Position::Number(_) => (None, None),
     };
-    let sequences = mariadb.into_iter().flat_map(|p| &p.domains).map(|g| (g.domain, g.sequence));
-    let intervals = mysql.into_iter().flat_map(|set| set.sources().flat_map(|(_, i)| i));
-    sequences.chain(intervals.map(|(_, last)| (0, *last)))
+    let of_domains = mariadb.into_iter().flat_map(|p| &p.domains);
+    let of_domains = of_domains.map(|g| (source(g.domain, g.server), g.sequence));
+    let of_servers = mysql.into_iter().flat_map(|set| set.sources()).flat_map(|(source, all)| {
+        all.iter().map(|(_, last)| (u128::from_be_bytes(source.uuid), *last))
+    });
+    of_domains.chain(of_servers)
 }
 
 /// Servers leave out what ends a statement.
@@ -412,7 +427,7 @@ mod tests {
     }
 
     fn fate(inquiry: &Inquiry, events: &[Vec<u8>]) -> Fate {
-        let told = Told::from([(0, 20)]);
+        let told = Told::from([(source(0, OLD), 20)]);
         let mut search = Search::new(inquiry, Flavour::MariaDb, &told);
         for bytes in events {
             if search.bytes(bytes).unwrap() {
@@ -434,6 +449,24 @@ mod tests {
         // The new primary's connections have ids of their own.
         let new = |sequence| [gtid(2, sequence), query_event(2, THREAD, b"INSERT")];
         assert_eq!(fate(&i, &new(13)), Fate::Absent);
+    }
+
+    #[test]
+    fn what_another_server_numbered_alike_is_none_of_it() {
+        let set = |uuid: &str| {
+            let text = format!("{uuid}-e908-11f1-ac1d-82b6900b5177:7");
+            Position::parse(Flavour::MySql, text.as_bytes()).unwrap()
+        };
+        let (before, after) = (set("76457484"), set("763ad785"));
+        let told: Told = commits(&before).collect();
+        let inquiry = Inquiry { before: None, own: None, ..inquiry(None) };
+        let search = Search::new(&inquiry, Flavour::MySql, &told);
+        let present = |position: &Position| {
+            let Position::MySql(set) = position else { panic!("MySQL's") };
+            let uuid = set.sources().next().unwrap().0.uuid;
+            search.begin(&Gtid::MySql { uuid, number: 7 }).told
+        };
+        assert_eq!((present(&before), present(&after)), (true, false));
     }
 
     /// Asks a real replica about connections of a real primary.
@@ -498,8 +531,8 @@ mod tests {
             let log = read_log(&server, None, &monitor, PATIENCE, &inquiry, &before, told);
             runtime.block_on(log).unwrap()
         };
-        let mut told: Told = numbers(&own).collect();
-        let all = Told::from_iter(told.iter().copied().chain(numbers(&position())));
+        let mut told: Told = commits(&own).collect();
+        let all = Told::from_iter(told.iter().copied().chain(commits(&position())));
         let rows = kind == Flavour::MySql || more.contains("ROW");
         let found = if rows { DOUBT } else { Fate::Committed };
         let none = Told::default();

@@ -21,6 +21,7 @@ use tokio::sync::{mpsc, oneshot};
 
 use crate::backend::Counted;
 use crate::credentials::Credentials;
+use crate::fate::Commit;
 use crate::kill::{Victim, Whom};
 use crate::listen::Entrance;
 use crate::login;
@@ -53,7 +54,7 @@ pub enum Ask {
     /// Who has which connection to a server.
     Holders(ServerId, oneshot::Sender<Holders>),
     /// The newest commits its sessions were told of.
-    Told(oneshot::Sender<Vec<(u32, u64)>>),
+    Told(oneshot::Sender<Vec<Commit>>),
     /// Somebody else accepts clients now.
     AcceptNoMore,
     /// Accept no more; end sessions as they become idle. Answers when the last has gone.
@@ -135,7 +136,7 @@ pub struct Worker {
     /// What was known to be committed, and since when that is known; the newest last.
     checkpoints: RefCell<VecDeque<(Instant, Arc<Position>)>>,
     /// The newest commits that sessions were told of.
-    told: RefCell<VecDeque<(u32, u64)>>,
+    told: RefCell<VecDeque<Commit>>,
     /// Where sessions write down what their next transactions do.
     #[allow(clippy::vec_box)]
     records: RefCell<Vec<Box<Record<Past>>>>,
@@ -289,11 +290,11 @@ impl Worker {
     /// A session was told that this was committed.
     pub fn told(&self, position: &Position) {
         let mut told = self.told.borrow_mut();
-        for number in crate::fate::numbers(position) {
+        for commit in crate::fate::commits(position) {
             if told.len() == TOLD {
                 told.pop_front();
             }
-            told.push_back(number);
+            told.push_back(commit);
         }
     }
 

@@ -105,6 +105,18 @@ impl Network {
         ip(&[&entry[..], more, &["dev", "eth0"]].concat()).map(drop)
     }
 
+    /// No packets get lost any more.
+    ///
+    /// # Errors
+    /// A host can't be reached.
+    pub fn mend(&self) -> Result<()> {
+        for &host in &self.hosts {
+            let entries = ["neigh", "flush", "nud", "permanent", "dev", "eth0"];
+            ip(&[&["-n", &name(host)], &entries[..]].concat())?;
+        }
+        Ok(())
+    }
+
     /// Runs `work` on a thread in the host's namespace.
     ///
     /// # Errors

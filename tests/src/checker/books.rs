@@ -1,9 +1,4 @@
-//! A consistency checker: clients that keep books of what they were told, faults at random, and a
-//! comparison of the books with what the servers have in the end.
-//!
-//! What must hold, whatever dies: a write that was acknowledged is there, once; one that was refused
-//! is not; one whose outcome the client was not told is there once or not at all; money that is moved
-//! about stays the same in sum, in every read; a read sees every write acknowledged before it began.
+//! What clients do, what they were told, and what must hold.
 
 use std::collections::HashMap;
 use std::sync::Mutex;
@@ -12,31 +7,9 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, Result, ensure};
 
+use super::Random;
+use crate::raw::lenenc_row;
 use crate::{Raw, ServerError};
-
-/// Pseudo-random numbers that a seed repeats (splitmix64).
-#[derive(Debug, Clone)]
-pub struct Random(u64);
-
-impl Random {
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
-        Self(seed)
-    }
-
-    pub fn number(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-
-    /// Below `n`.
-    pub fn below(&mut self, n: u64) -> u64 {
-        self.number() % n
-    }
-}
 
 /// What a client was told of a write.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -56,7 +29,8 @@ pub struct Books {
     stop: AtomicBool,
     /// Of each client: the newest number acknowledged.
     acknowledged: Vec<AtomicU64>,
-    told: Vec<Mutex<HashMap<u64, Told>>>,
+    /// Of each client: what it was told of its writes 1, 2, ...
+    told: Vec<Mutex<Vec<Told>>>,
     violations: Mutex<Vec<String>>,
     errors: Mutex<HashMap<String, u64>>,
     reads: AtomicU64,
@@ -75,6 +49,62 @@ pub struct Verdict {
     /// Errors that clients saw, by number.
     pub errors: HashMap<String, u64>,
     pub longest_gap: Duration,
+}
+
+const SUM: &str = "SELECT CAST(SUM(money) AS CHAR) FROM acc";
+const NEWEST: &str = "SELECT CAST(COALESCE(MAX(n), 0) AS CHAR), CAST(@@server_id AS CHAR) FROM book \
+     WHERE client = ";
+
+/// A connection with statements that are prepared once and live as long as it does.
+struct Session {
+    db: Raw,
+    sum: u32,
+    newest: u32,
+}
+
+impl Session {
+    fn open(port: u16) -> Result<Self> {
+        let mut db = Raw::connect(port)?;
+        let (sum, ..) = db.prepare(SUM)?;
+        let (newest, ..) = db.prepare(&format!("{NEWEST}?"))?;
+        Ok(Self { db, sum, newest })
+    }
+
+    fn prepared_sum(&mut self) -> Result<String> {
+        let row = self.execute(self.sum, None)?;
+        row.into_iter().next().flatten().context("a sum")
+    }
+
+    fn newest(&mut self, client: usize) -> Result<(u64, String)> {
+        let rows = self.db.query(&format!("{NEWEST}{client}"))?;
+        newest(rows.into_iter().next().context("a row")?)
+    }
+
+    fn prepared_newest(&mut self, client: usize) -> Result<(u64, String)> {
+        newest(self.execute(self.newest, Some(client))?)
+    }
+
+    /// COM_STMT_EXECUTE of a query for one row of strings, with a number as its parameter.
+    fn execute(&mut self, id: u32, parameter: Option<usize>) -> Result<Vec<Option<String>>> {
+        let mut argument = id.to_le_bytes().to_vec();
+        argument.extend([0, 1, 0, 0, 0]);
+        if let Some(number) = parameter {
+            // No NULL; types follow: LONGLONG.
+            argument.extend([0, 1, 8, 0]);
+            argument.extend((number as u64).to_le_bytes());
+        }
+        self.db.command(0x17, &argument)?;
+        let (rows, _) = self.db.result()?;
+        let row = rows.first().context("a row")?;
+        // Header, and a bitmap of NULLs that is one byte for up to six columns.
+        lenenc_row(row.get(2..).context("a binary row")?)
+    }
+}
+
+fn newest(row: Vec<Option<String>>) -> Result<(u64, String)> {
+    let mut row = row.into_iter();
+    let seen = row.next().flatten().context("a number")?.parse()?;
+    Ok((seen, row.next().flatten().unwrap_or_default()))
 }
 
 /// Money on each account at first.
@@ -109,7 +139,28 @@ impl Books {
         self.stop.store(true, SeqCst);
     }
 
-    fn violation(&self, text: String) {
+    fn note_gap(&self) {
+        let mut gap = self.gap.lock().unwrap();
+        let now = Instant::now();
+        gap.0 = gap.0.max(now - gap.1);
+        gap.1 = now;
+    }
+
+    /// How many writes were acknowledged so far, and how many reads were begun.
+    #[must_use]
+    pub fn progress(&self) -> (u64, u64) {
+        let writes = self.acknowledged.iter().map(|n| n.load(SeqCst)).sum();
+        (writes, self.reads.load(SeqCst))
+    }
+
+    /// How many violations there are so far.
+    #[must_use]
+    pub fn violated(&self) -> usize {
+        self.violations.lock().unwrap().len()
+    }
+
+    /// Notes what must not be; the first twenty.
+    pub fn violation(&self, text: String) {
         let mut all = self.violations.lock().unwrap();
         if all.len() < 20 {
             all.push(text);
@@ -122,9 +173,9 @@ impl Books {
         let mut db = None;
         let mut n = 0;
         while !self.stop.load(SeqCst) {
-            let Some(connection) = &mut db else {
-                match Raw::connect(self.port) {
-                    Ok(connection) => db = Some(connection),
+            let Some(session) = &mut db else {
+                match Session::open(self.port) {
+                    Ok(session) => db = Some(session),
                     Err(error) => {
                         self.count(&error);
                         std::thread::sleep(Duration::from_millis(20));
@@ -133,20 +184,21 @@ impl Books {
                 continue;
             };
             let outcome = match random.below(4) {
-                0 => self.read(connection, &mut random),
+                0 => self.read(session, &mut random),
                 1 => {
                     n += 1;
-                    self.write(client, n, || self.insert(connection, client, n))
+                    self.write(client, n, || self.insert(&mut session.db, client, n))
                 }
                 _ => {
                     n += 1;
-                    self.write(client, n, || self.transfer(connection, client, n, &mut random))
+                    let db = &mut session.db;
+                    self.write(client, n, || self.transfer(db, client, n, &mut random))
                 }
             };
             if let Err(error) = outcome {
                 self.count(&error);
                 let lost = error.downcast_ref::<ServerError>().is_none_or(|e| e.code == 2013);
-                if lost || connection.query("ROLLBACK").is_err() {
+                if lost || session.db.query("ROLLBACK").is_err() {
                     db = None;
                 }
             }
@@ -172,13 +224,14 @@ impl Books {
                 _ => Told::Nothing,
             },
         };
-        self.told[client].lock().unwrap().insert(n, told);
+        // The numbers of one client's writes have no gaps.
+        let mut all = self.told[client].lock().unwrap();
+        debug_assert_eq!(all.len() as u64 + 1, n);
+        all.push(told);
+        drop(all);
         if told == Told::Done {
             self.acknowledged[client].fetch_max(n, SeqCst);
-            let mut gap = self.gap.lock().unwrap();
-            let now = Instant::now();
-            gap.0 = gap.0.max(now - gap.1);
-            gap.1 = now;
+            self.note_gap();
         }
         outcome
     }
@@ -204,35 +257,38 @@ impl Books {
     }
 
     /// A read must see all that was acknowledged before it, of whichever client.
-    fn read(&self, db: &mut Raw, random: &mut Random) -> Result<()> {
+    fn read(&self, session: &mut Session, random: &mut Random) -> Result<()> {
         self.reads.fetch_add(1, SeqCst);
-        if random.below(2) == 0 {
-            let sum = db.one("SELECT SUM(money) FROM acc")?;
-            if sum != (self.accounts * MONEY).to_string() {
-                self.violation(format!("the sum of all money was {sum}"));
+        match random.below(4) {
+            0 => self.check_sum(&session.db.one(SUM)?),
+            1 => self.check_sum(&session.prepared_sum()?),
+            kind => {
+                let whose = random.below(self.clients as u64) as usize;
+                let before = self.acknowledged[whose].load(SeqCst);
+                let (seen, server) = match kind {
+                    2 => session.newest(whose)?,
+                    _ => session.prepared_newest(whose)?,
+                };
+                if seen < before {
+                    self.violation(format!(
+                        "client {whose}'s write {before} was acknowledged, and a read at server \
+                         {server} that began later saw {seen}"
+                    ));
+                }
             }
-            return Ok(());
-        }
-        let whose = random.below(self.clients as u64) as usize;
-        let before = self.acknowledged[whose].load(SeqCst);
-        let sql =
-            format!("SELECT COALESCE(MAX(n), 0), @@server_id FROM book WHERE client = {whose}");
-        let rows = db.query(&sql)?;
-        let row = rows.first().context("a row")?;
-        let seen: u64 = row[0].as_deref().unwrap_or("0").parse()?;
-        if seen < before {
-            let server = row[1].as_deref().unwrap_or("?");
-            self.violation(format!(
-                "client {whose}'s write {before} was acknowledged, and a read at server {server} \
-                 that began later saw {seen}"
-            ));
         }
         Ok(())
     }
 
+    fn check_sum(&self, sum: &str) {
+        if sum != (self.accounts * MONEY).to_string() {
+            self.violation(format!("the sum of all money was {sum}"));
+        }
+    }
+
     /// Compares the books with `rows` of `client\tn` in the order of both, from the present primary.
     /// `may_lose`: replication is asynchronous, and the primary was lost.
-    pub fn close(self, rows: &str, sum: &str, may_lose: bool) -> Result<Verdict> {
+    pub fn close(&self, rows: &str, sum: &str, may_lose: bool) -> Result<Verdict> {
         let mut there: HashMap<(usize, u64), u64> = HashMap::new();
         for row in rows.lines() {
             let (client, n) = row.split_once('\t').context("two columns")?;
@@ -240,7 +296,7 @@ impl Books {
         }
         let (mut done, mut refused, mut unknown, mut lost) = (0, 0, 0, 0);
         for (client, told) in self.told.iter().enumerate() {
-            for (&n, &told) in told.lock().unwrap().iter() {
+            for (n, &told) in (1..).zip(told.lock().unwrap().iter()) {
                 let times = there.remove(&(client, n)).unwrap_or(0);
                 let wrong = match told {
                     Told::Done => {
@@ -272,13 +328,13 @@ impl Books {
             println!("{lost} acknowledged writes were lost with the primary they were on");
         }
         Ok(Verdict {
-            violations: self.violations.into_inner().unwrap(),
+            violations: self.violations.lock().unwrap().clone(),
             done,
             refused,
             unknown,
-            reads: self.reads.into_inner(),
-            errors: self.errors.into_inner().unwrap(),
-            longest_gap: self.gap.into_inner().unwrap().0,
+            reads: self.reads.load(SeqCst),
+            errors: self.errors.lock().unwrap().clone(),
+            longest_gap: self.gap.lock().unwrap().0,
         })
     }
 }
@@ -287,14 +343,14 @@ impl Books {
 mod tests {
     use super::*;
 
-    fn books(told: &[(u64, Told)]) -> Books {
+    fn books(told: &[Told]) -> Books {
         Books {
             port: 0,
             accounts: 1,
             clients: 1,
             stop: AtomicBool::new(true),
             acknowledged: vec![AtomicU64::new(0)],
-            told: vec![Mutex::new(told.iter().copied().collect())],
+            told: vec![Mutex::new(told.to_vec())],
             violations: Mutex::default(),
             errors: Mutex::default(),
             reads: AtomicU64::new(0),
@@ -304,7 +360,7 @@ mod tests {
 
     #[test]
     fn lost_doubled_and_refused_writes_are_found() {
-        let all = [(1, Told::Done), (2, Told::Refused), (3, Told::Nothing), (4, Told::Nothing)];
+        let all = [Told::Done, Told::Refused, Told::Nothing, Told::Nothing];
         let found = |rows: &str, sum: &str, may_lose| {
             books(&all).close(rows, sum, may_lose).unwrap().violations.len()
         };
