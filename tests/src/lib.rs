@@ -17,6 +17,7 @@ mod raw;
 pub mod reference;
 mod site;
 pub mod suites;
+pub mod times;
 
 pub use binary::pointsman;
 pub use clients::{Load, Output, php_script};

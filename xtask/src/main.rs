@@ -13,6 +13,7 @@ mod setup;
 mod site;
 mod suites;
 mod test;
+mod times;
 mod vm;
 
 use std::process::ExitCode;
@@ -39,6 +40,8 @@ usage: cargo xtask CHORE
                         the stories of tests/compare, direct and through the proxy: what differs?
   suites [--list] [--explained] [--mysql] [NAME [TEST...]]
                         other projects' own tests, direct and through the proxy: equal results?
+  failover-times [--flavour mariadb|mysql] [--rounds N] [EVENT...]
+                        what a dead, a frozen, a replaced primary costs clients that write
   freshness [--mariadb | --mysql] [-n READS]
                         reads after writes: how many are stale, how many do replicas answer?
   fuzz [TARGET] [--seconds N]
@@ -72,6 +75,7 @@ fn run(args: &[&str]) -> Result<ExitCode> {
         ["test"] => test::run()?,
         ["bench", rest @ ..] => bench::run(rest)?,
         ["checker", rest @ ..] => checker::run(rest)?,
+        ["failover-times", rest @ ..] => times::run(rest)?,
         ["freshness", rest @ ..] => freshness::run(rest)?,
         ["fuzz", rest @ ..] => fuzz::run(rest)?,
         ["instructions", rest @ ..] => instructions::run(rest)?,

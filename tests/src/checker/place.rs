@@ -37,8 +37,9 @@ impl Place {
         done.unwrap_or_else(|panic| std::panic::resume_unwind(panic))
     }
 
-    /// Servers of `flavour`, `more` in the proxy's configuration. `lossless`: Pointsman may change the
-    /// primary, and replication is semi-synchronous, so that nothing acknowledged is lost with it.
+    /// Servers of `flavour`, `more` in the proxy's configuration. `failover`: Pointsman may change the
+    /// primary. `lossless`: replication is semi-synchronous, so that nothing acknowledged is lost with
+    /// it.
     ///
     /// # Errors
     /// They don't come up.
@@ -46,6 +47,7 @@ impl Place {
         network: Option<Arc<Network>>,
         flavour: Flavour,
         more: &str,
+        failover: bool,
         lossless: bool,
     ) -> Result<Self> {
         let hosts = network.iter().flat_map(|network| {
@@ -54,6 +56,9 @@ impl Place {
                 namespace: Some(network.namespace(host)),
             })
         });
+        if let Some(network) = &network {
+            network.mend()?;
+        }
         let semi_sync: &[&str] = match flavour {
             _ if !lossless => &[],
             Flavour::MySql => &[
@@ -74,7 +79,7 @@ impl Place {
         }
         let site = Site::try_with(Setup {
             replicas: DATABASES.len() - 1,
-            failover: lossless,
+            failover,
             config: format!("workers = 2\n{more}"),
             flavour,
             hosts: hosts.collect(),
@@ -82,8 +87,10 @@ impl Place {
             ..Setup::default()
         })?;
         let place = Self { site, network };
-        if lossless {
+        if failover {
             place.await_able()?;
+        }
+        if lossless {
             let source = place.semi_sync_source();
             place.site.primary().client_sql(&format!("SET GLOBAL {source}_enabled = ON"))?;
             wait_until("replication is semi-synchronous", LONG, || {
@@ -128,7 +135,8 @@ impl Place {
     pub fn in_role(&self, role: &str) -> Result<Vec<String>> {
         let rows = self.site.admin_json("servers")?;
         let rows = rows.as_array().context("a list of servers")?.iter();
-        let rows = rows.filter(|row| row["role"] == role && (role != "replica" || row["reads"] == true));
+        let rows =
+            rows.filter(|row| row["role"] == role && (role != "replica" || row["reads"] == true));
         Ok(rows.filter_map(|row| row["name"].as_str().map(str::to_owned)).collect())
     }
 
@@ -158,9 +166,8 @@ impl Place {
         within: Duration,
         fits: impl Fn(&str) -> bool,
     ) -> Result<()> {
-        let there = wait_until(what, within, || {
-            Ok(self.in_role("primary")?.iter().any(|name| fits(name)))
-        });
+        let there =
+            wait_until(what, within, || Ok(self.in_role("primary")?.iter().any(|name| fits(name))));
         there.with_context(|| self.told())
     }
 

@@ -72,8 +72,8 @@ impl Story {
         }
     }
 
-    /// Whether Pointsman may change the primary.
-    fn lossless(self) -> bool {
+    /// Whether Pointsman may change the primary, and nothing acknowledged be lost with it.
+    fn changes_primary(self) -> bool {
         matches!(self, Self::Primaries | Self::Switchovers | Self::Everything)
     }
 }
@@ -94,7 +94,8 @@ impl Round {
     /// Servers don't come up, or something that had to happen did not.
     pub fn run(self, network: Option<Arc<Network>>) -> Result<Verdict> {
         let story = self.story;
-        let mut place = Place::start(network, self.flavour, story.config(), story.lossless())?;
+        let changes = story.changes_primary();
+        let mut place = Place::start(network, self.flavour, story.config(), changes, changes)?;
         let books = Books::open(place.site.port(), CLIENTS, ACCOUNTS)?;
         place.site.sandbox.wait_caught_up()?;
         let outcome = std::thread::scope(|scope| {
@@ -142,7 +143,9 @@ impl Round {
                         (begun.elapsed() - at).as_secs_f64()
                     );
                 }
-                // A server that has something of its own stays out: then less can be done.
+                // A former primary that has something of its own stays out, and that is right: then
+                // no more primaries can be taken.
+                None if trouble.takes_the_primary() => missed += 3,
                 None => missed += 1,
             }
             if books.violated() > violated {

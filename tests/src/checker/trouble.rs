@@ -84,9 +84,15 @@ impl Trouble {
         matches!(self, PartReplica | PartReplication | CutPrimary | PartPrimary)
     }
 
+    /// What the server is told makes sense to a replica only.
+    fn needs_replication(self) -> bool {
+        matches!(self, StopApplying | StopFetching | DelayReplica)
+    }
+
     /// The primary may be replaced: nothing else may be amiss, or something acknowledged could be
     /// lost with two servers at once.
-    fn takes_the_primary(self) -> bool {
+    #[must_use]
+    pub fn takes_the_primary(self) -> bool {
         matches!(self, KillPrimary | FreezePrimary | CutPrimary | Switchover | KillProxyAmid)
     }
 
@@ -113,6 +119,10 @@ impl Trouble {
         let others: Vec<_> =
             place.site.sandbox.nodes().iter().filter(|node| node.name() != old_name).collect();
         let replica = *random.one_of(&others);
+        let replicates = place.in_role("replica")?.iter().any(|name| name == replica.name());
+        if self.needs_replication() && !replicates {
+            return Ok(None);
+        }
         let moment = random.moment(50, 550);
         let words = replica_word(replica);
         let (name, ms) = (replica.name(), moment.as_millis());

@@ -31,6 +31,10 @@ impl Tools {
     pub(super) fn target(&self, server: usize) -> &Target {
         &self.shared.watched[server].actor
     }
+
+    fn ours(&self) -> Vec<&str> {
+        self.ours.iter().map(String::as_str).collect()
+    }
 }
 
 /// A connection to one server, made when needed and kept.
@@ -44,6 +48,10 @@ pub(super) struct Hands {
 const POLL: Duration = Duration::from_millis(10);
 /// `innodb_trx` is a copy that is made anew only after it was left alone for 0.1 s.
 const TRX_POLL: Duration = Duration::from_millis(110);
+/// Until a statement that was sent is seen to run, and how long those that run are waited for before
+/// open transactions are looked at.
+const ARRIVAL: Duration = Duration::from_millis(4);
+const BUSY: Duration = Duration::from_millis(80);
 /// How long a statement that waits for others is given before those are cut off.
 const PATIENCE: Duration = Duration::from_millis(200);
 /// How long replication may take to run.
@@ -271,8 +279,13 @@ impl Hands {
     async fn close(&mut self, wait: Duration) -> Result<Outcome, Broken> {
         let words = self.words().await?;
         let begun = Instant::now();
-        // Statements on their way when writes were held back.
-        sleep(Duration::from_millis(5)).await;
+        // Statements on their way when writes were held back: most are done in no time, and the list of
+        // transactions is fresh only once.
+        let busy = words.busy(&self.tools.ours());
+        sleep(ARRIVAL).await;
+        while begun.elapsed() < BUSY && !self.ids(&busy).await?.is_empty() {
+            sleep(ARRIVAL).await;
+        }
         while !self.ids(words.writers()).await?.is_empty() {
             if begun.elapsed() + TRX_POLL > wait {
                 break;
@@ -288,8 +301,7 @@ impl Hands {
 
     async fn fence(&mut self) -> Result<Outcome, Broken> {
         let words = self.words().await?;
-        let ours: Vec<_> = self.tools.ours.iter().map(String::as_str).collect();
-        let clients = words.clients(&ours);
+        let clients = words.clients(&self.tools.ours());
         self.make_read_only(&words, &clients).await?;
         for id in self.ids(&clients).await? {
             self.kill(id).await?;

@@ -36,6 +36,8 @@ pub struct Fact {
     pub kept_out: bool,
     /// How it follows the primary, or the last one.
     pub link: Link,
+    /// It replicates from nobody.
+    pub alone: bool,
     /// It replicates from some other server of the config, which does not lead to the primary.
     pub astray: bool,
 }

@@ -211,6 +211,7 @@ impl Machine {
             self.confirm(now);
         }
         self.not_before.take_if(|at| *at <= now);
+        self.care.passed(now);
         self.advance(now);
     }
 

@@ -135,6 +135,11 @@ impl Words {
          AND trx_mysql_thread_id <> CONNECTION_ID()"
     }
 
+    /// Of [`Words::clients`], those that run a statement.
+    pub(super) fn busy(&self, ours: &[&str]) -> String {
+        format!("{} AND command IN ('Query', 'Execute')", self.clients(ours))
+    }
+
     /// Connections of clients: neither ours nor of replicas, nor the server's own threads.
     pub(super) fn clients(&self, ours: &[&str]) -> String {
         let ours: Vec<_> = ours.iter().map(|user| quote(user)).collect();

@@ -18,8 +18,10 @@ pub(super) struct Care {
     diverged: BTreeMap<usize, String>,
     /// Steps under way.
     busy: BTreeMap<StepId, Step>,
-    /// Nothing is tried before that, and how often it failed.
-    pause: BTreeMap<usize, (Instant, u32)>,
+    /// Nothing is tried before that (`None`: it has passed), and how often it failed.
+    pause: BTreeMap<usize, (Option<Instant>, u32)>,
+    /// Since when these replicate from nobody although they have nothing of their own.
+    strays: BTreeMap<usize, Instant>,
     /// The operator waits for this server.
     asked: Option<usize>,
 }
@@ -28,17 +30,34 @@ pub(super) struct Care {
 const LOOKS: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// How long a server must have been astray: an operator may be at it.
+const ASTRAY: Duration = Duration::from_secs(2);
 
 impl Care {
     pub(super) fn next(&self) -> Option<Instant> {
-        self.pause.values().map(|(at, _)| *at).min()
+        self.pause.values().filter_map(|(at, _)| *at).min()
+    }
+
+    /// What was waited for until now is waited for no more.
+    pub(super) fn passed(&mut self, now: Instant) {
+        for (at, _) in self.pause.values_mut() {
+            at.take_if(|at| *at <= now);
+        }
+    }
+
+    fn rest(&mut self, i: usize, until: Instant, tries: u32) {
+        self.pause.insert(i, (Some(until), tries));
+    }
+
+    fn rests(&self, i: usize, now: Instant) -> bool {
+        self.pause.get(&i).is_some_and(|(at, _)| at.is_some_and(|at| at > now))
     }
 
     pub(super) fn fell(&mut self, i: usize, now: Instant) {
         self.fallen.insert(i);
         self.former.insert(i);
         // It may just have been made read-only.
-        self.pause.insert(i, (now + LOOKS, 0));
+        self.rest(i, now + LOOKS, 0);
         self.diverged.clear();
     }
 
@@ -77,6 +96,7 @@ impl Machine {
     /// Sees to servers that should follow the primary and don't.
     pub(super) fn tend(&mut self, now: Instant) {
         let Some(primary) = self.facts.primary else { return };
+        self.note_strays(primary, now);
         for i in 0..self.facts.servers.len() {
             let fact = &self.facts.servers[i];
             if i == primary || fact.state != State::Up || self.care.is_busy(i) {
@@ -89,7 +109,7 @@ impl Machine {
                 self.care.diverged.remove(&i);
                 self.care.pause.remove(&i);
             } else if let Some(step) = self.remedy(i, primary)
-                && self.care.pause.get(&i).is_none_or(|(at, _)| *at <= now)
+                && !self.care.rests(i, now)
             {
                 self.nurse(step);
             }
@@ -103,6 +123,40 @@ impl Machine {
             if Some(i) != self.facts.primary {
                 self.care.fallen.insert(i);
                 self.care.former.insert(i);
+            }
+        }
+    }
+
+    /// A former primary that this process does not know to be one, as after a restart of its own, is
+    /// seen by that it follows nobody, has nothing that the primary lacks and, if it can still be
+    /// written to, lacks something that the primary has. After a while it counts as fallen.
+    fn note_strays(&mut self, primary: usize, now: Instant) {
+        let all = &self.facts.servers[primary].standing;
+        let astray = |i: usize| {
+            let fact = &self.facts.servers[i];
+            i != primary
+                && self.settings.auto
+                && self.settings.auto_rejoin
+                && fact.state == State::Up
+                && fact.admin == AdminState::Running
+                && fact.alone
+                && !fact.standing.is_empty()
+                && all.covers(&fact.standing)
+                && (fact.read_only || !fact.standing.covers(all))
+        };
+        let strays: Vec<_> = (0..self.facts.servers.len()).filter(|&i| astray(i)).collect();
+        self.care.strays.retain(|i, _| strays.contains(i));
+        for i in strays {
+            let since = *self.care.strays.entry(i).or_insert(now);
+            if now.saturating_duration_since(since) < ASTRAY {
+                continue;
+            }
+            if self.care.fallen.insert(i) {
+                let (name, to) = (self.facts.name(i).to_owned(), self.facts.name(primary));
+                let text = format!(
+                    "{name} follows nobody and has nothing that {to} lacks: it is made its replica"
+                );
+                self.tell("server_astray", i, text);
             }
         }
     }
@@ -133,8 +187,7 @@ impl Machine {
 
     /// Makes the server that is the primary by rights writable again.
     pub(super) fn make_writable(&mut self, i: usize, now: Instant) {
-        let paused = self.care.pause.get(&i).is_some_and(|(at, _)| *at > now);
-        if !paused && !self.care.is_busy(i) {
+        if !self.care.rests(i, now) && !self.care.is_busy(i) {
             let name = self.facts.name(i).to_owned();
             let text =
                 format!("{name}, the primary, came back read-only and is made writable again");
@@ -194,7 +247,7 @@ impl Machine {
             (Step::Fence { .. }, Ok(_)) => {
                 let text = format!("{name} was made read-only and its clients were cut off");
                 self.tell("server_fenced", i, text);
-                self.care.pause.insert(i, (now + LOOKS, 0));
+                self.care.rest(i, now + LOOKS, 0);
                 self.push(Effect::Look);
                 if self.care.asked == Some(i)
                     && let Some(primary) = self.facts.primary.filter(|_| self.facts.reigns)
@@ -205,14 +258,14 @@ impl Machine {
             (Step::Join { to, .. }, Ok(_)) => {
                 let text = format!("{name} replicates from {} now", self.facts.name(*to));
                 self.care.fallen.remove(&i);
-                self.care.pause.insert(i, (now + LOOKS, 0));
+                self.care.rest(i, now + LOOKS, 0);
                 self.frozen.remove(&i);
                 self.tell("server_joined", i, text.clone());
                 self.push(Effect::Look);
                 self.answer(i, Ok(text));
             }
             (_, Ok(_)) => {
-                self.care.pause.insert(i, (now + LOOKS, 0));
+                self.care.rest(i, now + LOOKS, 0);
                 self.frozen.remove(&i);
                 self.push(Effect::Look);
             }
@@ -220,7 +273,7 @@ impl Machine {
                 let tries = self.care.pause.get(&i).map_or(0, |(_, tries)| *tries) + 1;
                 let pause =
                     (FIRST_PAUSE * (1 << tries.min(5).saturating_sub(1))).min(LONGEST_PAUSE);
-                self.care.pause.insert(i, (now + pause, tries));
+                self.care.rest(i, now + pause, tries);
                 let text = self.failure_text(&step, failure);
                 self.answer(i, Err(text.clone()));
                 if tries <= 3 {

@@ -50,6 +50,7 @@ impl Topology {
             standing,
             received,
             kept_out: known.deposed.is_some(),
+            alone: report.is_some_and(|report| report.channels.is_empty()),
             link: primary.map_or(Link::None, |primary| self.link(i, primary)),
             astray: primary.is_some_and(|primary| {
                 primary != i
