@@ -329,12 +329,13 @@ impl Cluster {
         self.shared_state().failover.ask(Request::Failover { to, force }).await
     }
 
-    /// Makes a server that has nothing of its own a replica of the primary.
+    /// Makes a server that has nothing of its own a replica of the primary. `rebuild`: gives it another
+    /// server's data first, which is only begun when this returns.
     ///
     /// # Errors
     /// Why it was not done, with the transactions that only it has, if there are such.
-    pub async fn rejoin(&self, server: String) -> Result<String, String> {
-        self.shared_state().failover.ask(Request::Rejoin { server }).await
+    pub async fn rejoin(&self, server: String, rebuild: bool) -> Result<String, String> {
+        self.shared_state().failover.ask(Request::Rejoin { server, rebuild }).await
     }
 
     /// What is going on about the primary, or why nothing is although there is none: short

@@ -109,7 +109,7 @@ impl Daemon for DirectorDaemon {
             Action::Resume(_) => "resume",
             Action::Switchover { .. } => "switchover",
             Action::Failover { .. } => "failover",
-            Action::Rejoin(_) => "rejoin",
+            Action::Rejoin { .. } => "rejoin",
         };
         Box::pin(async move { Err(AdminError::not_available(what)) })
     }

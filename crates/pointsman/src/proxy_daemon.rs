@@ -256,9 +256,9 @@ impl Daemon for ProxyDaemon {
                     let done = self.proxy.cluster().failover(to, force).await;
                     done.map_err(|why| AdminError::new(Code::Conflict, why))
                 }
-                Action::Rejoin(server) => {
+                Action::Rejoin { server, rebuild } => {
                     self.check_name(Some(&server))?;
-                    let done = self.proxy.cluster().rejoin(server).await;
+                    let done = self.proxy.cluster().rejoin(server, rebuild).await;
                     done.map_err(|why| AdminError::new(Code::Conflict, why))
                 }
             }

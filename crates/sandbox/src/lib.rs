@@ -89,6 +89,10 @@ pub const FAILOVER_GRANTS: &[&str] = &[
 pub const FAILOVER_GRANTS_MYSQL: &[&str] = &[
     "GRANT REPLICATION_SLAVE_ADMIN, SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN, PROCESS, RELOAD \
      ON *.* TO 'pointsman'@'%'",
+    // To rebuild a server.
+    "GRANT CLONE_ADMIN, BACKUP_ADMIN ON *.* TO 'pointsman'@'%'",
+    "GRANT INSERT ON mysql.plugin TO 'pointsman'@'%'",
+    "GRANT SELECT ON performance_schema.* TO 'pointsman'@'%'",
     "GRANT SELECT ON performance_schema.replication_connection_status TO 'pointsman'@'%'",
     "GRANT SELECT ON performance_schema.replication_connection_configuration TO 'pointsman'@'%'",
 ];

@@ -1,6 +1,7 @@
 //! The other end of the wire: the command table as subcommands of a command line.
 
 mod client;
+mod rebuild;
 mod watch;
 
 use std::ffi::OsString;
@@ -166,7 +167,11 @@ fn try_run(name: &str, matches: &ArgMatches) -> Result<(), Failure> {
 
     if !command.kind.reads() {
         params.push(("format".to_owned(), if json { "json" } else { "text" }.to_owned()));
-        return print(&client.post(&path, &params)?);
+        print(&client.post(&path, &params)?)?;
+        if params.iter().any(|(name, _)| name == command::REBUILD) {
+            return rebuild::follow(&client, &text(Args::SERVER).unwrap_or_default());
+        }
+        return Ok(());
     }
     if matches!(command.kind, Kind::View(View::Events)) {
         if matches.get_flag("watch") {

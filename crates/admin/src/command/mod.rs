@@ -4,6 +4,8 @@
 mod verbs;
 mod views;
 
+pub(crate) use verbs::REBUILD;
+
 use std::collections::BTreeMap;
 
 use crate::{Action, AdminError, Code, Daemon, Query, Status, Table, View};
@@ -29,7 +31,7 @@ pub enum Kind {
     /// `GET /api/v1/NAME`.
     View(View),
     /// `POST /api/v1/servers/SERVER/NAME`.
-    OnServer(fn(String) -> Action),
+    OnServer(fn(String, &Args) -> Action),
     /// `POST /api/v1/NAME`.
     OnDaemon(fn(&Args) -> Action),
 }
@@ -197,7 +199,7 @@ pub async fn run(
             let server = args.text(Args::SERVER).filter(|s| !s.is_empty()).ok_or_else(|| {
                 AdminError::new(Code::BadArgument, format!("{}: which server?", command.name))
             })?;
-            act(daemon, command, action(server)).await
+            act(daemon, command, action(server, args)).await
         }
         Kind::OnDaemon(action) => act(daemon, command, action(args)).await,
     }

@@ -6,7 +6,7 @@ use crate::Action;
 pub(super) const DRAIN: Command = Command {
     name: "drain",
     about: "Send no new work to a server; what runs may end",
-    kind: Kind::OnServer(Action::Drain),
+    kind: Kind::OnServer(|server, _| Action::Drain(server)),
     params: &[],
     hidden: false,
 };
@@ -14,7 +14,7 @@ pub(super) const DRAIN: Command = Command {
 pub(super) const MAINTAIN: Command = Command {
     name: "maintain",
     about: "Take a server out altogether",
-    kind: Kind::OnServer(Action::Maintain),
+    kind: Kind::OnServer(|server, _| Action::Maintain(server)),
     params: &[],
     hidden: false,
 };
@@ -22,7 +22,7 @@ pub(super) const MAINTAIN: Command = Command {
 pub(super) const RESUME: Command = Command {
     name: "resume",
     about: "Bring a server back from drain or maintenance",
-    kind: Kind::OnServer(Action::Resume),
+    kind: Kind::OnServer(|server, _| Action::Resume(server)),
     params: &[],
     hidden: false,
 };
@@ -77,10 +77,20 @@ pub(super) const FAILOVER: Command = Command {
     hidden: false,
 };
 
+/// Of `rejoin`.
+pub(crate) const REBUILD: &str = "rebuild";
+
 pub(super) const REJOIN: Command = Command {
     name: "rejoin",
     about: "Make a former primary a replica of the new one, if it has nothing of its own",
-    kind: Kind::OnServer(Action::Rejoin),
-    params: &[],
+    kind: Kind::OnServer(|server, args| Action::Rejoin {
+        server,
+        rebuild: args.flag(REBUILD).unwrap_or(false),
+    }),
+    params: &[Param {
+        name: REBUILD,
+        about: "Give it another server's data: what only it has is gone then",
+        kind: ParamKind::Flag,
+    }],
     hidden: false,
 };

@@ -60,7 +60,11 @@ pub(super) async fn answer(daemon: &dyn Daemon, text: &str) -> Result<Answer, Ad
                 command::find(name).filter(|c| !c.kind.reads()).ok_or_else(|| unknown(words[0]))?;
             let mut args = Args::default();
             match (found.kind, rest) {
-                (Kind::OnServer(_), [_]) => args.set(Args::SERVER, unquote(words[1])),
+                (Kind::OnServer(_), [_, rest @ ..])
+                    if verb_args(found, rest, &words[2..], &mut args) =>
+                {
+                    args.set(Args::SERVER, unquote(words[1]));
+                }
                 (Kind::OnDaemon(_), rest) if verb_args(found, rest, &words[1..], &mut args) => {}
                 _ => {
                     return Err(AdminError::new(
@@ -257,7 +261,7 @@ fn usage(command: &Command) -> String {
     };
     match command.kind {
         Kind::Status | Kind::View(_) => params(&format!("SHOW {name}")),
-        Kind::OnServer(_) => format!("{name} server"),
+        Kind::OnServer(_) => params(&format!("{name} server")),
         Kind::OnDaemon(_) => params(&name),
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Tools {
     pub(super) shared: Arc<Shared>,
     /// `host`, `port` of each.
     pub(super) addresses: Vec<(String, u16)>,
+    /// What servers are changed with.
+    pub(super) own: Account,
     /// What a former primary replicates with.
     pub(super) replication: Account,
     /// Users whose connections are never cut off.

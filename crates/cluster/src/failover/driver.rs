@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::act::{Hands, Tools};
+use super::rebuild::{Rebuild, Rebuilds};
 use super::{Effect, Failure, Lead, Machine, Outcome, Settings, Step, StepId, grants, group};
 use crate::link::{Fields, Link, Target};
 use crate::monitor::Shared;
@@ -20,9 +21,23 @@ use crate::snapshot::{Role, ServerId};
 /// What an operator wants.
 #[derive(Debug)]
 pub(crate) enum Request {
-    Switchover { to: Option<String>, rehearse: bool },
-    Failover { to: Option<String>, force: bool },
-    Rejoin { server: String },
+    Switchover {
+        to: Option<String>,
+        rehearse: bool,
+    },
+    Failover {
+        to: Option<String>,
+        force: bool,
+    },
+    /// `rebuild`: with another server's data instead of its own. That is only begun then.
+    Rejoin {
+        server: String,
+        rebuild: bool,
+    },
+    /// It has them, or it failed.
+    RebuildEnds {
+        server: usize,
+    },
 }
 
 type Asked = (Request, oneshot::Sender<Result<String, String>>);
@@ -34,6 +49,7 @@ pub(crate) struct Driver {
     status: ArcSwap<Vec<String>>,
     failovers: AtomicU64,
     switchovers: AtomicU64,
+    pub(super) rebuilds: Rebuilds,
 }
 
 impl Driver {
@@ -44,6 +60,7 @@ impl Driver {
             status: ArcSwap::default(),
             failovers: AtomicU64::new(0),
             switchovers: AtomicU64::new(0),
+            rebuilds: Rebuilds::default(),
         };
         (driver, receiver)
     }
@@ -56,7 +73,12 @@ impl Driver {
     }
 
     pub(crate) fn status(&self) -> Arc<Vec<String>> {
-        self.status.load_full()
+        let status = self.status.load_full();
+        let rebuilds = self.rebuilds.status();
+        if rebuilds.is_empty() {
+            return status;
+        }
+        Arc::new(status.iter().cloned().chain(rebuilds).collect())
     }
 
     pub(crate) fn count_switchover(&self) {
@@ -71,6 +93,9 @@ impl Driver {
 
 /// How often it is asked what the account may do: while it may not enough, and else.
 const GRANTS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+
+/// How long it may take to find out whether a server can be rebuilt.
+const CHECK: Duration = Duration::from_secs(5);
 
 /// The account that changes servers.
 pub(crate) fn account(config: &ProxyConfig) -> Account {
@@ -95,6 +120,7 @@ pub(crate) async fn run(
     let tools = Arc::new(Tools {
         shared: shared.clone(),
         addresses: config.servers.iter().map(|server| address(&server.address)).collect(),
+        own: own.clone(),
         ours: vec![config.monitor.user.clone(), own.user.clone(), replication.user.clone()],
         replication,
     });
@@ -108,7 +134,7 @@ pub(crate) async fn run(
         .collect();
     let (sender, mut able) = mpsc::unbounded_channel();
     let replicates = config.failover.replication_user.is_none();
-    tokio::spawn(watch_grants(shared.clone(), tools, own.user, replicates, sender));
+    tokio::spawn(watch_grants(shared.clone(), tools.clone(), own.user, replicates, sender));
 
     let mut machine = Machine::new(Settings::from(&config.failover));
     let mut asked: Option<oneshot::Sender<Result<String, String>>> = None;
@@ -153,6 +179,10 @@ pub(crate) async fn run(
                 }
                 let now = Instant::now();
                 machine.handle_facts(shared.topology().facts(now), now);
+                if let Request::Rejoin { server, rebuild: true } = &request {
+                    rebuild(&mut machine, &shared, &tools, server, answer);
+                    continue;
+                }
                 match begin(&mut machine, &shared, request, now) {
                     Ok(None) => asked = Some(answer),
                     Ok(Some(text)) => drop(answer.send(Ok(text))),
@@ -196,6 +226,44 @@ fn act(
     }
 }
 
+/// Has a server get another's data; answers when that is begun, or why it is not.
+fn rebuild(
+    machine: &mut Machine,
+    shared: &Arc<Shared>,
+    tools: &Arc<Tools>,
+    name: &str,
+    answer: oneshot::Sender<Result<String, String>>,
+) {
+    let fit = find(shared, name).and_then(|server| Ok((server, machine.donor(server)?)));
+    let (server, donor) = match fit {
+        Ok(fit) => fit,
+        Err(why) => return drop(answer.send(Err(why))),
+    };
+    machine.rebuild_begins(server);
+    let rebuild = Rebuild { shared: shared.clone(), tools: tools.clone(), server, donor };
+    tokio::spawn(async move {
+        let checked = timeout(CHECK, rebuild.check()).await;
+        match checked.unwrap_or_else(|_| Err("the servers did not answer in time".to_owned())) {
+            Ok(begins) => {
+                let _ = answer.send(Ok(begins));
+                rebuild.run().await;
+            }
+            Err(why) => {
+                rebuild.ends().await;
+                let _ = answer.send(Err(why));
+            }
+        }
+    });
+}
+
+fn find(shared: &Shared, name: &str) -> Result<usize, String> {
+    let snapshot = shared.snapshot();
+    snapshot.find(name).map(|server| usize::from(server.id.0)).ok_or_else(|| {
+        let known: Vec<_> = snapshot.servers.iter().map(|s| s.name.to_string()).collect();
+        format!("no server is named {name:?}; there are {}", known.join(", "))
+    })
+}
+
 /// The answer, if it is there at once.
 fn begin(
     machine: &mut Machine,
@@ -203,13 +271,7 @@ fn begin(
     request: Request,
     now: Instant,
 ) -> Result<Option<String>, String> {
-    let find = |name: &str| {
-        let snapshot = shared.snapshot();
-        snapshot.find(name).map(|server| usize::from(server.id.0)).ok_or_else(|| {
-            let known: Vec<_> = snapshot.servers.iter().map(|s| s.name.to_string()).collect();
-            format!("no server is named {name:?}; there are {}", known.join(", "))
-        })
-    };
+    let find = |name: &str| find(shared, name);
     let lags = || shared.snapshot().servers.iter().map(|server| server.lag).collect::<Vec<_>>();
     match request {
         Request::Switchover { to, rehearse } => {
@@ -225,7 +287,11 @@ fn begin(
         Request::Failover { to, force } => {
             machine.failover(to.as_deref().map(find).transpose()?, force, now)?;
         }
-        Request::Rejoin { server } => machine.rejoin(find(&server)?)?,
+        Request::Rejoin { server, .. } => machine.rejoin(find(&server)?)?,
+        Request::RebuildEnds { server } => {
+            machine.rebuild_ends(server);
+            return Ok(Some(String::new()));
+        }
     }
     Ok(None)
 }
@@ -254,7 +320,7 @@ fn tell_able(
     *told = Some(able.clone());
 }
 
-fn id_of(server: usize) -> ServerId {
+pub(super) fn id_of(server: usize) -> ServerId {
     ServerId(u16::try_from(server).expect("servers are numbered with u16"))
 }
 

@@ -35,7 +35,8 @@ pub(super) async fn perform(
                 kind.as_str()
             ));
         }
-        Request::Rejoin { server } => {
+        Request::RebuildEnds { .. } => return Ok(String::new()),
+        Request::Rejoin { server, .. } => {
             let how = match kind {
                 Kind::Galera => "start its server, or look into its error log",
                 Kind::GroupReplication => "START GROUP_REPLICATION there",

@@ -172,6 +172,49 @@ impl Machine {
         Ok(())
     }
 
+    /// Whose data `server` is to get instead of its own: a healthy replica's rather than the primary's.
+    ///
+    /// # Errors
+    /// Why it can't be rebuilt.
+    pub fn donor(&self, server: usize) -> Result<usize, String> {
+        self.free()?;
+        let primary = self
+            .facts
+            .primary
+            .filter(|_| self.facts.reigns)
+            .ok_or("there is no primary that it could follow")?;
+        let fact = &self.facts.servers[server];
+        let name = &fact.name;
+        if server == primary {
+            return Err(format!("{name} is the primary: `pointsman switchover` first"));
+        }
+        if self.care.is_rebuilt(server) {
+            return Err(format!("{name} is being rebuilt already"));
+        }
+        if fact.state != State::Up {
+            return Err(format!("{name} is down; it is given its data over a connection"));
+        }
+        if fact.admin == AdminState::Maintenance {
+            return Err(format!("{name} is in maintenance; `pointsman resume {name}` first"));
+        }
+        let fit = |i: &usize| {
+            let fact = &self.facts.servers[*i];
+            *i != server && fact.admin == AdminState::Running && !self.care.is_rebuilt(*i)
+        };
+        let replica = self.up(|fact| fact.link == Link::Connected && fact.read_only).find(fit);
+        Ok(replica.unwrap_or(primary))
+    }
+
+    /// `server` gets another one's data and is left alone until it has them.
+    pub fn rebuild_begins(&mut self, server: usize) {
+        self.care.rebuild(server, true);
+    }
+
+    /// It has them, or it failed.
+    pub fn rebuild_ends(&mut self, server: usize) {
+        self.care.rebuild(server, false);
+    }
+
     /// Nothing else is under way, and the account may.
     fn free(&self) -> Result<(), String> {
         if !self.is_idle() || self.is_asked() {

@@ -24,6 +24,8 @@ pub(super) struct Care {
     strays: BTreeMap<usize, Instant>,
     /// The operator waits for this server.
     asked: Option<usize>,
+    /// They are given another server's data.
+    rebuilt: BTreeSet<usize>,
 }
 
 /// What was just changed shows in the looks after this.
@@ -87,8 +89,22 @@ impl Care {
         lines
     }
 
+    pub(super) fn is_rebuilt(&self, i: usize) -> bool {
+        self.rebuilt.contains(&i)
+    }
+
+    /// Begins, or is over: what it had of its own is gone then.
+    pub(super) fn rebuild(&mut self, i: usize, begins: bool) {
+        self.diverged.remove(&i);
+        if begins {
+            self.rebuilt.insert(i);
+        } else {
+            self.rebuilt.remove(&i);
+        }
+    }
+
     fn is_busy(&self, i: usize) -> bool {
-        self.busy.values().any(|step| step.server() == i)
+        self.is_rebuilt(i) || self.busy.values().any(|step| step.server() == i)
     }
 }
 
@@ -135,6 +151,7 @@ impl Machine {
         let astray = |i: usize| {
             let fact = &self.facts.servers[i];
             i != primary
+                && !self.care.is_rebuilt(i)
                 && self.settings.auto
                 && self.settings.auto_rejoin
                 && fact.state == State::Up
@@ -238,7 +255,8 @@ impl Machine {
                 let to = self.facts.primary.map_or("the primary", |to| self.facts.name(to));
                 let text = format!(
                     "{name} is kept out: it has transactions that {to} lacks: {which}; save what is \
-                     needed of them, give it {to}'s data anew, then `pointsman rejoin {name}`"
+                     needed of them, then `pointsman rejoin {name} --rebuild` gives it a healthy \
+                     server's data"
                 );
                 self.tell("server_diverged", i, text.clone());
                 self.care.diverged.insert(i, which.clone());

@@ -125,7 +125,7 @@ impl Daemon for Fake {
                 Action::Maintain(server) => self.set(&server, "maintenance"),
                 Action::Resume(server) => self.set(&server, "up"),
                 Action::Reload => Err(AdminError::new(Code::BadConfig, "proxy.toml:3:1: no")),
-                Action::Switchover { .. } | Action::Failover { .. } | Action::Rejoin(_) => {
+                Action::Switchover { .. } | Action::Failover { .. } | Action::Rejoin { .. } => {
                     Err(AdminError::not_available("changing the primary"))
                 }
             }
