@@ -37,10 +37,13 @@ pub enum Workload {
     LargeRow,
     /// A million rows of some 30 bytes.
     ManyRows,
+    /// Point selects in the text protocol, while one client more reads a million rows again and again:
+    /// are the others served in time? Its own reads are not counted.
+    BesideManyRows,
 }
 
 impl Workload {
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::TextSelect,
         Self::PreparedSelect,
         Self::TextReadOnly,
@@ -50,6 +53,7 @@ impl Workload {
         Self::PhpRequest,
         Self::LargeRow,
         Self::ManyRows,
+        Self::BesideManyRows,
     ];
 
     pub fn name(self) -> &'static str {
@@ -63,6 +67,7 @@ impl Workload {
             Self::PhpRequest => "short connections",
             Self::LargeRow => "one row of 64 MiB",
             Self::ManyRows => "a million small rows",
+            Self::BesideManyRows => "point selects beside a million rows",
         }
     }
 
@@ -157,6 +162,12 @@ fn work(
     // Whoever fails must not leave the others waiting.
     start.wait();
     let mut me = ready?;
+    if workload == Workload::BesideManyRows && client == 0 {
+        while !stop.load(Relaxed) {
+            me.once(Workload::ManyRows, to, tls)?;
+        }
+        return Ok(Done::default());
+    }
     me.random = Random(0x9e37_79b9 ^ (client + 1).wrapping_mul(0x85eb_ca6b));
     while !stop.load(Relaxed) {
         me.once(workload, to, tls)?;
@@ -207,7 +218,7 @@ impl Client {
         tls: Option<&Arc<ClientConfig>>,
     ) -> Result<()> {
         match workload {
-            Workload::TextSelect => self.text_select(),
+            Workload::TextSelect | Workload::BesideManyRows => self.text_select(),
             Workload::PreparedSelect => self.prepared(0),
             Workload::TextReadOnly => {
                 self.text("START TRANSACTION READ ONLY")?;

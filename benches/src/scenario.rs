@@ -13,6 +13,8 @@ pub struct Scenario {
 const CLIENTS: usize = 16;
 /// Large results keep a core busy each.
 const LARGE_CLIENTS: usize = 2;
+/// One that reads much, and those beside it.
+const BESIDE: usize = 1 + 100;
 
 impl Scenario {
     pub fn name(&self) -> String {
@@ -22,7 +24,11 @@ impl Scenario {
     }
 
     fn plain(workload: Workload) -> Self {
-        let clients = if workload.is_large() { LARGE_CLIENTS } else { CLIENTS };
+        let clients = match workload {
+            Workload::BesideManyRows => BESIDE,
+            _ if workload.is_large() => LARGE_CLIENTS,
+            _ => CLIENTS,
+        };
         Self { workload, clients, tls: false }
     }
 
@@ -48,7 +54,11 @@ impl Scenario {
     pub fn all() -> Vec<Self> {
         let mut all = Vec::new();
         for workload in Workload::ALL {
-            let numbers: &[usize] = if workload.is_large() { &[1, 2] } else { &[1, 16, 64, 256] };
+            let numbers: &[usize] = match workload {
+                Workload::BesideManyRows => &[BESIDE],
+                _ if workload.is_large() => &[1, 2],
+                _ => &[1, 16, 64, 256],
+            };
             for &clients in numbers {
                 for tls in [false, true] {
                     all.push(Self { workload, clients, tls });

@@ -6,7 +6,7 @@
 use std::time::Duration;
 
 use pointsman_sandbox::{Flavour, MONITOR_USER, Node};
-use pointsman_tests::{LONG, Raw, Setup, Site, wait_until};
+use pointsman_tests::{APP_PASSWORD, APP_USER, LONG, Raw, Setup, Site, caps, wait_until};
 
 /// A site whose replica applies nothing from now on, with tables `a` and `b` and what `more` makes.
 struct Behind {
@@ -20,7 +20,8 @@ impl Behind {
         let site = Site::with(Setup {
             // The account with its password, so that clients need no TLS to prove it.
             config: "workers = 2\n[routing]\nmax_lag = \"1h\"\ncausal_timeout = \"20ms\"\n\
-                     [[user]]\nname = \"app\"\npassword = \"app-secret\"\n"
+                     [[user]]\nname = \"app\"\npassword = \"app-secret\"\n\
+                     [[user]]\nname = \"reports\"\nconsistency = \"eventual\"\n"
                 .into(),
             server_args: vec!["--log-bin-trust-function-creators=1".into()],
             flavour,
@@ -327,4 +328,51 @@ fn a_write_that_nobody_knows_the_place_of_is_seen_by_everyone() {
     primary.client_sql(&format!("ALTER USER {MONITOR_USER}@'%' ACCOUNT UNLOCK")).unwrap();
     sql_thread(site.site.replica(), "START");
     wait_until("reads are back on the replica", LONG, || Ok(site.reads("a") == "2")).unwrap();
+}
+
+/// A level of an account's own, or of one statement.
+#[test]
+fn accounts_and_comments_have_levels_of_their_own() {
+    let mut site = Behind::with(Flavour::MariaDb, &[]);
+    site.write("UPDATE a SET v = 1");
+    site.on_primary("a");
+    site.on_primary("a /* cached by the page */");
+    for stale in [
+        "a /* pointsman consistency=eventual */",
+        "a WHERE id = 1 # pointsman: consistency=eventual\n",
+    ] {
+        site.on_replica(stale);
+    }
+    // Not by what another session wrote.
+    let mut other = Raw::connect(site.site.port()).unwrap();
+    let session = "SELECT /* pointsman consistency=session */ @@server_id FROM a";
+    assert_eq!(other.one(session).unwrap(), "2");
+    assert_eq!(site.db.one(session).unwrap(), "1");
+    site.on_replica("b");
+    for fresh in ["primary", "consistency=strong", "consistency=strnog", "primary, now"] {
+        site.on_primary(&format!("b /* pointsman {fresh} */"));
+    }
+    assert!(site.site.proxy.log().contains("[PM2013]"), "{}", site.site.proxy.log());
+    let (id, ..) =
+        site.db.prepare("SELECT @@server_id FROM a /* pointsman consistency=eventual */").unwrap();
+    let execute = [&id.to_le_bytes()[..], &[0, 1, 0, 0, 0]].concat();
+    site.db.command(0x17, &execute).unwrap();
+    let (rows, _) = site.db.result().unwrap();
+    assert_eq!(rows[0].last_chunk(), Some(&2_i64.to_le_bytes()), "{rows:?}");
+    site.write("UPDATE b /* pointsman consistency=eventual */ SET v = 2");
+    site.on_primary("b");
+
+    let primary = site.site.primary();
+    for node in [primary, site.site.replica()] {
+        let sql = "SET sql_log_bin = 0; CREATE USER reports IDENTIFIED BY 'reports'; \
+                   GRANT SELECT ON app.* TO reports";
+        node.client_sql(sql).unwrap();
+    }
+    let read = "SELECT @@server_id FROM b";
+    let mut reports =
+        Raw::login(site.site.port(), "reports", "reports", Some("app"), caps()).unwrap();
+    assert_eq!(reports.one(read).unwrap(), "2");
+    assert_eq!(reports.one("SELECT /* pointsman primary */ @@server_id FROM b").unwrap(), "1");
+    reports.change_user(APP_USER, APP_PASSWORD, Some("app")).unwrap();
+    assert_eq!(reports.one(read).unwrap(), "1");
 }

@@ -40,7 +40,12 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
     }
     for user in &config.users {
         add(format!("user.{}.host", user.name), user.host.clone());
-        add(format!("user.{}.password", user.name), "***".to_owned());
+        if user.password.is_some() {
+            add(format!("user.{}.password", user.name), "***".to_owned());
+        }
+        if let Some(level) = user.consistency {
+            add(format!("user.{}.consistency", user.name), format!("{level:?}").to_lowercase());
+        }
     }
     let (monitor, routing, limits) = (&config.monitor, &config.routing, &config.limits);
     let failover = &config.failover;

@@ -250,11 +250,20 @@ fn users(found: &mut Findings, file: &mut Section<'_>) -> Vec<User> {
     let mut users: Vec<User> = Vec::new();
     for mut s in file.sections(found, "user") {
         let name = s.required::<String>(found, "name", "\"shop\"");
-        let password = s.required(found, "password", "{ env = \"SHOP_PASSWORD\" }");
+        let consistency = s.at::<Consistency>(found, "consistency").map(|c| c.value);
+        let password = match consistency {
+            // Whoever has nothing else to say here may be an account of the databases.
+            Some(_) => s.at(found, "password"),
+            None => s.required(found, "password", "{ env = \"SHOP_PASSWORD\" }"),
+        };
         let host = s.or(found, "host", "%".to_owned());
         let plugin = s.or(found, "plugin", AuthPlugin::default());
         s.finish(found);
-        let (Some(name), Some(password)) = (name, password) else { continue };
+        let Some(name) = name else { continue };
+        if password.is_none() && consistency.is_none() {
+            continue;
+        }
+        let password = password.map(|p| p.value);
         if users.iter().any(|u| u.name == name.value && u.host == host) {
             found.error(
                 Problem::new(format!("the user '{}'@'{host}' is there twice", name.value))
@@ -262,7 +271,7 @@ fn users(found: &mut Findings, file: &mut Section<'_>) -> Vec<User> {
             );
             continue;
         }
-        users.push(User { name: name.value, password: password.value, host, plugin });
+        users.push(User { name: name.value, password, host, plugin, consistency });
     }
     users
 }

@@ -51,15 +51,18 @@ pub struct Server {
     pub proxy_protocol: bool,
 }
 
-/// An account beside those of the databases.
+/// An account beside those of the databases, or what holds for one of theirs.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct User {
     pub name: String,
-    pub password: Secret,
+    /// `None`: an account of the databases, with the password that it has there.
+    pub password: Option<Secret>,
     /// Host pattern as in MySQL's accounts; `%` is anywhere.
     pub host: String,
     /// How clients prove the password.
     pub plugin: AuthPlugin,
+    /// Overrides that of the listener and of `[routing]` for its sessions.
+    pub consistency: Option<Consistency>,
 }
 
 /// How a client proves that it knows a password.

@@ -5,7 +5,9 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 
 use pointsman_cluster::{Accounts, TlsDemand};
+use pointsman_config::Secret;
 use pointsman_config::proxy::{AuthPlugin, User};
+use pointsman_session::Level;
 use pointsman_wire::auth;
 use zeroize::Zeroizing;
 
@@ -60,8 +62,8 @@ impl Account {
     }
 }
 
-fn of_user(user: &User) -> Account {
-    let password = Zeroizing::new(user.password.expose().as_bytes().to_vec());
+fn of_user(user: &User, password: &Secret) -> Account {
+    let password = Zeroizing::new(password.expose().as_bytes().to_vec());
     let proof = if password.is_empty() {
         Proof::Empty
     } else {
@@ -70,15 +72,24 @@ fn of_user(user: &User) -> Account {
     Account { proof, locked: false, demand: TlsDemand::None }
 }
 
+/// The `[[user]]` that a client is among `accounts`.
+fn own<'a>(shared: &'a Shared, accounts: &Accounts, user: &str, peer: IpAddr) -> Option<&'a User> {
+    let account = accounts.find(user, peer)?;
+    shared.config.users.iter().find(|u| u.name == account.user && u.host == account.host)
+}
+
+/// What the config says of the staleness of this account's reads, if anything.
+pub fn level(shared: &Shared, user: &[u8], peer: IpAddr) -> Option<Level> {
+    let name = std::str::from_utf8(user).ok()?;
+    own(shared, &shared.levels, name, peer)?.consistency.map(crate::shared::level)
+}
+
 /// Finds the account: those of the config first, then those of the databases.
 pub fn find(shared: &Shared, user: &[u8], peer: IpAddr) -> Option<Account> {
     let name = std::str::from_utf8(user).ok()?;
-    if let Some(account) = shared.own_accounts.find(name, peer) {
-        let users = &shared.config.users;
-        return users
-            .iter()
-            .find(|u| u.name == account.user && u.host == account.host)
-            .map(of_user);
+    let own = own(shared, &shared.own_accounts, name, peer);
+    if let Some((user, password)) = own.and_then(|user| Some((user, user.password.as_ref()?))) {
+        return Some(of_user(user, password));
     }
     let accounts = shared.cluster.accounts().load();
     let account = accounts.find(name, peer)?;
@@ -135,8 +146,8 @@ impl Known {
 
 /// The config's accounts, for finding the one that matches; passwords stay in the config.
 #[must_use]
-pub fn of_config(users: &[User]) -> Accounts {
-    Accounts::new(users.iter().map(|user| pointsman_cluster::Account {
+pub fn of_config<'a>(users: impl Iterator<Item = &'a User>) -> Accounts {
+    Accounts::new(users.map(|user| pointsman_cluster::Account {
         user: user.name.clone(),
         host: user.host.clone(),
         methods: Vec::new(),

@@ -6,7 +6,7 @@ use std::time::Instant;
 use pointsman_cluster::ServerId;
 use pointsman_cluster::gtid::Position;
 use pointsman_session::{Decision, Level, Refusal, Target, Why};
-use pointsman_sql::{Class, Reason, Route, Tables};
+use pointsman_sql::{Class, Hint, Reason, Route, Tables};
 use smallvec::SmallVec;
 
 use crate::client::Client;
@@ -87,7 +87,7 @@ impl Client {
             }
             Target::Replica => {
                 let counted = job.executes() && job.statement.verdict.class == Class::Read;
-                match self.wanted().await {
+                match self.wanted(job).await {
                     Ok(position) => {
                         self.replica_or_primary(position.as_deref(), excluded, Some(job)).await
                     }
@@ -99,7 +99,7 @@ impl Client {
 
     /// Whether `server` has, within `causal_timeout`, what this read must see.
     async fn is_fresh(&self, server: ServerId, job: &Job) -> bool {
-        match self.wanted().await {
+        match self.wanted(job).await {
             Ok(None) => true,
             Ok(Some(position)) => {
                 let narrow = self.narrow(job);
@@ -116,10 +116,23 @@ impl Client {
         }
     }
 
-    /// What a replica must have applied to serve this session's reads; an error if that can't be
+    /// What the statement may miss: as its comment says, else as its session may.
+    fn level_of(&self, job: &Job) -> Level {
+        match job.statement.verdict.hint {
+            Some(Hint::Eventual) => Level::Eventual,
+            Some(Hint::Session) => Level::Session,
+            Some(Hint::Causal) => Level::Causal,
+            Some(Hint::Strong) => Level::Strong,
+            // The verdict has seen to it.
+            Some(Hint::Primary | Hint::Unknown) | None => self.level,
+        }
+    }
+
+    /// What a replica must have applied to serve this read; an error if that can't be
     /// told, and only the primary is certain to have it.
-    pub(crate) async fn wanted(&self) -> Result<Option<Arc<Position>>, ToPrimary> {
-        if self.level == Level::Eventual {
+    async fn wanted(&self, job: &Job) -> Result<Option<Arc<Position>>, ToPrimary> {
+        let level = self.level_of(job);
+        if level == Level::Eventual {
             return Ok(None);
         }
         let writes = self.worker.shared.cluster.writes();
@@ -127,11 +140,11 @@ impl Client {
             if !writes.is_found(write) {
                 return Err(ToPrimary::ReplicaBehind);
             }
-            if self.level == Level::Session {
+            if level == Level::Session {
                 return Ok(writes.newest());
             }
         }
-        match self.worker.shared.present_level(self.level) {
+        match self.worker.shared.present_level(level) {
             Level::Eventual => Ok(None),
             Level::Session => match &self.wrote {
                 // A position from before a change of primary may name what was lost with the old one.
@@ -155,7 +168,7 @@ impl Client {
     /// What of all writes matters to the tables that a causal read names; `None` if that can't be
     /// told. Only asked when no replica has all writes.
     fn narrow(&self, job: &Job) -> Option<Option<Arc<Position>>> {
-        if self.worker.shared.present_level(self.level) != Level::Causal {
+        if self.worker.shared.present_level(self.level_of(job)) != Level::Causal {
             return None;
         }
         let tables = self.read_tables(job)?;
@@ -222,7 +235,9 @@ impl Client {
             }
         }
         let why = match narrow {
-            None if self.level == Level::Causal => ToPrimary::ReplicaBehindAnyTable,
+            None if job.is_some_and(|job| self.level_of(job) == Level::Causal) => {
+                ToPrimary::ReplicaBehindAnyTable
+            }
             _ => ToPrimary::ReplicaBehind,
         };
         self.primary(counted.then_some(why)).await

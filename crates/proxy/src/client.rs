@@ -12,7 +12,7 @@ use pointsman_cluster::gtid::Position;
 use pointsman_cluster::{Astray, ServerId, Touched};
 use pointsman_config::proxy::ProxyConfig;
 use pointsman_session::{Level, Session, Transcript};
-use pointsman_sql::{Class, Dialect, Effects, Flavour, Reason, Table, Tables, Verdict};
+use pointsman_sql::{Class, Dialect, Effects, Flavour, Hint, Reason, Table, Tables, Verdict};
 use pointsman_wire::handshake::ChangeUser;
 use pointsman_wire::{
     BoundTypes, Capabilities, Command, HEADER, Header, Layout, MAX_PAYLOAD, Malformed, Status,
@@ -23,11 +23,13 @@ use tokio::time::timeout_at;
 use crate::backend::{Backend, Login, Origin};
 use crate::buffers::Buffer;
 use crate::credentials::Credentials;
+use crate::listen::Entrance;
 use crate::login;
 use crate::prepared::{LongData, Prepared, PreparedStatement};
 use crate::repeat::Past;
 use crate::reporting::Reporting;
 use crate::route::{Job, Kind, Problem};
+use crate::seldom::warn_seldom;
 use crate::socket::Socket;
 use crate::worker::{Registered, SessionInfo, Statement, Worker};
 
@@ -49,7 +51,9 @@ pub struct Client {
     pub unsure: Option<Astray>,
     /// What it has written since its last commit.
     pub touched: Touched,
+    /// What its reads may miss.
     pub level: Level,
+    pub entrance: Entrance,
     /// What the open transaction has done so far.
     pub transcript: Transcript<Past>,
     /// What came of an idle transaction: told with the next statement.
@@ -449,7 +453,12 @@ impl Client {
                 stats: Default::default(),
             })
         } else {
-            Arc::clone(cache.lookup(sql, &dialect).0)
+            let (statement, fresh) = cache.lookup(sql, &dialect);
+            if fresh && statement.verdict.hint == Some(Hint::Unknown) {
+                let statement = &statement.text;
+                warn_seldom!(%statement, "[PM2013] the hint in its comment is not understood");
+            }
+            Arc::clone(statement)
         };
         *self.info.last_statement.borrow_mut() = Some(Arc::clone(&statement));
         statement
@@ -630,6 +639,13 @@ impl Client {
         }
     }
 
+    /// By who it is, and where it came in.
+    pub(crate) fn settle_level(&mut self) {
+        let peer = self.info.peer.get().ip();
+        let own = crate::accounts::level(&self.worker.shared, &self.login.credentials.user, peer);
+        self.level = own.unwrap_or(self.entrance.level);
+    }
+
     async fn change_user(&mut self, payload: &[u8]) -> Result<(), End> {
         let collation = ChangeUser::parse(payload, self.login.caps).ok().and_then(|c| c.collation);
         let changed =
@@ -645,6 +661,7 @@ impl Client {
                 }
                 self.info.is_now(&login.credentials);
                 self.login = login;
+                self.settle_level();
                 let mut out = Vec::new();
                 match self.first_backend().await {
                     Ok(welcome) => {

@@ -167,6 +167,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
             unsure: None,
             touched: Touched::default(),
             level: entrance.level,
+            entrance,
             transcript: Transcript::default(),
             owed: None,
             repeating: false,
@@ -174,6 +175,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
             reporting: Reporting::default(),
             login_names: None,
         };
+        client.settle_level();
         client.welcome_and_serve(seq).await;
     }
 }

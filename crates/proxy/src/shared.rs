@@ -37,6 +37,8 @@ pub struct Shared {
     pub doubtful: Doubtful,
     /// Accounts of the config.
     pub own_accounts: Accounts,
+    /// Those whose reads have a level of their own.
+    pub levels: Accounts,
     /// How often sessions of ours changed what new connections to servers begin with: see
     /// [`pointsman_sql::Effects::SERVER_WIDE`].
     pub server_wide: Arc<AtomicU64>,
@@ -65,7 +67,10 @@ impl Shared {
         beside: Option<u32>,
     ) -> Self {
         let servers = config.servers.len();
-        let own_accounts = crate::accounts::of_config(&config.users);
+        let users = config.users.iter();
+        let own_accounts =
+            crate::accounts::of_config(users.clone().filter(|u| u.password.is_some()));
+        let levels = crate::accounts::of_config(users.filter(|u| u.consistency.is_some()));
         let limits = &config.limits;
         let blocked = Blocked::new(limits.max_login_errors, limits.login_block);
         let doubtful = Doubtful::new(limits.max_connections);
@@ -81,6 +86,7 @@ impl Shared {
             blocked,
             doubtful,
             own_accounts,
+            levels,
             server_wide: Arc::default(),
             next_id: AtomicU32::new(beside.unwrap_or_else(|| rand::random_range(0..IDS / 2))),
             beside: AtomicBool::new(beside.is_some()),

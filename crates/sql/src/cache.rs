@@ -78,7 +78,7 @@ impl<S: Default> Cache<S> {
             let mut toks: Vec<Tok<'_>> = Vec::new();
             normal::scan(sql, dialect, &mut toks);
             let entry = Arc::new(Entry {
-                verdict: crate::judge::judge(&toks, scan.flags, dialect),
+                verdict: crate::judge::judge(&toks, &scan, dialect),
                 fingerprint,
                 text: normal::text(&toks, TEXT_LIMIT),
                 stats: S::default(),

@@ -1,16 +1,18 @@
 //! From the tokens of a statement to its verdict.
 
 use crate::facts::{self, Facts};
+use crate::hint;
 use crate::keyword::Kw;
 use crate::lexer::Kind;
-use crate::normal::{Flags, MAX_KEPT, Tok};
+use crate::normal::{Flags, MAX_KEPT, Scan, Tok};
 use crate::parse::{self, Opinion};
 use crate::{
     Class, Dialect, Effects, Flavour, Reason, Route, Table, Tables, Verdict, session, show,
 };
 
 /// The verdict on a normal form; a function of it and of what the scan saw, of nothing else.
-pub fn judge(toks: &[Tok<'_>], flags: Flags, dialect: &Dialect) -> Verdict {
+pub fn judge(toks: &[Tok<'_>], scan: &Scan, dialect: &Dialect) -> Verdict {
+    let flags = scan.flags;
     let flavour = dialect.flavour;
     let mut verdict = statements(toks, flavour);
     if toks.len() >= MAX_KEPT || flags.contains(Flags::LONG) {
@@ -33,6 +35,7 @@ pub fn judge(toks: &[Tok<'_>], flags: Flags, dialect: &Dialect) -> Verdict {
         verdict.route = Route::Primary;
         verdict.reason = Reason::Unknown;
     }
+    hint::apply(&mut verdict, scan.hint);
     verdict
 }
 
@@ -61,6 +64,7 @@ fn statements(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
             detail: None,
             effects: Effects::empty(),
             tables: Tables::Known(Box::new([])),
+            hint: None,
         },
         1 => parts.remove(0),
         _ => merge(parts),
@@ -98,6 +102,7 @@ fn merge(parts: Vec<Verdict>) -> Verdict {
             detail: None,
             effects,
             tables,
+            hint: None,
         },
         Some(odd) => Verdict {
             class,
@@ -106,6 +111,7 @@ fn merge(parts: Vec<Verdict>) -> Verdict {
             detail: Some(odd.reason.code().into()),
             effects,
             tables,
+            hint: None,
         },
     }
 }
@@ -336,6 +342,7 @@ pub fn read(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
                 detail: None,
                 effects: facts.effects,
                 tables,
+                hint: None,
             },
         },
     }
@@ -353,6 +360,7 @@ pub fn simple_read(toks: &[Tok<'_>], flavour: Flavour, tables: Tables) -> Verdic
             detail: None,
             effects: facts.effects,
             tables,
+            hint: None,
         },
     }
 }

@@ -7,6 +7,7 @@ mod cache;
 mod facts;
 #[doc(hidden)]
 pub mod functions;
+mod hint;
 mod judge;
 mod keyword;
 mod kill;
@@ -19,6 +20,7 @@ mod show;
 mod verdict;
 
 pub use cache::{Cache, Entry};
+pub use hint::Hint;
 pub use kill::{Kill, KillTarget, kill};
 pub use rewrite::rewrite_connection_id;
 pub use verdict::{Class, Effects, Reason, Route, Table, Tables, Verdict};
@@ -61,5 +63,5 @@ impl Dialect {
 pub fn classify(sql: &[u8], dialect: &Dialect) -> Verdict {
     let mut toks = Vec::new();
     let scan = normal::scan(sql, dialect, &mut toks);
-    judge::judge(&toks, scan.flags, dialect)
+    judge::judge(&toks, &scan, dialect)
 }

@@ -6,6 +6,7 @@
 use bitflags::bitflags;
 
 use crate::Dialect;
+use crate::hint::{self, Hint};
 use crate::keyword::{self, Kw};
 use crate::lexer::{Kind, Lexer};
 
@@ -78,6 +79,8 @@ pub struct Scan {
     pub flags: Flags,
     /// The first keyword after any `(` and `;`.
     pub first: Kw,
+    /// What the comments ask for.
+    pub hint: Option<Hint>,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -253,6 +256,7 @@ fn word_flags(kw: Kw) -> Flags {
 pub fn scan<'a, S: Sink<'a>>(sql: &'a [u8], dialect: &Dialect, sink: &mut S) -> Scan {
     let mut flags = Flags::empty();
     let mut first = Kw::None;
+    let mut hint = None;
     let mut begun = false;
     let mut after_semi = false;
     let mut joined = false;
@@ -269,8 +273,10 @@ pub fn scan<'a, S: Sink<'a>>(sql: &'a [u8], dialect: &Dialect, sink: &mut S) -> 
     for token in Lexer::new(sql, dialect) {
         let text = &sql[token.start..token.end];
         match token.kind {
-            // Routing hints, should there be any, stand in comments: this is where to read them.
             Kind::Space | Kind::Comment | Kind::ExecClose => {
+                if token.kind == Kind::Comment {
+                    hint = hint.max(hint::of(text));
+                }
                 joined = false;
                 after_dot = false;
                 continue;
@@ -347,7 +353,7 @@ pub fn scan<'a, S: Sink<'a>>(sql: &'a [u8], dialect: &Dialect, sink: &mut S) -> 
         after_dot = token.kind == Kind::Dot;
     }
     normal.flush();
-    Scan { flags, first }
+    Scan { flags, first, hint }
 }
 
 /// Two keyed 64-bit hashes of a normal form, so that no collision can be prepared or met.

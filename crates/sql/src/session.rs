@@ -14,6 +14,7 @@ fn any_session(effects: Effects) -> Verdict {
         detail: None,
         effects,
         tables: Tables::Known(Box::new([])),
+        hint: None,
     }
 }
 
@@ -61,6 +62,7 @@ pub fn transaction(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
                     detail: None,
                     effects: Effects::BEGIN_READ_ONLY,
                     tables: Tables::Known(Box::new([])),
+                    hint: None,
                 }
             } else {
                 on_primary(Effects::BEGIN)

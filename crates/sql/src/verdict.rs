@@ -2,6 +2,8 @@
 
 use bitflags::bitflags;
 
+use crate::Hint;
+
 /// What kind of work a statement is; the `class` label of the metrics.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Class {
@@ -122,6 +124,8 @@ pub struct Verdict {
     pub detail: Option<Box<str>>,
     pub effects: Effects,
     pub tables: Tables,
+    /// What its comments ask for.
+    pub hint: Option<Hint>,
 }
 
 macro_rules! reasons {
@@ -165,6 +169,8 @@ reasons! {
     Kill "kill" "Pointsman knows which server runs that connection",
     Unknown "unknown" "not known to be a read",
     TooLong "too_long" "longer than is looked at",
+    Hint "hint" "asks for the primary in a comment",
+    UnknownHint "unknown_hint" "has a hint in a comment that is not understood (known are primary and consistency=eventual, session, causal or strong)",
 }
 
 impl Verdict {
@@ -178,6 +184,7 @@ impl Verdict {
             detail: None,
             effects: Effects::empty(),
             tables: Tables::Unknown,
+            hint: None,
         }
     }
 }

@@ -9,7 +9,7 @@ use clap::ValueEnum;
 use pointsman_config::ProxyConfig;
 use pointsman_config::proxy::{Consistency, Routing};
 use pointsman_config::units::show_duration;
-use pointsman_sql::{Class, Dialect, Flavour, Route, Tables, Verdict, classify};
+use pointsman_sql::{Class, Dialect, Flavour, Hint, Route, Tables, Verdict, classify};
 use serde_json::json;
 
 use crate::USAGE;
@@ -163,7 +163,14 @@ fn replica(verdict: &Verdict, routing: &Routing) -> String {
         }
         some => format!("waits up to {some} for one, then the primary"),
     };
-    let wanted = match routing.consistency {
+    let asked = match verdict.hint {
+        Some(Hint::Eventual) => Some(Consistency::Eventual),
+        Some(Hint::Session) => Some(Consistency::Session),
+        Some(Hint::Causal) => Some(Consistency::Causal),
+        Some(Hint::Strong) => Some(Consistency::Strong),
+        Some(Hint::Primary | Hint::Unknown) | None => None,
+    };
+    let wanted = match asked.unwrap_or(routing.consistency) {
         Consistency::Eventual => {
             return format!("a replica at most {lag} behind, else the primary");
         }
@@ -243,6 +250,15 @@ mod tests {
     fn explain(sql: &str) -> String {
         let dialect = Dialect::new(Flavour::MariaDb { version: 101_100 });
         as_text(&classify(sql.as_bytes(), &dialect), &Routing::default())
+    }
+
+    #[test]
+    fn a_comment_says_what_it_waits_for() {
+        let text = explain("SELECT /* pointsman consistency=strong */ * FROM t");
+        assert!(text.contains("all that the primary has committed"), "{text}");
+        let text = explain("SELECT /* pointsman now */ * FROM t");
+        assert!(text.contains("goes to    the primary"), "{text}");
+        assert!(text.contains("not understood"), "{text}");
     }
 
     #[test]
