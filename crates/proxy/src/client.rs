@@ -274,7 +274,7 @@ impl Client {
                 job.text_at = text_at;
                 if effects.contains(Effects::KILL) {
                     let dialect = self.dialect();
-                    return self.kill_by_statement(job, &dialect, request, end).await;
+                    return Box::pin(self.kill_by_statement(job, &dialect, request, end)).await;
                 }
                 job.process_list = is_process_list(&job);
                 if means_clients_id(&job) && !streamed {
@@ -397,9 +397,11 @@ impl Client {
             }
             Command::ProcessKill if end >= HEADER + 5 => {
                 let job = Job::new(Kind::Other, Self::plain(Class::Other, false));
-                self.kill_by_command(job, request, end).await
+                Box::pin(self.kill_by_command(job, request, end)).await
             }
-            Command::RegisterReplica if !streamed => self.register_replica(request, end).await,
+            Command::RegisterReplica if !streamed => {
+                Box::pin(self.register_replica(request, end)).await
+            }
             Command::BinlogDump | Command::BinlogDumpGtid if !streamed => {
                 Box::pin(self.dump(request, end)).await
             }
@@ -421,7 +423,7 @@ impl Client {
             }
             Command::ChangeUser if !streamed => {
                 let payload = request.filled()[HEADER..end].to_vec();
-                self.change_user(&payload).await
+                Box::pin(self.change_user(&payload)).await
             }
             Command::StmtPrepare => {
                 self.prepared.begin();

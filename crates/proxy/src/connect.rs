@@ -152,7 +152,9 @@ impl Client {
                     drop(backend);
                     self.forget_backend(server);
                     match self.session.lost(server.0) {
-                        Lost::Nothing if job.only.is_none() => self.new_here(server).await?,
+                        Lost::Nothing if job.only.is_none() => {
+                            Box::pin(self.new_here(server)).await?
+                        }
                         Lost::Nothing => return Err(Unusable::Lost("an open cursor")),
                         Lost::Transaction => return Err(Unusable::LostTransaction),
                         Lost::State(what) => return Err(Unusable::Lost(what)),
@@ -161,7 +163,9 @@ impl Client {
                     backend
                 }
             }
-            None => self.new_here(server).await?,
+            // In a box: what is seldom done, and takes kilobytes, is not to make every statement's
+            // future as large.
+            None => Box::pin(self.new_here(server)).await?,
         };
         backend = self.prepare_there(backend, job).await?;
         if backend.version != self.session.variables().version() {

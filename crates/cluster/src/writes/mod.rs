@@ -149,6 +149,11 @@ impl LastWrites {
         self.newest.load_full()
     }
 
+    /// The same for a look at it, which costs less than a share in it.
+    pub fn with_newest<R>(&self, look: impl FnOnce(Option<&Position>) -> R) -> R {
+        look(self.newest.load().as_deref())
+    }
+
     /// Whether whoever has applied `applied` has every write. Lock-free.
     #[must_use]
     pub fn all_within(&self, applied: &Position) -> bool {
