@@ -88,8 +88,13 @@ fn reads_as_direct(flavour: Flavour) {
     site.primary().client_sql("CREATE TABLE app.later (id INT)").unwrap();
     site.primary().client_sql("CREATE TABLE app.latest (id INT)").unwrap();
     until("CREATE TABLE app.later");
-    follower.kill().unwrap();
-    follower.wait().unwrap();
+    if flavour == Flavour::MariaDb {
+        // A server in maintenance has no work at all.
+        assert!(site.cli(&["maintain", "db1"]).status.success());
+    } else {
+        follower.kill().unwrap();
+    }
+    wait_until("the reader has ended", LONG, || Ok(follower.try_wait()?.is_some())).unwrap();
     wait_until("the session is gone", LONG, || {
         let sessions = site.admin_json("sessions")?;
         Ok(sessions.as_array().is_some_and(Vec::is_empty))
