@@ -119,6 +119,8 @@ struct Sum {
     refused: usize,
     unknown: usize,
     reads: u64,
+    /// In a row: servers did not come up.
+    not_begun: usize,
     failures: Vec<String>,
 }
 
@@ -166,6 +168,7 @@ fn rounds(asked: &Asked, flavour: Flavour, network: Option<&Arc<Network>>) -> Su
         let begun = Instant::now();
         let failure = match round.run(network.cloned()) {
             Ok(verdict) => {
+                sum.not_begun = 0;
                 sum.done += verdict.done;
                 sum.refused += verdict.refused;
                 sum.unknown += verdict.unknown;
@@ -183,7 +186,12 @@ fn rounds(asked: &Asked, flavour: Flavour, network: Option<&Arc<Network>>) -> Su
                 }
                 round.is_wrong(&verdict)
             }
-            Err(error) => Some(format!("{error:#}")),
+            Err(error) => {
+                println!("  not begun: {error:#}");
+                sum.not_begun += 1;
+                // A busy machine is not what is tested.
+                (sum.not_begun > 3).then(|| format!("servers don't come up: {error:#}"))
+            }
         };
         if let Some(failure) = failure {
             println!("  WRONG: {failure}");

@@ -12,7 +12,7 @@ use crate::raw::lenenc_row;
 use crate::{Raw, ServerError};
 
 /// What a client was told of a write.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Told {
     Done,
     /// An error that says that nothing was done.
@@ -288,30 +288,26 @@ impl Books {
 
     /// Compares the books with `rows` of `client\tn` in the order of both, from the present primary.
     /// `may_lose`: replication is asynchronous, and the primary was lost.
-    pub fn close(&self, rows: &str, sum: &str, may_lose: bool) -> Result<Verdict> {
+    ///
+    /// # Errors
+    /// The rows are none.
+    pub fn close(&self, rows: &str, sum: &str, may_lose: bool) -> Result<()> {
         let mut there: HashMap<(usize, u64), u64> = HashMap::new();
         for row in rows.lines() {
             let (client, n) = row.split_once('\t').context("two columns")?;
             *there.entry((client.parse()?, n.parse()?)).or_default() += 1;
         }
-        let (mut done, mut refused, mut unknown, mut lost) = (0, 0, 0, 0);
+        let mut lost = 0;
         for (client, told) in self.told.iter().enumerate() {
             for (n, &told) in (1..).zip(told.lock().unwrap().iter()) {
                 let times = there.remove(&(client, n)).unwrap_or(0);
                 let wrong = match told {
                     Told::Done => {
-                        done += 1;
                         lost += u64::from(times == 0);
                         times > 1 || times == 0 && !may_lose
                     }
-                    Told::Refused => {
-                        refused += 1;
-                        times > 0
-                    }
-                    Told::Nothing => {
-                        unknown += 1;
-                        times > 1
-                    }
+                    Told::Refused => times > 0,
+                    Told::Nothing => times > 1,
                 };
                 if wrong {
                     self.violation(format!(
@@ -320,22 +316,38 @@ impl Books {
                 }
             }
         }
-        // What was under way when the clients stopped is in nobody's books.
+        // All clients have ended what they did.
+        for (client, n) in there.keys() {
+            self.violation(format!("write {n} of client {client} is there and in nobody's books"));
+        }
         if sum.trim() != (self.accounts * MONEY).to_string() {
             self.violation(format!("in the end the sum of all money is {sum}"));
         }
         if lost > 0 {
             println!("{lost} acknowledged writes were lost with the primary they were on");
         }
-        Ok(Verdict {
+        Ok(())
+    }
+
+    /// What came of it so far.
+    #[must_use]
+    pub fn verdict(&self) -> Verdict {
+        let mut counts = HashMap::new();
+        for told in &self.told {
+            for told in told.lock().unwrap().iter() {
+                *counts.entry(*told).or_insert(0) += 1;
+            }
+        }
+        let count = |told| counts.get(&told).copied().unwrap_or(0);
+        Verdict {
             violations: self.violations.lock().unwrap().clone(),
-            done,
-            refused,
-            unknown,
+            done: count(Told::Done),
+            refused: count(Told::Refused),
+            unknown: count(Told::Nothing),
             reads: self.reads.load(SeqCst),
             errors: self.errors.lock().unwrap().clone(),
             longest_gap: self.gap.lock().unwrap().0,
-        })
+        }
     }
 }
 
@@ -362,7 +374,9 @@ mod tests {
     fn lost_doubled_and_refused_writes_are_found() {
         let all = [Told::Done, Told::Refused, Told::Nothing, Told::Nothing];
         let found = |rows: &str, sum: &str, may_lose| {
-            books(&all).close(rows, sum, may_lose).unwrap().violations.len()
+            let books = books(&all);
+            books.close(rows, sum, may_lose).unwrap();
+            books.violated()
         };
         assert_eq!(found("0\t1\n0\t3\n", "1000", false), 0);
         assert_eq!(found("0\t3\n", "1000", false), 1, "lost");
@@ -371,5 +385,6 @@ mod tests {
         assert_eq!(found("0\t1\n0\t3\n0\t3\n", "1000", true), 1, "doubled, unknown");
         assert_eq!(found("0\t1\n0\t2\n", "1000", true), 1, "done although refused");
         assert_eq!(found("0\t1\n", "999", false), 1, "money is missing");
+        assert_eq!(found("0\t1\n0\t5\n", "1000", false), 1, "nobody wrote it");
     }
 }
