@@ -257,13 +257,11 @@ fn several(flavour: Flavour) {
 }
 
 #[test]
-#[ignore = "one that was cut off does not always follow when it is back: to be found"]
 fn several_pointsmen_agree() {
     several(Flavour::MariaDb);
 }
 
 #[test]
-#[ignore = "the same on MySQL: cargo test -p pointsman-tests --test several -- --ignored --nocapture"]
 fn several_pointsmen_agree_on_mysql() {
     several(Flavour::MySql);
 }

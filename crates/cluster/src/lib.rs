@@ -16,5 +16,7 @@ pub mod writes;
 pub use accounts::{Account, Accounts, TlsDemand};
 pub use gtid::Position;
 pub use monitor::{Cluster, NeedsRestart, UnknownServer};
-pub use snapshot::{AdminState, Greeting, Live, Role, Server, ServerId, Snapshot, Succession};
+pub use snapshot::{
+    AdminState, Greeting, Live, Permit, Role, Server, ServerId, Snapshot, Succession,
+};
 pub use writes::{Astray, LastWrites, SchemaChange, TableKey, Touched};

@@ -17,7 +17,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use pointsman_config::proxy::{Monitor, ProxyConfig, Writer};
+use pointsman_config::proxy::{Agree, Monitor, ProxyConfig, Writer};
 use pointsman_events::EventLog;
 use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
@@ -178,9 +178,10 @@ impl Cluster {
         }
         let (driver, requests) = Driver::new();
         let mut topology = topology;
-        let quorum = config.failover.agree.then(|| {
+        let quorum = (config.failover.agree != Agree::Never).then(|| {
             let names = config.servers.iter().map(|server| server.name.as_str().into()).collect();
-            let agreement = Agreement::new(names, &mut topology);
+            let lenient = config.failover.agree == Agree::Met;
+            let agreement = Agreement::new(names, lenient, &mut topology);
             Mutex::new(agreement)
         });
         let shared = Arc::new(Shared {
@@ -229,6 +230,11 @@ impl Cluster {
 
     fn shared_state(&self) -> &Shared {
         &self.handle.shared
+    }
+
+    /// Says, right after the start, that this process takes over from another one.
+    pub fn take_over(&self) {
+        self.shared_state().succeed();
     }
 
     /// Leaves changes of the primary to another process from here on; goes on watching.

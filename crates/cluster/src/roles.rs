@@ -68,7 +68,7 @@ use crate::gtid::{Flavour, Position};
 use crate::lag::{Lag, Timeline};
 use crate::member::Kind;
 use crate::probe::{Channel, IoThread, Look, Report};
-use crate::snapshot::{AdminState, Greeting, Live, Role, ServerId, Snapshot, Succession};
+use crate::snapshot::{AdminState, Greeting, Live, Permit, Role, ServerId, Snapshot, Succession};
 
 pub use report::Event;
 
@@ -126,6 +126,7 @@ pub struct Topology {
     regained: Option<Instant>,
     /// Since it was forbidden other proxies may have made another primary; none was elected since.
     parted: bool,
+    permit: Option<Arc<Permit>>,
     /// The `@@server_id` of the primary, as the leading one of several proxies takes it.
     led: Option<u32>,
     /// Where a server stood when it was made the primary.
@@ -226,6 +227,7 @@ impl Topology {
             forbidden: None,
             regained: None,
             parted: false,
+            permit: None,
             led: None,
             promoted: None,
             group: group::Group::default(),
@@ -305,6 +307,11 @@ impl Topology {
                 (self.forbidden, self.regained) = (None, None);
             }
         }
+    }
+
+    /// What ends the right to write by itself, from the next snapshot on.
+    pub(crate) fn set_permit(&mut self, permit: Arc<Permit>) {
+        self.permit = Some(permit);
     }
 
     /// Which server the leading one of several proxies takes for the primary: its `@@server_id`;
@@ -557,6 +564,7 @@ impl Topology {
             no_primary_why,
             switching: self.hold.as_ref().map(|hold| id_of(hold.old)),
             cut_off: self.forbidden.as_ref().and(reference).map(id_of),
+            permit: self.permit.clone(),
             succession: self.succession.clone(),
             group: self.group.kind,
             servers,

@@ -1,8 +1,8 @@
 //! What is known of the servers right now: immutable, replaced as a whole, read without locks.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64};
-use std::time::Duration;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
 
@@ -127,6 +127,34 @@ impl Live {
     }
 }
 
+/// Until when this proxy may write: kept current between snapshots, for a process that is stopped and
+/// wakes up with an old one.
+#[derive(Debug)]
+pub struct Permit {
+    base: Instant,
+    /// Milliseconds since `base`.
+    until: AtomicU64,
+}
+
+impl Permit {
+    /// One that has lapsed.
+    #[must_use]
+    pub fn new(now: Instant) -> Self {
+        Self { base: now, until: AtomicU64::new(0) }
+    }
+
+    pub fn set(&self, until: Instant) {
+        let ms = until.saturating_duration_since(self.base).as_millis();
+        self.until.store(u64::try_from(ms).unwrap_or(u64::MAX), Ordering::Relaxed);
+    }
+
+    #[must_use]
+    pub fn has_lapsed(&self, now: Instant) -> bool {
+        let ms = now.saturating_duration_since(self.base).as_millis();
+        ms >= u128::from(self.until.load(Ordering::Relaxed))
+    }
+}
+
 /// All servers at one moment.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -149,6 +177,8 @@ pub struct Snapshot {
     /// This proxy must not write to this server, which was the primary when it last might, nor go on
     /// with a transaction there: see [`crate::quorum`]. There is no [`Snapshot::primary`] then.
     pub cut_off: Option<ServerId>,
+    /// Until when the primary may be written to; `None` if that does not end by itself.
+    pub permit: Option<Arc<Permit>>,
     /// The newest change of the primary; `None` before the first.
     pub succession: Option<Arc<Succession>>,
     /// The kind of cluster, if the servers are members of one that elects for itself.
@@ -208,6 +238,16 @@ impl Snapshot {
     #[must_use]
     pub fn is_galera(&self) -> bool {
         self.group == Some(Kind::Galera)
+    }
+
+    /// Whether nothing may be sent to `server` for now, since another proxy may have made another
+    /// primary.
+    #[must_use]
+    #[inline]
+    pub fn forbids(&self, server: ServerId) -> bool {
+        self.cut_off == Some(server)
+            || self.primary == Some(server)
+                && self.permit.as_ref().is_some_and(|permit| permit.has_lapsed(Instant::now()))
     }
 
     #[must_use]

@@ -69,7 +69,7 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
         ("routing.primary_reads", routing.primary_reads.to_string()),
         ("routing.by_table", routing.by_table.to_string()),
         ("failover.auto", failover.auto.map_or("if allowed".to_owned(), |auto| auto.to_string())),
-        ("failover.agree", failover.agree.to_string()),
+        ("failover.agree", failover.agree.as_str().to_owned()),
         ("failover.user", user(&failover.user)),
         ("failover.replication_user", replicates),
         ("failover.auto_rejoin", failover.auto_rejoin.to_string()),

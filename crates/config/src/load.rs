@@ -10,10 +10,12 @@ use toml::Spanned;
 use toml::de::{DeTable, DeValue};
 
 use crate::proxy::{
-    Account, Admin, AuthPlugin, Consistency, Console, Failover, Group, Limits, Listener, Monitor,
-    Pool, ProxyConfig, Routing, Server, User, Writer,
+    Account, Admin, Agree, AuthPlugin, Consistency, Console, Failover, Group, Limits, Listener,
+    Monitor, Pool, ProxyConfig, Routing, Server, User, Writer,
 };
-use crate::read::{At, Findings, HostPort, Read, Section, Size, readable_by_all, word};
+use crate::read::{
+    At, Findings, HostPort, Read, Section, Size, readable_by_all, word, wrong_value,
+};
 use crate::report::{Problem, Report, Warning};
 use crate::tls::{self, Networks, ServerTls};
 use crate::units::show_duration;
@@ -561,6 +563,23 @@ fn at_least<T: PartialOrd + std::fmt::Display>(n: T, least: T) -> Result<(), Pro
         Err(Problem::new(format!("{n} is too little: at least {least}")))
     } else {
         Ok(())
+    }
+}
+
+impl Read for Agree {
+    fn read(found: &mut Findings, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Self> {
+        match value.get_ref() {
+            DeValue::Boolean(true) => Some(Self::Always),
+            DeValue::Boolean(false) => Some(Self::Never),
+            DeValue::String(word) if word == "when-met" => Some(Self::Met),
+            _ => {
+                found.error(
+                    wrong_value(value, key, "true, false or \"when-met\"")
+                        .help("true: there are other Pointsmen; false: there are none, for sure"),
+                );
+                None
+            }
+        }
     }
 }
 

@@ -141,8 +141,8 @@ pub struct Failover {
     /// Whether a dead primary is replaced without being told to. `None`: if the account may.
     pub auto: Option<bool>,
     /// Whether several proxies agree on who acts, and one that can't reach most of the servers writes
-    /// nothing. Off, there must be no other that replaces primaries.
-    pub agree: bool,
+    /// nothing. Else there must be no other that replaces primaries.
+    pub agree: Agree,
     /// The account that promotes and re-points servers; the monitor's if `None`.
     pub user: Option<Account>,
     /// What a former primary replicates with; the account above if `None`.
@@ -175,7 +175,7 @@ impl Default for Failover {
     fn default() -> Self {
         Self {
             auto: None,
-            agree: false,
+            agree: Agree::default(),
             user: None,
             replication_user: None,
             auto_rejoin: true,
@@ -195,6 +195,30 @@ pub struct Group {
     pub writer: Writer,
     /// Whether Galera nodes that give their data to a joining one, or are desynced, are read from.
     pub available_when_donor: bool,
+}
+
+/// Whether there are other proxies before the same servers.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Agree {
+    /// `false`: surely not.
+    #[default]
+    Never,
+    /// `"when-met"`: not before one is met.
+    Met,
+    /// `true`
+    Always,
+}
+
+impl Agree {
+    /// As in the config.
+    #[must_use]
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Never => "false",
+            Self::Met => "when-met",
+            Self::Always => "true",
+        }
+    }
 }
 
 /// Who takes the writes where every member could.

@@ -237,7 +237,7 @@ fn wrong_type(value: &Spanned<DeValue<'_>>, is: &DeValue<'_>, want: &str) -> Pro
     Problem::new(format!("expected {want}, found {}", describe(is))).at(value.span())
 }
 
-fn wrong_value(value: &Spanned<DeValue<'_>>, key: &str, want: &str) -> Problem {
+pub(crate) fn wrong_value(value: &Spanned<DeValue<'_>>, key: &str, want: &str) -> Problem {
     Problem::new(format!("`{key}` must be {want}, not {}", describe(value.get_ref())))
         .at(value.span())
 }

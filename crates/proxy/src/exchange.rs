@@ -33,9 +33,8 @@ impl Client {
         digest: Option<&mut Digest>,
     ) -> Result<Outcome, Failure> {
         let server = backend.server;
-        let (cut_off, primary, galera) = self
-            .worker
-            .snapshot(|s| (s.cut_off == Some(server), s.primary == Some(server), s.is_galera()));
+        let (cut_off, primary, galera) =
+            self.worker.snapshot(|s| (s.forbids(server), s.primary == Some(server), s.is_galera()));
         if cut_off {
             // Another proxy may have made another primary.
             return Err(Failure::ReadOnly);

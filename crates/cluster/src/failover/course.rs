@@ -270,8 +270,14 @@ impl Machine {
         why: String,
         step: &Step,
         outcome: Result<Outcome, Failure>,
-        _now: Instant,
+        now: Instant,
     ) {
+        if let Step::Thaw { server } = step {
+            if outcome.is_ok() {
+                self.thawed(*server, now);
+            }
+            return self.give_up(&change, why);
+        }
         let gone = self.facts.servers[change.old].state == State::Refused;
         if let Err(failure) = &outcome
             && change.attempts < 4
@@ -294,6 +300,13 @@ impl Machine {
         };
         self.effects.push_back(Effect::Look);
         self.tell("switchover_undone", change.old, text.clone());
-        self.give_up(&change, text);
+        if self.facts.servers[change.to].state == State::Up {
+            // Whoever asked may ask again at once.
+            self.effects.push_back(Effect::Release);
+            self.start(Step::Thaw { server: change.to });
+            self.phase = Phase::Undo(change, text);
+        } else {
+            self.give_up(&change, text);
+        }
     }
 }

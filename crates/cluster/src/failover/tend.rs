@@ -16,6 +16,8 @@ pub(super) struct Care {
     former: BTreeSet<usize>,
     /// They have transactions that the primary lacks: which.
     diverged: BTreeMap<usize, String>,
+    /// Told to fetch again; no look has shown it yet.
+    thawed: BTreeSet<usize>,
     /// Steps under way.
     busy: BTreeMap<StepId, Step>,
     /// Nothing is tried before that (`None`: it has passed), and how often it failed.
@@ -120,6 +122,9 @@ impl Machine {
             }
             let follows = matches!(fact.link, Link::Connected | Link::Connecting);
             // One that was frozen may only look as if it followed: that look may be older.
+            if follows && !self.care.rests(i, now) && self.care.thawed.remove(&i) {
+                self.frozen.remove(&i);
+            }
             if follows && fact.read_only && !self.frozen.contains(&i) {
                 self.care.fallen.remove(&i);
                 self.care.diverged.remove(&i);
@@ -282,6 +287,7 @@ impl Machine {
                 self.push(Effect::Look);
                 self.answer(i, Ok(text));
             }
+            (Step::Thaw { .. }, Ok(_)) => self.thawed(i, now),
             (_, Ok(_)) => {
                 self.care.rest(i, now + LOOKS, 0);
                 self.frozen.remove(&i);
@@ -300,6 +306,13 @@ impl Machine {
             }
         }
         true
+    }
+
+    /// It fetches again; until a look shows that it is known to be stopped by us.
+    pub(super) fn thawed(&mut self, i: usize, now: Instant) {
+        self.care.rest(i, now + LOOKS, 0);
+        self.care.thawed.insert(i);
+        self.push(Effect::Look);
     }
 
     fn answer(&mut self, i: usize, answer: Result<String, String>) {

@@ -69,6 +69,8 @@ struct Sim {
     semi_sync: bool,
     /// Outcomes get lost.
     lossy: bool,
+    /// Pointsmen that need not be several.
+    lenient: bool,
     story: Vec<String>,
     begun: Instant,
     locks: Vec<several::Locks>,
@@ -119,6 +121,7 @@ impl Sim {
             numbers: 0,
             semi_sync,
             lossy: true,
+            lenient: false,
             story: Vec::new(),
             begun: now,
             locks: vec![several::Locks::default(); servers],
@@ -385,7 +388,9 @@ impl Sim {
 
     /// A client writes where Pointsman sends it.
     fn write(&mut self) {
-        let Some(primary) = self.views[self.me].topology.snapshot().primary else { return };
+        let Some(primary) = self.views[self.me].topology.snapshot().primary else {
+            return;
+        };
         let p = usize::from(primary.0);
         if !self.reached(p) || self.servers[p].read_only {
             return;
@@ -405,7 +410,9 @@ impl Sim {
     /// Replicas fetch what there is; some apply it.
     fn replicate(&mut self) {
         for i in 0..self.servers.len() {
-            let Some(source) = self.servers[i].source else { continue };
+            let Some(source) = self.servers[i].source else {
+                continue;
+            };
             if self.servers[i].io && self.linked(i, source) {
                 let theirs = self.servers[source].log.clone();
                 let s = &mut self.servers[i];
@@ -645,6 +652,37 @@ fn a_switchover_loses_nothing_or_is_undone() {
         done += sim.views[0].changes.1;
     }
     assert!(done > 200, "{done}");
+}
+
+#[test]
+fn after_a_switchover_that_was_undone_the_next_one_is_begun() {
+    for seed in 0..50 {
+        let mut sim = Sim::new(3, seed, false);
+        sim.lossy = false;
+        sim.run(ms(1000), true);
+        let lags = vec![Some(Duration::ZERO); 3];
+        sim.views[0].machine.switchover(Some(1), &lags, sim.now).unwrap();
+        sim.effects();
+        // It stops replicating, and can't be opened.
+        sim.run(ms(90), true);
+        if sim.servers[1].source.is_none() {
+            continue;
+        }
+        sim.servers[1].hangs = true;
+        while sim.views[0].answers.is_empty() {
+            sim.run(ms(5), true);
+            sim.servers[1].hangs &= sim.servers[0].read_only;
+        }
+        sim.expect(sim.views[0].answers[0].is_err(), "it was undone");
+        for _ in 0..40 {
+            let again = sim.views[0].machine.rehearse(Some(1), &lags);
+            let told = again.err().unwrap_or_default();
+            sim.expect(!told.contains("was stopped before"), &told);
+            sim.run(ms(5), true);
+        }
+        sim.run(ms(3000), true);
+        sim.views[0].machine.switchover(Some(1), &lags, sim.now).unwrap();
+    }
 }
 
 #[test]

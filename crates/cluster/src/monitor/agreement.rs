@@ -6,25 +6,29 @@ use std::time::Instant;
 use super::Shared;
 use crate::quorum::{self, Beat, Plan, Quorum, Standing, Wish};
 use crate::roles::Topology;
+use crate::snapshot::Permit;
 
 pub(super) struct Agreement {
     quorum: Quorum,
     /// The locks that each server was last asked for.
     wished: Vec<Wish>,
+    permit: Arc<Permit>,
     /// Nothing may be written, as last published.
     forbidden: bool,
 }
 
 impl Agreement {
     /// At first nothing may be written.
-    pub(super) fn new(names: Vec<Arc<str>>, topology: &mut Topology) -> Self {
+    pub(super) fn new(names: Vec<Arc<str>>, lenient: bool, topology: &mut Topology) -> Self {
         let now = Instant::now();
         let wished = vec![Wish::default(); names.len()];
-        let quorum = Quorum::new(names, quorum::seed(), now);
+        let quorum = Quorum::new(names, lenient, quorum::seed(), now);
         let why = Some("it is not agreed yet with other proxies".into());
         topology.permit(why, |_| true, now);
+        let permit = Arc::new(Permit::new(now));
+        topology.set_permit(permit.clone());
         topology.evaluate(now);
-        Self { quorum, wished, forbidden: true }
+        Self { quorum, wished, permit, forbidden: true }
     }
 }
 
@@ -39,8 +43,9 @@ impl Shared {
             let mut standing = agreement.quorum.standing(now);
             if self.topology().elects_for_itself() {
                 // Its own majority says who writes; locks there may not even be allowed.
-                (standing.writes, standing.switching) = (Ok(now), false);
+                (standing.writes, standing.switching) = (Ok(now + quorum::LONG), false);
             }
+            agreement.permit.set(*standing.writes.as_ref().unwrap_or(&now));
             let leader = standing.leader.unwrap_or_default();
             let switching = standing
                 .switching
@@ -98,6 +103,11 @@ impl Shared {
     /// When what is agreed ends if no server says it again.
     pub(crate) fn agreed_until(&self) -> Option<Instant> {
         self.with_quorum(|agreement| agreement.quorum.poll_timeout(Instant::now())).flatten()
+    }
+
+    /// Another process, which this one takes over from, is no other proxy.
+    pub(super) fn succeed(&self) {
+        self.with_quorum(|agreement| agreement.quorum.succeed());
     }
 
     /// Leaves it to others to change the primary.

@@ -60,10 +60,12 @@ pub(crate) async fn run(shared: Arc<Shared>, i: usize) {
                 timeout(PERMIT, begin).await
             }
         };
+        let mut turned_away = false;
         let beat = match outcome {
             Ok(Ok(ballot)) => Beat::Answer(ballot),
             Ok(Err(error)) => {
                 session = None;
+                turned_away = matches!(error, SqlError::Server(_));
                 match failure(&error) {
                     Look::Refused(_) => Beat::Refused,
                     _ => Beat::Lost,
@@ -74,6 +76,12 @@ pub(crate) async fn run(shared: Arc<Shared>, i: usize) {
                 Beat::Lost
             }
         };
+        if turned_away {
+            // Soon enough for whoever mends that.
+            shared.beat(i, asked, beat);
+            tokio::time::sleep(PERMIT).await;
+            continue;
+        }
         if beat == Beat::Lost {
             // Whether it still runs is known once it is connected to again.
             watched.wake_ballot.notify_one();
@@ -206,6 +214,7 @@ impl Session {
             primary,
         };
         let leader = by("used_lead").filter(|&id| id != me);
+        ballot.leads = leader.unwrap_or(0);
         if self.leader.as_ref().map(|(id, _)| *id) != leader {
             self.leader = match leader {
                 Some(id) => Some((id, self.host_of(id).await?)),

@@ -40,7 +40,16 @@
 //! - Who has the primary among its half, and had a majority since it last lost sight of it, goes on.
 //! - Who has not may act only if every proxy that was a member when the primary was last in sight is on
 //!   this side and has stopped: then nobody can be writing to it. A single proxy is always all of them.
-//! - One that has just started, and sees only half, does neither.
+//! - One that has just started, and sees only half, does neither, unless that half has the primary and
+//!   a leader who is sure to have seen it; then it does as that one.
+//!
+//! # A proxy that may be alone
+//!
+//! Where the config does not say whether there are others, a proxy acts and writes as if there were
+//! none until it meets one, and then for good as one of several. One that starts takes no lead during
+//! its first second, in which the other, which asks more often than that, sees it. What this gives
+//! away: one that starts while the network is parted, beside a primary that others have replaced on the
+//! far side, does not know of them.
 //!
 //! # What is safe
 //!
@@ -59,6 +68,8 @@ pub use words::{Ballot, Beat, Holder, Plan, Standing, Wish};
 
 /// Between two renewals.
 pub(crate) const BEAT: Duration = Duration::from_millis(100);
+/// Where nobody else can have a say.
+pub(crate) const LONG: Duration = Duration::from_secs(3600);
 /// How long a word of the servers lets a proxy write that does not lead.
 pub(crate) const PERMIT: Duration = Duration::from_secs(1);
 /// How long the leader counts on a lock after it asked for its renewal.
@@ -96,8 +107,21 @@ pub struct Quorum {
     /// It leads no more, whoever asks.
     resigned: bool,
     plan: Plan,
-    /// It had a majority once.
-    joined: bool,
+    /// It is the only one until it meets another.
+    lenient: bool,
+    /// It has seen another proxy.
+    met: bool,
+    /// It takes over from a process that is still there, and whether that was seen: one that is no
+    /// other proxy.
+    heir: Option<bool>,
+    /// Servers that were asked once, whatever came of it.
+    tried: Vec<bool>,
+    /// Since when it is watched.
+    born: Instant,
+    /// Since when it takes part: it had a majority once.
+    joined: Option<Instant>,
+    /// Since when it stands beside the same leader: sessions here and of that one.
+    beside: Option<(Instant, (u64, u64))>,
     /// It had one since it last lost sight of the primary.
     keeper: bool,
     /// Most other members there may be.
@@ -112,10 +136,17 @@ pub struct Quorum {
 }
 
 impl Quorum {
+    /// `lenient`: there need not be others, and nothing is asked of a majority before one is met.
     /// `seed` makes proxies differ in when they try again.
     #[must_use]
-    pub fn new(names: Vec<std::sync::Arc<str>>, seed: u64, now: Instant) -> Self {
+    pub fn new(names: Vec<std::sync::Arc<str>>, lenient: bool, seed: u64, now: Instant) -> Self {
         Self {
+            lenient,
+            met: false,
+            heir: None,
+            tried: vec![false; names.len()],
+            born: now,
+            beside: None,
             voters: names.iter().map(|_| Voter::default()).collect(),
             names,
             primary: None,
@@ -123,7 +154,7 @@ impl Quorum {
             eager: false,
             resigned: false,
             plan: Plan::Nothing,
-            joined: false,
+            joined: None,
             keeper: false,
             known: 0,
             stalled: None,
@@ -141,7 +172,8 @@ impl Quorum {
             self.primary = primary;
             // One that was made the primary by half of the servers, all proxies being on this side.
             let here = primary.and_then(|p| self.answer(p, now, PERMIT));
-            self.keeper = self.joined && here.is_some_and(|ballot| ballot.others >= self.known);
+            self.keeper =
+                self.joined.is_some() && here.is_some_and(|ballot| ballot.others >= self.known);
         }
     }
 
@@ -153,6 +185,11 @@ impl Quorum {
         new
     }
 
+    /// It takes over from another process.
+    pub fn succeed(&mut self) {
+        self.heir = Some(false);
+    }
+
     /// Never leads again; goes on as one that follows. What the servers still hold for it counts for
     /// nothing from here on.
     pub fn resign(&mut self) {
@@ -161,10 +198,26 @@ impl Quorum {
 
     /// What a server said when it was asked at `asked`.
     pub fn handle_beat(&mut self, server: usize, asked: Instant, beat: Beat, now: Instant) {
-        let Some(voter) = self.voters.get_mut(server) else { return };
+        let Some(voter) = self.voters.get(server) else {
+            return;
+        };
         if voter.answer.as_ref().is_some_and(|(last, ..)| asked < *last) {
             return;
         }
+        if let Beat::Answer(ballot) = &beat {
+            let locks = [ballot.lead, ballot.change, ballot.switch, ballot.want];
+            let others = u8::from(locks.contains(&Holder::Other)).max(ballot.others);
+            self.heir = match self.heir {
+                Some(true) if others == 0 => None,
+                Some(seen) => Some(seen || others > 0),
+                None => None,
+            };
+            if others > u8::from(self.heir.is_some()) {
+                self.meet(now);
+            }
+        }
+        self.tried[server] = true;
+        let voter = &mut self.voters[server];
         match beat {
             Beat::Answer(ballot) => {
                 let last = voter.answer.as_ref().map(|(_, _, ballot)| ballot.session);
@@ -203,8 +256,9 @@ impl Quorum {
     pub fn count(&mut self, now: Instant) {
         let goods = self.goods(now, |_| true).len();
         if 2 * goods > self.voters.len() {
-            self.joined = true;
+            self.joined.get_or_insert(now);
         }
+        self.follow_a_leader(now);
         if self.by_majority(now).is_some() {
             self.keeper = true;
         } else if !self.sees_primary(now) {
@@ -222,7 +276,7 @@ impl Quorum {
         // Half of them is all there is, while the others are silent.
         let answering = (0..self.voters.len()).filter(|&i| self.answers(i, now)).count();
         let tied = 2 * held == self.running(now) && held == answering;
-        if leads || held == 0 || tied {
+        if leads || held == 0 || tied || self.is_alone() {
             self.stalled = None;
         } else if now.saturating_duration_since(*self.stalled.get_or_insert(now)) > STALEMATE {
             self.stalled = None;
@@ -257,7 +311,9 @@ impl Quorum {
     pub fn wish(&self, server: usize, now: Instant) -> Wish {
         let leads = self.lease(now).is_some();
         let modest = !self.eager && now.saturating_duration_since(self.led) < MODESTY;
-        let tries = self.joined && !self.resigned && self.pause.is_none() && (leads || !modest);
+        // Whoever may be alone has to have seen it.
+        let ripe = self.joined.is_some_and(|at| now >= at + PERMIT) || self.is_alone();
+        let tries = ripe && !self.resigned && self.pause.is_none() && (leads || !modest);
         let fresh = |i: usize| self.answer(i, now, PERMIT).is_some();
         // One after the other in the same order everywhere, so that the first decides.
         let in_turn = (0..server)
@@ -267,16 +323,32 @@ impl Quorum {
             lead: tries && (leads || in_turn),
             change: leads && self.plan == Plan::Replace,
             switch: leads && self.plan == Plan::Switch,
-            want: self.joined && !self.resigned && self.eager && self.pause.is_none() && !leads,
-            names: leads,
+            want: ripe && !self.resigned && self.eager && self.pause.is_none() && !leads,
+            names: leads || self.is_alone(),
             primary: self.primary_id,
-            member: self.joined,
-            cut: self.joined && !self.could_write(now),
+            member: true,
+            // Not while another may be writing that those who count on this know nothing of.
+            cut: !self.could_write(now)
+                && self.answer(server, now, PERMIT).is_some_and(|b| b.others >= self.known),
         }
     }
 
     #[must_use]
     pub fn standing(&self, now: Instant) -> Standing {
+        if self.is_alone() && self.tried.iter().all(|tried| *tried) {
+            let acts = now >= self.born + PERMIT && !self.resigned;
+            let writes = Ok(now + LONG);
+            return Standing {
+                leads: acts,
+                cleared: acts,
+                changing: false,
+                switching: false,
+                writes,
+                leader: None,
+                names: None,
+                others: 0,
+            };
+        }
         let lease = self.lease(now);
         let writes = self.permit(now).ok_or_else(|| self.why(now));
         let ballots = || (0..self.voters.len()).filter_map(|i| self.answer(i, now, PERMIT));
@@ -291,6 +363,41 @@ impl Quorum {
                 .map(|ballot| ballot.leader.clone().unwrap_or_else(|| "another host".to_owned())),
             names: self.named(now),
             others: self.others(),
+        }
+    }
+
+    /// It has never seen another, and need not.
+    fn is_alone(&self) -> bool {
+        self.lenient && !self.met
+    }
+
+    fn meet(&mut self, now: Instant) {
+        if self.is_alone() && self.tried.iter().all(|tried| *tried) {
+            // It goes on with what it was doing.
+            self.joined.get_or_insert(now);
+            self.keeper |= self.primary.is_some_and(|p| self.answer(p, now, PERMIT).is_some());
+        }
+        self.met = true;
+    }
+
+    /// One that has just started and has only half of the servers, with the primary, may do what the
+    /// leader beside it may, once that one is sure to know of it: it has asked the primary twice since,
+    /// or would have lost its session.
+    fn follow_a_leader(&mut self, now: Instant) {
+        let leader = self.primary.filter(|_| self.joined.is_none()).and_then(|p| {
+            let ballot = self.answer(p, now, PERMIT)?;
+            let names = ballot.names.is_some_and(|id| id == self.primary_id);
+            (ballot.member && ballot.lead == Holder::Other && names)
+                .then_some((ballot.session, ballot.leads))
+        });
+        match (leader, self.beside) {
+            (None, _) => self.beside = None,
+            (Some(leader), Some((since, same))) if leader == same => {
+                if now >= since + 2 * SESSION + PERMIT {
+                    (self.joined, self.keeper) = (Some(now), true);
+                }
+            }
+            (Some(leader), _) => self.beside = Some((now, leader)),
         }
     }
 
@@ -413,7 +520,7 @@ impl Quorum {
 
     /// All members that there may be are seen here and have stopped, this one among them.
     fn all_are_here(&self, now: Instant) -> bool {
-        self.joined
+        self.joined.is_some()
             && (0..self.voters.len()).filter_map(|i| self.answer(i, now, PERMIT)).all(|ballot| {
                 ballot.cut && ballot.others >= self.known && ballot.others_cut == ballot.others
             })
@@ -431,6 +538,9 @@ impl Quorum {
 
     /// The same, but for having said so.
     fn could_write(&self, now: Instant) -> bool {
+        if self.joined.is_none() {
+            return self.is_alone();
+        }
         self.majority(now, |_| true).is_some()
             || self.majority_lease(now).is_some()
             || self.by_keeping(now, |_| true).is_some()
@@ -451,7 +561,9 @@ impl Quorum {
     }
 
     fn is_cleared(&self, now: Instant) -> bool {
-        let Some(since) = self.changed(now) else { return false };
+        let Some(since) = self.changed(now) else {
+            return false;
+        };
         let refuses =
             self.primary.is_some_and(|p| self.refused(p, now).is_some_and(|asked| asked > since));
         let stopped = || {

@@ -30,6 +30,8 @@ pub struct Ballot {
     /// Other members, and how many of them have stopped.
     pub others: u8,
     pub others_cut: u8,
+    /// Which session has `lead`, if another proxy's.
+    pub leads: u64,
     /// Where the leader is, if another proxy: the host it connected from.
     pub leader: Option<String>,
 }

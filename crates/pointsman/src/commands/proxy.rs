@@ -90,7 +90,7 @@ pub fn serve(config: ProxyConfig, path: PathBuf, takeover: bool) -> Result<ExitC
             }
             None => None,
         };
-        let cluster = start_monitor(&config)?;
+        let cluster = start_monitor(&config, takeover)?;
         cluster.ready().await;
         announce(&config, &cluster);
         let drain_timeout = config.limits.drain_timeout;
@@ -160,7 +160,7 @@ async fn until_alone(old: std::os::unix::net::UnixStream, proxy: Arc<Proxy>) {
 }
 
 /// The monitor's own thread: nothing else may delay its looks at the servers.
-fn start_monitor(config: &ProxyConfig) -> Result<Cluster> {
+fn start_monitor(config: &ProxyConfig, takes_over: bool) -> Result<Cluster> {
     let (started, cluster) = std::sync::mpsc::channel();
     let config = config.clone();
     std::thread::Builder::new().name("monitor".to_owned()).spawn(move || {
@@ -170,6 +170,9 @@ fn start_monitor(config: &ProxyConfig) -> Result<Cluster> {
         };
         runtime.block_on(async {
             let cluster = Cluster::start(&config, Arc::new(EventLog::default()));
+            if takes_over {
+                cluster.take_over();
+            }
             let _ = started.send(cluster);
             std::future::pending::<()>().await;
         });

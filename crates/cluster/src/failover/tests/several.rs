@@ -89,6 +89,7 @@ impl Locks {
             cut: wish.member && wish.cut,
             others: u8::try_from(others.clone().count()).unwrap(),
             others_cut: u8::try_from(others.filter(|(_, cut)| **cut).count()).unwrap(),
+            leads: self.lead.filter(|_| lead == Holder::Other).unwrap_or(0),
             leader: None,
         }
     }
@@ -98,6 +99,18 @@ impl Sim {
     pub(super) fn several(servers: usize, proxies: usize, seed: u64) -> Self {
         let mut sim = Self::new(servers, seed, false);
         sim.views.clear();
+        sim.lenient = false;
+        for _ in 0..proxies {
+            let view = sim.newcomer();
+            sim.views.push(view);
+        }
+        sim
+    }
+
+    /// The same, and they are not told that there are several.
+    fn unaware(servers: usize, proxies: usize, seed: u64) -> Self {
+        let mut sim = Self::several(servers, 0, seed);
+        sim.lenient = true;
         for _ in 0..proxies {
             let view = sim.newcomer();
             sim.views.push(view);
@@ -109,7 +122,7 @@ impl Sim {
         let mut view = self.view();
         let name = self.below(u64::MAX);
         let names = (1..=self.servers.len()).map(|n| Arc::from(format!("db{n}"))).collect();
-        let mut quorum = Quorum::new(names, name, self.now);
+        let mut quorum = Quorum::new(names, self.lenient, name, self.now);
         quorum.set_plan(crate::quorum::Plan::Nothing, true);
         view.topology.permit(Some("nothing is agreed yet".into()), |_| true, self.now);
         view.topology.evaluate(self.now);
@@ -400,9 +413,73 @@ fn of_two_servers_the_primary_goes_on_with_those_beside_it() {
     }
 }
 
+#[test]
+fn one_that_starts_beside_the_primary_and_a_leader_writes_after_a_while() {
+    for seed in 0..25 {
+        let mut sim = Sim::several(2, 2, seed);
+        sim.run(ms(4000), true);
+        sim.servers[1].hangs = true;
+        sim.run(ms(5000), true);
+        for me in 0..2 {
+            sim.kill_proxy(me);
+            sim.start_proxy(me);
+            sim.run(ms(5000), true);
+            let all = sim.primaries();
+            sim.expect(all[me].is_none(), "it can't know yet");
+            sim.run(ms(8000), true);
+            let all = sim.primaries();
+            sim.expect(all == [Some(0); 2], &format!("{all:?}"));
+        }
+        // None is left who knows.
+        sim.kill_proxy(0);
+        sim.kill_proxy(1);
+        sim.start_proxy(0);
+        sim.start_proxy(1);
+        sim.run(ms(20_000), true);
+        let all = sim.primaries();
+        sim.expect(all == [None; 2], &format!("{all:?}"));
+    }
+}
+
+#[test]
+fn one_that_need_not_be_several_acts_alone_until_it_meets_another() {
+    for seed in 0..25 {
+        // Half of the servers is enough for it, and for another that comes later.
+        let mut sim = Sim::unaware(2, 2, seed);
+        sim.kill_proxy(1);
+        sim.servers[1].hangs = true;
+        sim.run(ms(4000), true);
+        let all = sim.primaries();
+        sim.expect(all[0] == Some(0), "it writes");
+        sim.start_proxy(1);
+        sim.run(ms(12_000), true);
+        let all = sim.primaries();
+        sim.expect(all == [Some(0); 2], &format!("{all:?}"));
+
+        let mut sim = Sim::unaware(3, 3, seed);
+        sim.run(ms(3000), true);
+        sim.servers[0].alone = true;
+        sim.cut_proxy(0, [1, 2]);
+        sim.cut_proxy(1, [0]);
+        sim.cut_proxy(2, [0]);
+        sim.run(ms(9000), true);
+        let all = sim.primaries();
+        sim.expect(all[0].is_none(), &format!("the one beside db1 does not write: {all:?}"));
+        sim.expect(all[1].is_some_and(|p| p != 0) && all[1] == all[2], &format!("{all:?}"));
+
+        // A single one replaces a primary whose host is gone.
+        let mut sim = Sim::unaware(2, 1, seed);
+        sim.run(ms(2000), true);
+        sim.servers[0].hangs = true;
+        sim.run(ms(9000), true);
+        let all = sim.primaries();
+        sim.expect(all == [Some(1)], "the only one acts");
+    }
+}
+
 proptest! {
     #![proptest_config(ProptestConfig {
-        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(40),
+        cases: std::env::var("PROPTEST_CASES").ok().and_then(|n| n.parse().ok()).unwrap_or(80),
         rng_seed: match std::env::var("PROPTEST_RNG_SEED").ok().and_then(|n| n.parse().ok()) {
             Some(seed) => RngSeed::Fixed(seed),
             None => RngSeed::Fixed(1),
@@ -418,10 +495,18 @@ proptest! {
         servers in 2..4_usize,
         proxies in 2..4_usize,
         seed in any::<u64>(),
+        unaware in any::<bool>(),
         faults in prop::collection::vec((0..5_usize, 0..11_u8, any::<u8>(), 0..5000_u64), 0..10),
     ) {
-        let mut sim = Sim::several(servers, proxies, seed);
+        let mut sim = match unaware {
+            true => Sim::unaware(servers, proxies, seed),
+            false => Sim::several(servers, proxies, seed),
+        };
         sim.run(ms(2500), true);
+        let fine = |sim: &Sim| {
+            sim.servers.iter().all(|s| !s.hangs && !s.alone)
+                && sim.views.iter().all(|view| view.cut.is_empty())
+        };
         for (i, fault, side, wait) in faults {
             let (i, me) = (i % servers, i % proxies);
             sim.note(format!("fault {fault} at db{}", i + 1));
@@ -431,7 +516,9 @@ proptest! {
                 2 => sim.servers[i].hangs ^= true,
                 3 => sim.servers[i].alone ^= true,
                 4 => sim.kill_proxy(me),
-                5 => sim.start_proxy(me),
+                // Those who need not be several have to start while they can see each other.
+                5 if !unaware || fine(&sim) => sim.start_proxy(me),
+                5 => {}
                 6 | 7 => {
                     // The network parts: a bit says who is on which side.
                     let left = |n: usize| (side >> n) & 1 == 1;
@@ -459,19 +546,15 @@ proptest! {
                 }
                 _ => {
                     sim.heal();
-                    for me in 0..proxies {
-                        sim.start_proxy(me);
-                        sim.cut_proxy(me, []);
-                    }
+                    (0..proxies).for_each(|me| sim.cut_proxy(me, []));
+                    (0..proxies).for_each(|me| sim.start_proxy(me));
                 }
             }
             sim.run(ms(wait), true);
         }
         sim.heal();
-        for me in 0..proxies {
-            sim.start_proxy(me);
-            sim.cut_proxy(me, []);
-        }
+        (0..proxies).for_each(|me| sim.cut_proxy(me, []));
+        (0..proxies).for_each(|me| sim.start_proxy(me));
         sim.settle();
         let all = sim.primaries();
         sim.note_minds();
