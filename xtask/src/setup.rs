@@ -42,9 +42,14 @@ const FRONT_TIER: &[(&str, Sign)] = &[
     ("llvm-14", Program(&["llvm-strip-14"])),
     ("libbpf-dev", File("/usr/include/bpf/bpf_helpers.h")),
     ("iproute2", Program(&["ip"])),
+    ("procps", Program(&["sysctl"])),
+    ("systemd", File("/lib/systemd/systemd")),
     ("ethtool", Program(&["ethtool"])),
     ("bpftool", Program(&["bpftool"])),
     ("nginx-light", Program(&["nginx"])),
+    ("dnsmasq-base", Program(&["dnsmasq"])),
+    // Not beside another mail server.
+    ("exim4-daemon-light", Program(&["exim4", "postfix", "smtpd"])),
     ("php-fpm", Glob("/usr/sbin", "php-fpm")),
     ("curl", Program(&["curl"])),
     ("openssl", Program(&["openssl"])),
@@ -58,6 +63,7 @@ const VM: &[(&str, Sign)] = &[
     ("kmod", Program(&["modprobe"])),
     ("cpio", Program(&["cpio"])),
     ("iproute2", Program(&["ip"])),
+    ("procps", Program(&["sysctl"])),
     ("ipvsadm", Program(&["ipvsadm"])),
     ("iptables", Program(&["iptables"])),
 ];
@@ -123,7 +129,7 @@ if [ ! -e "$policy" ]; then
 fi
 export DEBIAN_FRONTEND=noninteractive
 apt-get update -q
-apt-get install -q -y --no-install-recommends "$@"
+apt-get install -q -y --no-install-recommends --no-remove "$@"
 "#;
 
 fn apt_get(root: bool, packages: &[&str]) -> Result<()> {

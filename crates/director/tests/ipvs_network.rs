@@ -15,6 +15,7 @@ const CLIENT: u8 = 254;
 const DIRECTOR: u8 = 88;
 /// Not on the servers' network: with NAT the way back must lead through the director.
 const FAR: &str = "10.9.8.7";
+const FAR6: &str = "fd09::7";
 
 struct Site {
     lab: Lab,
@@ -51,6 +52,12 @@ impl Site {
             }
         }
         set(DIRECTOR, "net.ipv4.ip_forward=1");
+        set(DIRECTOR, "net.ipv6.conf.all.forwarding=1");
+        ip(CLIENT, &format!("addr add {FAR6}/128 dev eth0 nodad"));
+        ip(DIRECTOR, &format!("-6 route add {FAR6} via fd00::{CLIENT}"));
+        for host in [33, 44] {
+            ip(host, &format!("-6 route add {FAR6} via fd00::{DIRECTOR}"));
+        }
         ip(CLIENT, &format!("addr add {FAR}/32 dev eth0"));
         ip(DIRECTOR, &format!("route add {FAR} via 192.168.4.{CLIENT}"));
         for host in [33, 44] {
@@ -124,8 +131,9 @@ impl Site {
     }
 
     /// For NAT.
-    fn open_from_afar(&self) -> Connection {
-        Connection::open(&self.lab, CLIENT, VIP, Some(FAR)).unwrap()
+    fn open_from_afar(&self, vip: &str) -> Connection {
+        let from = if vip.contains(':') { FAR6 } else { FAR };
+        Connection::open(&self.lab, CLIENT, vip, Some(from)).unwrap()
     }
 
     /// Who answers so many connections that are open at the same time.
@@ -158,7 +166,7 @@ fn each_way_of_forwarding() {
         let global = if kind == "DR" { "data_plane ipvs" } else { "" };
         Site::config(global, &both(&format!("lb_algo rr\n lb_kind {kind}")))
     };
-    for (kind, flag, v6) in [("DR", "-g", true), ("TUN", "-i", true), ("NAT", "-m", false)] {
+    for (kind, flag) in [("DR", "-g"), ("TUN", "-i"), ("NAT", "-m")] {
         let mut director = site.director(&config(kind));
         site.wait_for(
             &[
@@ -170,8 +178,8 @@ fn each_way_of_forwarding() {
             ],
             &director,
         );
-        for vip in if v6 { &[VIP, VIP6][..] } else { &[VIP] } {
-            let open = |_| if kind == "NAT" { site.open_from_afar() } else { site.open(vip) };
+        for vip in [VIP, VIP6] {
+            let open = |_| if kind == "NAT" { site.open_from_afar(vip) } else { site.open(vip) };
             let mut held = [0, 1, 2, 3].map(open);
             let four = held.each_ref().map(|c| c.server);
             println!("{kind} {vip}: {four:?}");
@@ -190,6 +198,33 @@ fn each_way_of_forwarding() {
         director.signal(libc::SIGTERM);
         director.wait();
         assert_eq!(site.table(), "", "{kind}");
+    }
+}
+
+#[test]
+fn sctp_by_direct_routing_and_by_nat() {
+    let Some(site) = Site::new() else { return };
+    for host in [33, 44] {
+        for ip in [VIP.to_owned(), format!("192.168.4.{host}")] {
+            if !lab::traffic::serve_sctp(&site.lab, host, &ip) {
+                println!("skipped: this kernel has no SCTP");
+                return;
+            }
+        }
+    }
+    for (kind, flag) in [("DR", "-g"), ("NAT", "-m")] {
+        let body = format!("protocol SCTP\n lb_algo rr\n lb_kind {kind}");
+        let director = site.director(&Site::config("", &[v4(&body, "weight 1", "weight 1")]));
+        let second = format!("-a --sctp-service 192.168.4.253:80 -r 192.168.4.44:80 {flag} -w 1");
+        site.wait_for(&["-A --sctp-service 192.168.4.253:80 -s rr", &second], &director);
+        // By NAT the answers come through the director, else straight from the servers.
+        let from = if kind == "NAT" { FAR } else { "192.168.4.254" };
+        let open = |_| Connection::open_sctp(&site.lab, CLIENT, VIP, from).unwrap();
+        let mut held = [0, 1, 2, 3].map(open);
+        let four = held.each_ref().map(|c| c.server);
+        println!("SCTP, {kind}: {four:?}");
+        assert!(four[0] != four[1] && four[0] == four[2] && four[1] == four[3], "{four:?}");
+        held.iter_mut().for_each(|c| c.lives().unwrap());
     }
 }
 
@@ -260,7 +295,7 @@ fn what_is_there_is_taken_over() {
     site.ipvsadm("-a -t 192.168.4.253:80 -r 192.168.4.33:80 -m -w 7");
     site.ipvsadm("-A -t 192.168.4.200:81 -s rr");
     site.ipvsadm("-a -t 192.168.4.200:81 -r 192.168.4.201:81 -m -w 1");
-    let mut before = site.open_from_afar();
+    let mut before = site.open_from_afar(VIP);
     let config = |global: &str| Site::config(global, &[v4("lb_algo rr", "weight 2", "weight 1")]);
     let mut director = site.director(&config(""));
     let ours = [
@@ -274,7 +309,7 @@ fn what_is_there_is_taken_over() {
     let told = "the kernel also serves 192.168.4.200:81";
     assert!(director.log().contains(told), "{}", director.log());
     assert!(eventually(Duration::from_secs(10), || before.lives().is_ok()));
-    let mut during = site.open_from_afar();
+    let mut during = site.open_from_afar(VIP);
 
     director.signal(libc::SIGKILL);
     director.wait();

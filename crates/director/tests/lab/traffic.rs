@@ -85,6 +85,30 @@ fn listen(lab: &Lab, host: u8, port: u16, stop: &Arc<AtomicBool>) -> JoinHandle<
     })
 }
 
+/// SCTP at one address and port 80, until the test ends. One address, or the client would be told of
+/// others too. Whether the kernel has SCTP.
+pub fn serve_sctp(lab: &Lab, host: u8, ip: &str) -> bool {
+    let at = SocketAddr::from((ip.parse::<IpAddr>().unwrap(), 80));
+    let listener = in_namespace(lab.namespace(host), move || {
+        let socket = sctp(at)?;
+        socket.bind(&at.into())?;
+        socket.listen(16)?;
+        std::io::Result::Ok(socket)
+    });
+    let Ok(listener) = listener.join().unwrap() else { return false };
+    std::thread::spawn(move || {
+        while let Ok((stream, _)) = listener.accept() {
+            std::thread::spawn(move || echo(host, stream.into()));
+        }
+    });
+    true
+}
+
+fn sctp(to: SocketAddr) -> std::io::Result<socket2::Socket> {
+    let protocol = socket2::Protocol::from(libc::IPPROTO_SCTP);
+    socket2::Socket::new(socket2::Domain::for_address(to), socket2::Type::STREAM, Some(protocol))
+}
+
 fn echo(host: u8, mut stream: TcpStream) {
     stream.set_nonblocking(false).unwrap();
     let mut buffer = [0; 4096];
@@ -106,11 +130,29 @@ pub struct Connection {
 impl Connection {
     /// From `host`, or from another address of it.
     pub fn open(lab: &Lab, host: u8, vip: &str, from: Option<&str>) -> std::io::Result<Self> {
+        let tcp = |to| {
+            let domain = socket2::Domain::for_address(to);
+            socket2::Socket::new(domain, socket2::Type::STREAM, None)
+        };
+        Self::open_by(tcp, lab, host, vip, from)
+    }
+
+    /// As [`Connection::open`], by SCTP.
+    pub fn open_sctp(lab: &Lab, host: u8, vip: &str, from: &str) -> std::io::Result<Self> {
+        Self::open_by(sctp, lab, host, vip, Some(from))
+    }
+
+    fn open_by(
+        socket: fn(SocketAddr) -> std::io::Result<socket2::Socket>,
+        lab: &Lab,
+        host: u8,
+        vip: &str,
+        from: Option<&str>,
+    ) -> std::io::Result<Self> {
         let target = SocketAddr::from((vip.parse::<IpAddr>().unwrap(), 80));
         let from = from.map(|ip| SocketAddr::from((ip.parse::<IpAddr>().unwrap(), 0)));
         in_namespace(lab.namespace(host), move || {
-            let domain = socket2::Domain::for_address(target);
-            let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+            let socket = socket(target)?;
             if let Some(from) = from {
                 socket.bind(&from.into())?;
             }
