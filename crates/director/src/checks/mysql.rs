@@ -4,7 +4,10 @@
 use std::io::{Read, Write};
 use std::time::Duration;
 
+use aws_lc_rs::rsa::{OAEP_SHA1_MGF1SHA1, OaepPublicEncryptingKey, PublicEncryptingKey};
 use pointsman_wire::{Capabilities, ErrPacket, HEADER, Header, Reader, auth, handshake};
+use rustls::pki_types::SubjectPublicKeyInfoDer;
+use rustls::pki_types::pem::PemObject as _;
 
 use super::probe::short;
 use crate::config::MysqlRole;
@@ -164,6 +167,7 @@ impl<S: Read + Write> Server<S> {
             ..handshake::Response::default()
         };
         self.send(&response.build())?;
+        let mut salt = greeting.salt;
         // A server that keeps asking does not let us in.
         for _ in 0..5 {
             let payload = self.packet()?;
@@ -171,21 +175,23 @@ impl<S: Read + Write> Server<S> {
                 [0, ..] => return Ok(()),
                 [0xff, ..] => return Err(format!("login: {}", said(&payload))),
                 [0xfe, _, ..] => {
-                    let (plugin, salt) =
+                    let (plugin, new) =
                         handshake::parse_auth_switch(&payload).map_err(|e| e.to_string())?;
+                    salt = new;
                     let plugin = known(&plugin).ok_or_else(|| {
                         format!("login: {} is not spoken here", String::from_utf8_lossy(&plugin))
                     })?;
                     self.send(&token(plugin, who.password, &salt))?;
                 }
                 [1, auth::SHA2_FAST_OK] => {}
+                // The server has not seen the account since it started.
                 [1, auth::SHA2_FULL] => {
-                    return Err(
-                        "login: caching_sha2_password wants the password itself, which is not \
-                         sent without TLS: let the account log in over TLS once, or give it \
-                         mysql_native_password"
-                            .to_owned(),
-                    );
+                    self.send(&[auth::SHA2_REQUEST_KEY])?;
+                    let key = self.packet()?;
+                    let pem = key.strip_prefix(&[1]).unwrap_or_default();
+                    let sealed = seal(who.password, &salt, pem)
+                        .ok_or("login: the server's RSA key is not understood")?;
+                    self.send(&sealed)?;
                 }
                 _ => return Err("login: an answer that is not understood".to_owned()),
             }
@@ -236,6 +242,18 @@ fn token(plugin: &str, password: &str, salt: &[u8; auth::SALT]) -> Vec<u8> {
         auth::CACHING_SHA2 => auth::sha2_token(&auth::sha2_stage1(password), salt).to_vec(),
         _ => auth::native_token(&auth::native_stage1(password), salt).to_vec(),
     }
+}
+
+/// The password for a server's RSA key, given in PEM: caching_sha2_password's full path without TLS.
+fn seal(password: &str, salt: &[u8; auth::SALT], pem: &[u8]) -> Option<Vec<u8>> {
+    let mut masked = [password.as_bytes(), &[0]].concat();
+    auth::sha2_mask(&mut masked, salt);
+    let key = SubjectPublicKeyInfoDer::from_pem_slice(pem).ok()?;
+    let key = OaepPublicEncryptingKey::new(PublicEncryptingKey::from_der(&key).ok()?).ok()?;
+    let mut out = vec![0; key.ciphertext_size()];
+    let length = key.encrypt(&OAEP_SHA1_MGF1SHA1, &masked, &mut out, None).ok()?.len();
+    out.truncate(length);
+    Some(out)
 }
 
 fn is_eof(payload: &[u8]) -> bool {

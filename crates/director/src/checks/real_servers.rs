@@ -7,6 +7,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use pointsman_config::Secret;
+use pointsman_sandbox::{Flavour, MONITOR_PASSWORD, MONITOR_USER, Node, Options, Sandbox};
 
 use super::probe::probe;
 use crate::config::{Check, CheckKind, CheckUrl, MysqlRole};
@@ -144,79 +145,83 @@ fn pages_are_read_over_tls_whatever_the_certificate() {
     assert!(probe(&check(http(false, false, url("/")), target)).is_err(), "no TLS, no answer");
 }
 
-/// A MariaDB of its own with an account `m`, password `s`.
-fn mariadb(dir: &Path) -> Option<(Running, SocketAddr, std::path::PathBuf)> {
-    let data = dir.join("data");
-    let installed = Command::new("mariadb-install-db")
-        .arg("--no-defaults")
-        .arg(format!("--datadir={}", data.display()))
-        .args(["--auth-root-authentication-method=normal", "--skip-test-db", "--user=root"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .status();
-    if !installed.is_ok_and(|s| s.success()) {
-        return None;
-    }
-    // A free port below those the kernel gives to clients.
-    let mut ports = (0..2000).map(|n| 21_000 + (std::process::id() as u16 % 5000 + n) % 9000);
-    let port = ports.find(|p| std::net::TcpListener::bind(("127.0.0.1", *p)).is_ok())?;
-    let socket = dir.join("s");
-    let child = Command::new("mariadbd")
-        .arg("--no-defaults")
-        .arg(format!("--datadir={}", data.display()))
-        .arg(format!("--socket={}", socket.display()))
-        .arg(format!("--port={port}"))
-        .args(["--bind-address=127.0.0.1", "--user=root", "--innodb-buffer-pool-size=16M"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .ok()?;
-    let running = Running(child);
-    let end = Instant::now() + Duration::from_secs(60);
-    let account = "CREATE USER m@'%' IDENTIFIED BY 's'; GRANT SLAVE MONITOR ON *.* TO m@'%'";
-    while !sql(&socket, account) {
-        if Instant::now() > end {
-            return None;
-        }
-        std::thread::sleep(Duration::from_millis(100));
-    }
-    Some((running, SocketAddr::from(([127, 0, 0, 1], port)), socket))
-}
+/// What a check comes to.
+type Outcome = Result<Option<u32>, String>;
 
-fn sql(socket: &Path, statement: &str) -> bool {
-    Command::new("mariadb")
-        .arg("--no-defaults")
-        .arg(format!("--socket={}", socket.display()))
-        .args(["-uroot", "-e", statement])
-        .stderr(Stdio::null())
-        .status()
-        .is_ok_and(|s| s.success())
-}
-
-#[test]
-fn a_database_is_logged_in_to_and_asked_for_its_role() {
-    let dir = tempfile::tempdir().unwrap();
-    let Some((_server, target, socket)) = mariadb(dir.path()) else {
-        println!("skipped: no MariaDB server can be started here");
+/// Databases whose replica can be stopped, held back, hung and killed.
+fn databases(flavour: Flavour) {
+    if let Err(why) = flavour.check() {
+        println!("skipped: {why:#}");
         return;
-    };
-    let run = |password: &str, role, max_lag: Option<u64>| {
+    }
+    let options = Options { flavour, ..Options::default() };
+    let sandbox = Sandbox::start(options).unwrap();
+    let (primary, replica) = (sandbox.primary(), &sandbox.replicas()[0]);
+    let run = |node: &Node, password: &str, role, max_lag: Option<u64>| {
         let kind = CheckKind::Mysql {
-            user: Some("m".to_owned()),
+            user: Some(MONITOR_USER.to_owned()),
             password: Some(Secret::new(password.to_owned())),
             role,
             max_lag: max_lag.map(Duration::from_secs),
         };
-        probe(&check(kind, target))
+        let limit = Duration::from_secs(2);
+        probe(&Check { connect_timeout: limit, ..check(kind, node.address()) })
     };
-    assert_eq!(run("s", MysqlRole::Any, Some(3)), Ok(None), "replicates from nobody");
-    assert_eq!(run("s", MysqlRole::Primary, None), Ok(None));
-    assert!(run("wrong", MysqlRole::Any, None).unwrap_err().contains("1045"));
-    assert!(run("s", MysqlRole::Replica, None).is_err());
-    assert!(sql(&socket, "SET GLOBAL read_only = 1"));
-    assert_eq!(run("s", MysqlRole::Replica, None), Ok(None));
-    assert!(run("s", MysqlRole::Primary, None).is_err());
-    assert!(run("s", MysqlRole::Replica, Some(3)).unwrap_err().contains("does not replicate"));
-    assert!(sql(&socket, "CHANGE MASTER TO master_host='127.0.0.1', master_user='x'"));
-    assert!(run("s", MysqlRole::Replica, Some(3)).unwrap_err().contains("stopped"));
+    let login = |node, role, max_lag| run(node, MONITOR_PASSWORD, role, max_lag);
+    let (any, is_primary, is_replica) = (MysqlRole::Any, MysqlRole::Primary, MysqlRole::Replica);
+
+    assert_eq!(login(primary, any, Some(3)), Ok(None), "it replicates from nobody");
+    assert_eq!(login(primary, is_primary, None), Ok(None));
+    assert!(login(primary, is_replica, None).unwrap_err().contains("writable"));
+    assert!(run(primary, "wrong", any, None).unwrap_err().contains("1045"));
+    assert_eq!(login(replica, is_replica, Some(3)), Ok(None));
+    assert!(login(replica, is_primary, None).unwrap_err().contains("read-only"));
+
+    // MySQL has forgotten by then what it knew of the password.
+    replica.stop().unwrap();
+    assert!(login(replica, any, None).unwrap_err().contains("refused"));
+    replica.start().unwrap();
+    assert_eq!(login(replica, is_replica, None), Ok(None));
+
+    let (stop, delay, start) = match flavour {
+        Flavour::MariaDb => ("STOP SLAVE", "CHANGE MASTER TO MASTER_DELAY=", "START SLAVE"),
+        _ => ("STOP REPLICA", "CHANGE REPLICATION SOURCE TO SOURCE_DELAY=", "START REPLICA"),
+    };
+    let all = |node: &Node, statements: &[&str]| {
+        node.client_sql(&statements.join(";")).unwrap();
+    };
+    let becomes = |wanted: fn(&Outcome) -> bool| {
+        let end = Instant::now() + Duration::from_secs(30);
+        loop {
+            let now = login(replica, is_replica, Some(1));
+            if wanted(&now) {
+                return;
+            }
+            assert!(Instant::now() < end, "{flavour:?}: {now:?}");
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    };
+    all(replica, &[stop]);
+    assert!(login(replica, is_replica, Some(1)).unwrap_err().contains("stopped"));
+    all(replica, &[&format!("{delay}600"), start]);
+    all(primary, &["CREATE TABLE app.t (id INT)"]);
+    becomes(|now| now.as_ref().is_err_and(|why| why.starts_with("lags ")));
+    all(replica, &[stop, &format!("{delay}0"), start]);
+    becomes(Result::is_ok);
+
+    // It hangs: the kernel still connects.
+    replica.pause().unwrap();
+    assert!(login(replica, any, None).unwrap_err().contains("no answer in time"));
+    replica.unpause().unwrap();
+    becomes(Result::is_ok);
+}
+
+#[test]
+fn a_mariadb_server_is_logged_in_to_and_asked_for_role_and_lag() {
+    databases(Flavour::MariaDb);
+}
+
+#[test]
+fn a_mysql_server_is_logged_in_to_and_asked_for_role_and_lag() {
+    databases(Flavour::MySql);
 }
