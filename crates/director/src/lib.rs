@@ -85,7 +85,9 @@ impl Director {
     }
 
     /// Runs on this thread until a signal ends it: SIGTERM or SIGINT for a stop in good order (the
-    /// addresses are kept until the peer has taken over), twice for a stop at once. SIGHUP reloads.
+    /// addresses are kept until the peer has taken over), twice for a stop at once; SIGUSR2 to be
+    /// started again at once, with addresses and packets left where they are if that can be. SIGHUP
+    /// reloads.
     ///
     /// # Errors
     /// [`Error`] if the kernel stops cooperating.
@@ -93,9 +95,13 @@ impl Director {
         let Self { shell, mut virtuals, .. } = self;
         // The virtual servers end after the virtual routers: until the last address is gone, and
         // while neighbours still learn where it went, packets must find their way.
-        let vmacs = shell.run(&mut virtuals)?;
-        drop(virtuals);
-        drop(vmacs);
+        match shell.run(&mut virtuals)? {
+            shell::End::Stopped(vmacs) => {
+                drop(virtuals);
+                drop(vmacs);
+            }
+            shell::End::Restarting => virtuals.leave(),
+        }
         Ok(())
     }
 }

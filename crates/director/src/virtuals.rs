@@ -106,11 +106,32 @@ impl Virtuals {
         Ok(Self { services, running: loaded.running, shared, kept })
     }
 
+    /// Leaves all to the next process, for this one to end. Nothing is put away in good order:
+    /// the guard keeps what the kernel would take back.
+    pub fn leave(self) {
+        std::mem::forget(self);
+    }
+
+    /// Whether the next process could take packets while this one still does.
+    pub fn can_be_left(&self) -> bool {
+        match &self.running {
+            Running::Nothing | Running::Ipvs => true,
+            Running::Ebpf(options) => !options.is_xdp(),
+        }
+    }
+
     /// Serves what `config` says from now on; what was done, in a few words.
     pub fn reload(&mut self, config: &DirectorConfig) -> Result<String, Error> {
         self.kept.allow(config).map_err(|why| Error::Config(why.to_owned()))?;
         let many = config.virtual_servers.len();
         let Some(services) = &self.services else {
+            let kinds = choose(config).map_err(Error::Config)?;
+            if many > 0 && kinds.contains(&Kind::Ebpf) {
+                // The kernel takes such a program from those only who may look into it.
+                let text = "the first virtual server needs what the director gave up at its start: \
+                            restart it";
+                return Err(Error::Config(text.to_owned()));
+            }
             *self = Self::start(config, load(config)?, Arc::clone(&self.shared), self.kept)?;
             return Ok(format!("{many} virtual servers"));
         };

@@ -156,3 +156,32 @@ fn what_changes_takes_effect_and_what_stays_is_not_disturbed() {
     let log = site.director.log();
     assert_eq!(log.matches("VI_1: BACKUP -> MASTER").count(), 1, "{log}");
 }
+
+/// The privileges that are left are not enough to load the data plane: that is said, and nothing
+/// changes. After a restart it is there.
+#[test]
+fn the_first_virtual_server_takes_a_restart() {
+    if let Some(why) = unable() {
+        println!("skipped: {why}");
+        return;
+    }
+    if !has("nginx") || !has("curl") {
+        println!("skipped: nginx or curl is not installed");
+        return;
+    }
+    let lab = Lab::new(&[CLIENT, 88, 33]);
+    let _web = web(&lab, 33);
+    let alone = instance("VI_1", 51, &[VIP]);
+    let mut site = Reloadable { lab: &lab, director: lab.director(88, &alone) };
+    assert!(eventually(seconds(30), || site.holds(VIP)), "{}", site.director.log());
+    let both = alone.clone() + &service(VIP, &[(33, 1)]);
+    site.reload(&both, "gave up at its start: restart it");
+    assert!(site.holds(VIP));
+    site.director.signal(libc::SIGUSR2);
+    site.director.wait();
+    site.director = lab.director(88, &both);
+    assert!(eventually(seconds(30), || get(&lab, VIP) == "web33"), "{}", site.director.log());
+    // And all of them may go again.
+    site.reload(&alone, "0 virtual servers");
+    assert!(site.holds(VIP));
+}

@@ -9,7 +9,7 @@ use pointsman_vrrp::{AnnounceConfig, Version};
 use super::keywords as kw;
 use super::lexer::Place;
 use super::model::{
-    Attach, DirectorConfig, Notify, OnStop, SyncGroup, Tracking, User, VirtualAddress,
+    DirectorConfig, Notify, OnStop, PlaneChoice, SyncGroup, Tracking, User, VirtualAddress,
     VirtualRoute, Vmac, VrrpInstance,
 };
 use super::reader::{Findings, Item, as_ip, as_seconds, flag};
@@ -111,7 +111,7 @@ fn global(found: &mut Findings, item: &Item<'_>, config: &mut DirectorConfig, d:
         "enable_script_security" => global.enable_script_security = flag(&item),
         "data_plane" => {
             found.set(&mut global.data_plane, &item, "auto, tc, xdp, xdp-generic or ipvs", |t| {
-                Attach::ALL.iter().find(|(name, _)| *name == t).map(|(_, attach)| *attach)
+                PlaneChoice::ALL.iter().find(|(name, _)| *name == t).map(|(_, attach)| *attach)
             });
         }
         "lvs_flush" => global.lvs_flush = flag(&item),

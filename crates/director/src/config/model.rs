@@ -52,7 +52,7 @@ pub struct Global {
     pub script_user: Option<User>,
     /// Refuse scripts that others than root may write.
     pub enable_script_security: bool,
-    pub data_plane: Attach,
+    pub data_plane: PlaneChoice,
     /// IPVS: start by removing all that others left in it.
     pub lvs_flush: bool,
     /// IPVS: what becomes of it on an orderly end.
@@ -65,7 +65,7 @@ pub struct Global {
 
 /// What moves packets: the eBPF program, and where it takes them, or IPVS.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum Attach {
+pub enum PlaneChoice {
     /// eBPF on tc, which works with every driver and every offload; IPVS for what eBPF can't do.
     #[default]
     Auto,
@@ -77,7 +77,7 @@ pub enum Attach {
     Ipvs,
 }
 
-impl Attach {
+impl PlaneChoice {
     pub(crate) const ALL: [(&'static str, Self); 5] = [
         ("auto", Self::Auto),
         ("tc", Self::Tc),

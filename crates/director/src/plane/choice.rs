@@ -1,7 +1,7 @@
 //! Which data plane serves a configuration. Pure.
 
 use super::ebpf::stand_in;
-use crate::config::{Attach, DirectorConfig, Forwarding, Protocol, ServiceId, VirtualServer};
+use crate::config::{DirectorConfig, Forwarding, PlaneChoice, Protocol, ServiceId, VirtualServer};
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Kind {
@@ -18,14 +18,16 @@ pub(crate) fn choose(config: &DirectorConfig) -> Result<&'static [Kind], String>
     let servers = &config.virtual_servers;
     let need = servers.iter().find_map(|vs| Some((vs, needs_ipvs(config, vs)?)));
     match (config.global.data_plane, need) {
-        (Attach::Ipvs, _) | (Attach::Auto, Some(_)) => Ok(&[Kind::Ipvs]),
-        (Attach::Tc | Attach::Xdp | Attach::XdpGeneric, Some((vs, why))) => Err(format!(
-            "virtual_server {}: {why}, which the eBPF data plane does not do: set `data_plane` to \
+        (PlaneChoice::Ipvs, _) | (PlaneChoice::Auto, Some(_)) => Ok(&[Kind::Ipvs]),
+        (PlaneChoice::Tc | PlaneChoice::Xdp | PlaneChoice::XdpGeneric, Some((vs, why))) => {
+            Err(format!(
+                "virtual_server {}: {why}, which the eBPF data plane does not do: set `data_plane` to \
              ipvs or auto",
-            vs.name()
-        )),
-        (Attach::Tc | Attach::Xdp | Attach::XdpGeneric, None) => Ok(&[Kind::Ebpf]),
-        (Attach::Auto, None) => {
+                vs.name()
+            ))
+        }
+        (PlaneChoice::Tc | PlaneChoice::Xdp | PlaneChoice::XdpGeneric, None) => Ok(&[Kind::Ebpf]),
+        (PlaneChoice::Auto, None) => {
             // IPVS has these schedulers themselves; eBPF's nearest will do where there is no IPVS.
             if servers.iter().any(|vs| stand_in(vs.lb_algo).is_some()) {
                 return Ok(&[Kind::Ipvs, Kind::Ebpf]);

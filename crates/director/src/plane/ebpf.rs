@@ -16,7 +16,7 @@ use super::program::Program;
 use super::sync::{Peers, SyncConfig};
 use super::table::{self, Candidate, MAX_SLOTS};
 use super::{DataPlane, Service, Target, Traffic};
-use crate::config::{Attach, Scheduler};
+use crate::config::{PlaneChoice, Scheduler};
 use crate::sys::link::Links;
 use crate::sys::netlink;
 
@@ -43,8 +43,15 @@ pub(crate) struct EbpfPlane {
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub(crate) struct Options {
     pub interfaces: Vec<String>,
-    pub attach: Attach,
+    pub attach: PlaneChoice,
     pub sync: Option<SyncConfig>,
+}
+
+impl Options {
+    /// There is room for one XDP program on an interface.
+    pub fn is_xdp(&self) -> bool {
+        matches!(self.attach, PlaneChoice::Xdp | PlaneChoice::XdpGeneric)
+    }
 }
 
 impl EbpfPlane {
@@ -70,7 +77,7 @@ impl EbpfPlane {
             numbers: HashMap::new(),
             interfaces: options.interfaces.clone(),
             processors,
-            xdp: matches!(options.attach, Attach::Xdp | Attach::XdpGeneric),
+            xdp: options.is_xdp(),
             peers,
             told,
         };
@@ -80,7 +87,7 @@ impl EbpfPlane {
             plane.program.attach_tc(interface)?;
         }
         if plane.xdp {
-            let generic = options.attach == Attach::XdpGeneric;
+            let generic = options.attach == PlaneChoice::XdpGeneric;
             plane.program.attach_xdp(&options.interfaces, generic)?;
         }
         Ok(plane)

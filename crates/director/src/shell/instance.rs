@@ -207,6 +207,7 @@ impl Instance {
             routes: self.routes.clone(),
             interface: self.key.interface.clone(),
             index: self.index,
+            vrid: self.config.virtual_router_id,
             unicast_ttl: self.config.unicast_ttl,
             farewell: self.adverts(router, pointsman_vrrp::PRIORITY_STOP),
             until: router.active_until().unwrap_or_else(|| now() + Duration::from_secs(1)),

@@ -4,6 +4,7 @@
 
 mod instance;
 mod reload;
+mod restart;
 mod track;
 
 use std::collections::BTreeMap;
@@ -30,7 +31,21 @@ use crate::sys::vrrp_socket::VrrpSocket;
 use crate::sys::{now, wait_readable};
 use crate::virtuals::Virtuals;
 use instance::{Instance, SocketKey};
+use restart::Succeeded;
 use track::Tracker;
+
+/// SIGUSR2: another process is to begin where this one ends.
+const SIGNALS: [libc::c_int; 5] =
+    [libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGUSR2, libc::SIGCHLD];
+
+/// How the daemon ends.
+pub(crate) enum End {
+    /// Nothing is to stay. What is in it should end last: frames to a virtual MAC are for the virtual
+    /// servers too.
+    Stopped(Vmacs),
+    /// Another daemon goes on with the same addresses and packets.
+    Restarting,
+}
 
 /// Packets taken from one socket before timers are looked at again.
 const BATCH: usize = 256;
@@ -81,8 +96,7 @@ impl Shell {
                 None
             }
         };
-        let signals = Signals::take(&[libc::SIGTERM, libc::SIGINT, libc::SIGHUP, libc::SIGCHLD])
-            .map_err(Error::os("signals"))?;
+        let signals = Signals::take(&SIGNALS).map_err(Error::os("signals"))?;
         let mut requests = netlink::Socket::route().map_err(Error::os("netlink"))?;
         // News first, then the state: nothing falls in between.
         let monitor = netlink::Socket::route_monitor(link::MONITOR_GROUPS)
@@ -126,12 +140,15 @@ impl Shell {
         })
     }
 
-    /// Runs until stopped by a signal. What it gives back should end last: frames to a virtual MAC
-    /// are for the virtual servers too.
-    pub fn run(mut self, virtuals: &mut Virtuals) -> Result<Vmacs, Error> {
-        self.clean_up_leftovers();
+    /// Runs until stopped by a signal.
+    pub fn run(mut self, virtuals: &mut Virtuals) -> Result<End, Error> {
+        let succeeded = self.succeed();
+        self.clean_up_leftovers(succeeded.as_ref());
         self.refresh(now());
         self.act();
+        if let Some(succeeded) = succeeded {
+            self.take(succeeded);
+        }
         self.show();
         loop {
             let timeout = self.node.poll_timeout().map(|at| at.saturating_sub(now()));
@@ -150,15 +167,20 @@ impl Shell {
             if ready.control {
                 self.answer(virtuals);
             }
-            if ready.signals && self.handle_signals() {
-                return Ok(self.vmacs);
+            if ready.signals
+                && let Some(at_once) = self.handle_signals(virtuals)
+            {
+                return Ok(match at_once {
+                    AtOnce::Stop => End::Stopped(self.vmacs),
+                    AtOnce::Restart => End::Restarting,
+                });
             }
             self.node.handle_timeout(now());
             if self.act() || self.shown_at.is_none_or(|at| at.elapsed() >= SHOW_EVERY) {
                 self.show();
             }
             if self.stopping && self.node.is_stopped() {
-                return Ok(self.vmacs);
+                return Ok(End::Stopped(self.vmacs));
             }
         }
     }
@@ -178,8 +200,8 @@ impl Shell {
         })
     }
 
-    /// Whether to stop at once.
-    fn handle_signals(&mut self) -> bool {
+    /// Whether to end at once.
+    fn handle_signals(&mut self, virtuals: &Virtuals) -> Option<AtOnce> {
         while let Some(signal) = self.signals.next() {
             match signal {
                 libc::SIGCHLD => {
@@ -192,8 +214,9 @@ impl Shell {
                     for instance in &mut self.instances {
                         instance.remove_addresses(&mut self.requests);
                     }
-                    return true;
+                    return Some(AtOnce::Stop);
                 }
+                libc::SIGUSR2 if self.restart(virtuals) => return Some(AtOnce::Restart),
                 _ => {
                     self.stopping = true;
                     self.shared.events.push("stopping", "", "stopping in good order");
@@ -201,7 +224,7 @@ impl Shell {
                 }
             }
         }
-        false
+        None
     }
 
     /// On a thread of its own: reading files must not delay an advert.
@@ -237,8 +260,11 @@ impl Shell {
     }
 
     /// Addresses of a run that was killed.
-    fn clean_up_leftovers(&mut self) {
-        for instance in &self.instances {
+    fn clean_up_leftovers(&mut self, succeeded: Option<&Succeeded>) {
+        for (i, instance) in self.instances.iter().enumerate() {
+            if succeeded.is_some_and(|s| s.has(i)) {
+                continue;
+            }
             for placed in instance.placed(&self.links) {
                 if self.links.has(&placed) {
                     let text = format!("{} was left on the interface: removed", placed.ip);
@@ -482,6 +508,11 @@ fn make_groups(config: &DirectorConfig, instances: &[Instance]) -> Vec<Group> {
         }
     };
     config.sync_groups.iter().map(make).collect()
+}
+
+enum AtOnce {
+    Stop,
+    Restart,
 }
 
 struct Ready {

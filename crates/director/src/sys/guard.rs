@@ -6,10 +6,18 @@
 //! addresses and sends the priority 0 adverts prepared for it, so that a backup takes over within
 //! its skew time. If the daemon is there but silent for longer than a backup waits (SIGSTOP), the
 //! guard removes the addresses alone: the backup has taken over, and two must not answer.
+//!
+//! A daemon that is restarted says so before it ends. Then the guard keeps the addresses, until the
+//! same moment, for the daemon that comes next: that one asks for them ([`Predecessor::ask`]), puts
+//! its own guard over them and says so ([`Predecessor::taken`]). What it does not take, or does not
+//! take in time, ends as after a crash. So at no time is an address held that is not watched over, nor
+//! one that a peer may have taken.
 
-use std::io;
+use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::linux::net::SocketAddrExt as _;
+use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -35,6 +43,7 @@ pub(crate) struct Hold {
     pub routes: Vec<PlacedRoute>,
     pub interface: String,
     pub index: u32,
+    pub vrid: u8,
     pub unicast_ttl: u8,
     /// Adverts of priority 0: source, destination, payload.
     pub farewell: Vec<(IpAddr, IpAddr, Vec<u8>)>,
@@ -45,9 +54,23 @@ pub(crate) struct Hold {
 #[derive(Debug, Serialize, Deserialize)]
 enum Message {
     Hold(Hold),
-    Alive { router: usize, until: Duration },
-    Release { router: usize },
+    Alive {
+        router: usize,
+        until: Duration,
+    },
+    Release {
+        router: usize,
+    },
+    /// The daemon ends, for another to begin.
+    Restart,
 }
+
+/// Where a guard waits for the next daemon: in the abstract namespace, and so one for each network
+/// namespace.
+const SUCCESSION: &str = "pointsman-director-succession";
+
+/// For answers of a process that runs.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The daemon's end.
 pub(crate) struct Guard {
@@ -94,6 +117,27 @@ impl Guard {
         self.send(&Message::Release { router })
     }
 
+    /// Says that another daemon is to take the addresses, and waits until the guard is ready for it.
+    ///
+    /// # Errors
+    /// It is not: the addresses must not be left to it.
+    pub fn restart(&self) -> io::Result<()> {
+        self.send(&Message::Restart)?;
+        match wait_readable(&[self.fd.as_fd()], Some(PATIENCE))?.as_slice() {
+            [true] => {}
+            _ => return Err(io::ErrorKind::TimedOut.into()),
+        }
+        let mut answer = [0u8; 1];
+        // SAFETY: the buffer is valid for its length.
+        let length = check_size(unsafe {
+            libc::recv(self.fd.as_raw_fd(), answer.as_mut_ptr().cast(), 1, libc::MSG_DONTWAIT)
+        })?;
+        if length == 1 && answer == [READY] {
+            return Ok(());
+        }
+        Err(io::Error::other("it can't be reached by another daemon"))
+    }
+
     fn send(&self, message: &Message) -> io::Result<()> {
         let bytes = serde_json::to_vec(message).map_err(io::Error::other)?;
         // Never wait for the guard: it may be stopped, and we must go on.
@@ -111,6 +155,7 @@ fn watch(fd: OwnedFd) {
     outlive_the_daemon();
     let mut buffer = vec![0; MAX_MESSAGE];
     let mut holds: Vec<(Hold, bool)> = Vec::new();
+    let mut successors = None;
     loop {
         let time = now();
         for (hold, removed) in &mut holds {
@@ -139,18 +184,32 @@ fn watch(fd: OwnedFd) {
             });
             match result {
                 Ok(0) => {
-                    farewell(&holds);
+                    let live = holds.into_iter().filter(|(_, removed)| !removed);
+                    succeed(successors.as_ref(), live.map(|(hold, _)| hold).collect());
                     return;
                 }
-                Ok(length) => {
-                    if let Ok(message) = serde_json::from_slice(&buffer[..length]) {
-                        note(&mut holds, message);
+                Ok(length) => match serde_json::from_slice(&buffer[..length]) {
+                    Ok(Message::Restart) => {
+                        successors = successors.or_else(|| listen().ok());
+                        let answer = [if successors.is_some() { READY } else { b'n' }];
+                        // SAFETY: the buffer is valid for its length.
+                        unsafe {
+                            libc::send(
+                                fd.as_raw_fd(),
+                                answer.as_ptr().cast(),
+                                1,
+                                libc::MSG_NOSIGNAL,
+                            )
+                        };
                     }
-                }
+                    Ok(message) => note(&mut holds, message),
+                    Err(_) => {}
+                },
                 Err(e) if e.kind() == io::ErrorKind::WouldBlock => break,
                 Err(e) if e.kind() == io::ErrorKind::Interrupted => {}
                 Err(_) => {
-                    farewell(&holds);
+                    let live = holds.iter().filter(|(_, removed)| !removed);
+                    live.for_each(|(hold, _)| part(hold));
                     return;
                 }
             }
@@ -170,6 +229,7 @@ fn note(holds: &mut Vec<(Hold, bool)>, message: Message) {
             }
         }
         Message::Release { router } => holds.retain(|(h, _)| h.router != router),
+        Message::Restart => {}
     }
 }
 
@@ -184,21 +244,108 @@ fn remove(hold: &Hold) {
     }
 }
 
-/// The daemon is gone.
-fn farewell(holds: &[(Hold, bool)]) {
-    for (hold, removed) in holds {
-        if *removed {
-            continue;
+/// The daemon is gone, and nobody goes on in its place.
+fn part(hold: &Hold) {
+    remove(hold);
+    let Some((src, ..)) = hold.farewell.first() else { return };
+    let socket =
+        VrrpSocket::open(&hold.interface, hold.index, src.is_ipv6(), false, hold.unicast_ttl);
+    if let Ok(socket) = socket {
+        for (src, dst, payload) in &hold.farewell {
+            let _ = socket.send(payload, *src, *dst);
         }
-        remove(hold);
-        let Some((src, ..)) = hold.farewell.first() else { continue };
-        let socket =
-            VrrpSocket::open(&hold.interface, hold.index, src.is_ipv6(), false, hold.unicast_ttl);
-        if let Ok(socket) = socket {
-            for (src, dst, payload) in &hold.farewell {
-                let _ = socket.send(payload, *src, *dst);
+    }
+}
+
+/// "The next daemon may come."
+const READY: u8 = b'r';
+
+fn listen() -> io::Result<UnixListener> {
+    UnixListener::bind_addr(&UnixAddr::from_abstract_name(SUCCESSION)?)
+}
+
+/// Only processes of the same user may have the addresses, or give them.
+fn is_ours(stream: &UnixStream) -> bool {
+    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
+    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
+    // SAFETY: `peer` is as large as `size` says; geteuid can't fail.
+    unsafe {
+        let asked = libc::getsockopt(
+            stream.as_raw_fd(),
+            libc::SOL_SOCKET,
+            libc::SO_PEERCRED,
+            std::ptr::from_mut(&mut peer).cast(),
+            &mut size,
+        );
+        asked == 0 && peer.uid == libc::geteuid()
+    }
+}
+
+/// The daemon is gone. If it is to be followed by another, `holds` are that one's, as far as it takes
+/// them in time.
+fn succeed(successors: Option<&UnixListener>, mut holds: Vec<Hold>) {
+    let mut follower: Option<UnixStream> = None;
+    while let Some(until) = holds.iter().map(|h| h.until).min() {
+        let Some(listener) = successors else { break };
+        let fd = follower.as_ref().map_or(listener.as_fd(), AsFd::as_fd);
+        let ready = wait_readable(&[fd], Some(until.saturating_sub(now())));
+        let expired = |hold: &mut Hold| hold.until <= now();
+        holds.extract_if(.., expired).for_each(|hold| part(&hold));
+        match (ready.as_deref(), &mut follower) {
+            (Ok([false]), _) => {}
+            (Ok([true]), None) => {
+                let stream = listener.accept().map(|(stream, _)| stream);
+                follower = stream.ok().filter(|s| is_ours(s) && offer(s, &holds).is_ok());
             }
+            (Ok([true]), Some(stream)) => {
+                // Nothing, if it has ended meanwhile.
+                let taken: Vec<usize> = read_line(stream)
+                    .and_then(|line| serde_json::from_str(&line).map_err(io::Error::other))
+                    .unwrap_or_default();
+                holds.retain(|hold| !taken.contains(&hold.router));
+                break;
+            }
+            _ => break,
         }
+    }
+    holds.iter().for_each(part);
+}
+
+fn offer(mut stream: &UnixStream, holds: &[Hold]) -> io::Result<()> {
+    stream.set_write_timeout(Some(PATIENCE))?;
+    stream.set_read_timeout(Some(PATIENCE))?;
+    let mut line = serde_json::to_vec(holds).map_err(io::Error::other)?;
+    line.push(b'\n');
+    stream.write_all(&line)
+}
+
+fn read_line(stream: &UnixStream) -> io::Result<String> {
+    let mut line = String::new();
+    BufReader::new(stream.take(1 << 24)).read_line(&mut line)?;
+    Ok(line)
+}
+
+/// What a daemon left that has just ended to be restarted.
+pub(crate) struct Predecessor {
+    stream: UnixStream,
+    pub holds: Vec<Hold>,
+}
+
+impl Predecessor {
+    /// `None` if there was none, or it did not answer.
+    pub fn ask() -> Option<Self> {
+        let address = UnixAddr::from_abstract_name(SUCCESSION).ok()?;
+        let stream = UnixStream::connect_addr(&address).ok()?;
+        stream.set_read_timeout(Some(PATIENCE)).ok()?;
+        let holds = is_ours(&stream).then(|| read_line(&stream).ok())??;
+        Some(Self { holds: serde_json::from_str(&holds).ok()?, stream })
+    }
+
+    /// `routers` of its holds are held now, and watched over. It parts with the others.
+    pub fn taken(mut self, routers: &[usize]) -> io::Result<()> {
+        let mut line = serde_json::to_vec(routers).map_err(io::Error::other)?;
+        line.push(b'\n');
+        self.stream.write_all(&line)
     }
 }
 

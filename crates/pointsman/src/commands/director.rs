@@ -44,6 +44,11 @@ pub fn run(args: Args) -> Result<ExitCode> {
         }
     };
     logging::init(&args.logging)?;
+    anyhow::ensure!(
+        !(1..1024).contains(&args.admin_address.port()),
+        "the admin API can't listen on {}: the director gives up the right to ports below 1024",
+        args.admin_address
+    );
     // The director must start before there are other threads; find out about the port before that.
     drop(std::net::TcpListener::bind(args.admin_address).with_context(|| {
         format!(

@@ -62,6 +62,8 @@ pub enum Fault {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Reason {
     Started,
+    /// The process before it was active, and it goes on in its place.
+    Restarted,
     /// No advert for the master-down interval.
     HeardNobody,
     /// The active router sent priority 0.
@@ -88,6 +90,7 @@ impl fmt::Display for Reason {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Started => f.write_str("started"),
+            Self::Restarted => f.write_str("restarted in place"),
             Self::HeardNobody => f.write_str("no active router was heard"),
             Self::PeerStopped => f.write_str("the active router stopped"),
             Self::Superior { priority, src } => {

@@ -11,7 +11,7 @@ use pointsman_config::{Problem, Report, Secret};
 use toml::Spanned;
 use toml::de::DeTable;
 
-use super::model::{Attach, DirectorConfig, Global, OnStop, Script};
+use super::model::{DirectorConfig, Global, OnStop, PlaneChoice, Script};
 use super::scripts::Machine;
 use super::{Errors, Warning};
 use words::{as_user, word};
@@ -60,7 +60,8 @@ fn root(found: &mut Findings, table: &Spanned<DeTable<'_>>, machine: Machine) ->
     config.global.script_user =
         root.at::<String>(found, "script_user").map(|user| as_user(&user.value));
     config.global.enable_script_security = root.or(found, "enable_script_security", false);
-    config.global.data_plane = word(found, &mut root, "data_plane", Attach::Auto, &Attach::ALL);
+    config.global.data_plane =
+        word(found, &mut root, "data_plane", PlaneChoice::Auto, &PlaneChoice::ALL);
     config.global.lvs_flush = root.or(found, "lvs_flush", false);
     config.global.lvs_on_stop = word(found, &mut root, "lvs_on_stop", OnStop::Remove, &OnStop::ALL);
     config.global.flow_sync = root.at::<bool>(found, "flow_sync").map(|f| f.value);

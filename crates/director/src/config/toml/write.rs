@@ -11,8 +11,8 @@ use pointsman_config::units::show_duration;
 use pointsman_vrrp::Version;
 
 use super::super::model::{
-    Attach, Check, CheckKind, CheckUrl, DirectorConfig, Forwarding, Global, MysqlRole, Notify,
-    OnStop, Protocol, RealServer, Scheduler, Script, ServerGroup, ServiceId, SyncGroup, Track,
+    Check, CheckKind, CheckUrl, DirectorConfig, Forwarding, Global, MysqlRole, Notify, OnStop,
+    PlaneChoice, Protocol, RealServer, Scheduler, Script, ServerGroup, ServiceId, SyncGroup, Track,
     TrackFile, TrackProcess, TrackScript, Tracking, User, VirtualAddress, VirtualServer,
     VrrpInstance, Weight,
 };
@@ -231,8 +231,8 @@ fn global(out: &mut Out<'_>, global: &Global) {
     }
     out.optional("script_user", global.script_user.as_ref().map(user_text));
     out.flag("enable_script_security", global.enable_script_security);
-    if global.data_plane != Attach::Auto {
-        out.string("data_plane", name_in(&Attach::ALL, &global.data_plane));
+    if global.data_plane != PlaneChoice::Auto {
+        out.string("data_plane", name_in(&PlaneChoice::ALL, &global.data_plane));
     }
     out.flag("lvs_flush", global.lvs_flush);
     if global.lvs_on_stop != OnStop::Remove {

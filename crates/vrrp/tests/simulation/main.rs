@@ -1,6 +1,6 @@
 //! Up to five routers on a network that loses, duplicates, reorders and splits, with processes that
-//! freeze, machines that pause and clocks that jump. Each run comes from one seed and is replayed
-//! by it: `VRRP_SEED=123 cargo test -p pointsman-vrrp --test simulation -- --nocapture`.
+//! freeze, machines that pause, clocks that jump and daemons that are restarted in place. Each run
+//! comes from one seed and is replayed by it: `VRRP_SEED=123 cargo test -p pointsman-vrrp --test simulation -- --nocapture`.
 //!
 //! What must hold:
 //! - a router holds the addresses exactly when its state says so, and adds them before it
@@ -12,81 +12,19 @@
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
+mod parts;
+
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 use std::net::{IpAddr, Ipv4Addr};
 use std::time::Duration;
 
+use parts::{Event, Machine, Random, Running};
 use pointsman_vrrp::{
     Action, DropReason, MULTICAST_V4, Received, Router, RouterConfig, State, Time, Version,
 };
 
 const DST: IpAddr = IpAddr::V4(MULTICAST_V4);
-
-/// SplitMix64: small, seedable, good enough to draw events.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, n: u64) -> u64 {
-        self.next() % n
-    }
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-    fn between(&mut self, low: Duration, high: Duration) -> Duration {
-        low + Duration::from_micros(self.below((high - low).as_micros() as u64 + 1))
-    }
-}
-
-#[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord)]
-enum Event {
-    /// A packet reaches a machine.
-    Arrives {
-        to: usize,
-        from: usize,
-        bytes: Vec<u8>,
-    },
-    /// A process looks at its timers.
-    Timer {
-        node: usize,
-        serial: u64,
-    },
-    /// The next mishap, while there are any.
-    Mishap,
-    Thaw {
-        node: usize,
-    },
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Running {
-    Yes,
-    /// SIGSTOP: packets queue up in the socket.
-    Frozen,
-    /// The whole machine stands still: packets are lost.
-    Paused,
-}
-
-struct Machine {
-    router: Router,
-    address: IpAddr,
-    running: Running,
-    inbox: Vec<(usize, Vec<u8>)>,
-    partition: usize,
-    /// Microseconds this machine's clock is ahead of true time.
-    clock_ahead: i64,
-    holds: bool,
-    serial: u64,
-    transitions: u32,
-    last_sent_nonzero: Option<Time>,
-}
 
 struct Simulation {
     seed: u64,
@@ -137,6 +75,8 @@ impl Simulation {
                     serial: 0,
                     transitions: 0,
                     last_sent_nonzero: None,
+                    left_until: None,
+                    restarts: 0,
                 }
             })
             .collect();
@@ -287,7 +227,45 @@ impl Simulation {
         self.after_input(node);
     }
 
+    /// The process ends, and the next one begins after `pause`.
+    fn restart(&mut self, node: usize, pause: Duration) {
+        let now = self.local(node);
+        let until = self.machines[node].router.handle_restart(now);
+        self.note_left(node);
+        self.after_input(node);
+        let machine = &mut self.machines[node];
+        let config = machine.router.config().clone();
+        machine.router = Router::new(config, now).unwrap();
+        machine.running = Running::Restarting;
+        machine.left_until = until;
+        machine.restarts += 1;
+        let restarts = machine.restarts;
+        self.log.push(format!("{:?} {node} restarts, may go on until {until:?}", self.now));
+        if let Some(until) = until {
+            let at = self.now + until.saturating_sub(now);
+            self.push(at, Event::GuardsEnd { node, restarts });
+        }
+        self.push(self.now + pause, Event::Begins { node });
+    }
+
+    fn begin(&mut self, node: usize) {
+        let (address, now) = (self.machines[node].address, self.local(node));
+        let machine = &mut self.machines[node];
+        machine.running = Running::Yes;
+        if let Some(until) = machine.left_until.take() {
+            machine.router.succeed(until);
+            // From now on as the router wants it.
+            machine.holds = false;
+        }
+        machine.router.handle_interface(true, Some(address), now);
+        self.note_left(node);
+        self.after_input(node);
+    }
+
     fn thaw(&mut self, node: usize) {
+        if self.machines[node].running == Running::Restarting {
+            return self.begin(node);
+        }
         self.machines[node].running = Running::Yes;
         // The daemon reads its socket before it looks at its timers.
         for (from, bytes) in std::mem::take(&mut self.machines[node].inbox) {
@@ -299,7 +277,7 @@ impl Simulation {
     fn mishap(&mut self) {
         let count = self.machines.len() as u64;
         let node = self.random.below(count) as usize;
-        match self.random.below(6) {
+        match self.random.below(7) {
             0 => {
                 for i in 0..self.machines.len() {
                     self.machines[i].partition = self.random.below(3) as usize;
@@ -317,7 +295,8 @@ impl Simulation {
                 self.log.push(format!("{:?} {node} {:?}", self.now, self.machines[node].running));
                 self.push(self.now + length, Event::Thaw { node });
             }
-            4 => {
+            // The clock is one that a process's end does not set back.
+            4 if self.machines[node].running != Running::Restarting => {
                 let limit = 20 * self.interval.as_micros() as i64;
                 let jump = self.random.below(2 * limit as u64) as i64 - limit;
                 self.machines[node].clock_ahead += jump;
@@ -335,6 +314,10 @@ impl Simulation {
                     self.note_left(node);
                     self.after_input(node);
                 }
+            }
+            6 if self.machines[node].running == Running::Yes => {
+                let pause = self.random.between(self.interval / 10, self.interval * 5);
+                self.restart(node, pause);
             }
             _ => {}
         }
@@ -354,7 +337,7 @@ impl Simulation {
             match event {
                 Event::Arrives { to, from, bytes } => match self.machines[to].running {
                     Running::Frozen => self.machines[to].inbox.push((from, bytes)),
-                    Running::Paused => {}
+                    Running::Paused | Running::Restarting => {}
                     Running::Yes => self.deliver(to, from, &bytes),
                 },
                 Event::Timer { node, serial } => {
@@ -366,7 +349,23 @@ impl Simulation {
                 }
                 Event::Mishap if self.mishaps => self.mishap(),
                 Event::Mishap => {}
-                Event::Thaw { node } => self.thaw(node),
+                // One that was thawed to end the mishaps runs already.
+                Event::Thaw { node } => match self.machines[node].running {
+                    Running::Restarting => {}
+                    _ => self.thaw(node),
+                },
+                Event::Begins { node } => {
+                    if self.machines[node].running == Running::Restarting {
+                        self.begin(node);
+                    }
+                }
+                Event::GuardsEnd { node, restarts } => {
+                    let machine = &mut self.machines[node];
+                    if machine.running == Running::Restarting && machine.restarts == restarts {
+                        machine.left_until = None;
+                        machine.holds = false;
+                    }
+                }
             }
         }
         self.now = end;
@@ -440,6 +439,28 @@ fn run(seed: u64) {
     sim.run_until(sim.now + sim.bound());
     sim.check_settled();
     no_change_for(&mut sim, interval * 20);
+
+    // The active one is restarted in place: nobody else notices, and the addresses stay.
+    let active = (0..sim.machines.len())
+        .find(|&i| sim.machines[i].router.state() == State::Active)
+        .expect("settled");
+    let others = |sim: &Simulation| -> Vec<u32> {
+        let all = sim.machines.iter().enumerate().filter(|(i, _)| *i != active);
+        all.map(|(_, m)| m.transitions).collect()
+    };
+    let before = others(&sim);
+    let pause = sim.random.between(interval / 10, interval * 28 / 10);
+    sim.restart(active, pause);
+    let end = sim.now + interval * 8;
+    while sim.now < end {
+        if (0..sim.machines.len()).any(|i| sim.machines[i].holds != (i == active)) {
+            sim.fail("not held by the one that is restarted, and by it alone");
+        }
+        sim.run_until(sim.now + interval / 50);
+    }
+    if others(&sim) != before {
+        sim.fail("a restart in place was noticed");
+    }
 
     // The active one stops as planned: the addresses are held without a gap.
     let leaving = (0..sim.machines.len())
