@@ -10,6 +10,7 @@ pub mod compare;
 pub mod freshness;
 mod http;
 pub mod instructions;
+pub mod machine;
 mod oracle;
 mod pki;
 mod proxy;

@@ -61,6 +61,28 @@ impl Network {
         Ok(network)
     }
 
+    /// Gives a machine of its own, by its process 1, an `eth0` on the bridge, as `host`.
+    ///
+    /// # Errors
+    /// It has one, or there is no such process.
+    pub fn plug(&self, host: u8, pid: u32) -> Result<()> {
+        let (switch, port, pid) = (name(SWITCH), format!("port{host}"), pid.to_string());
+        let peer = ["type", "veth", "peer", "name", "eth0", "netns", &pid];
+        ip(&[&["-n", &switch, "link", "add", &port], &peer[..]].concat())?;
+        ip(&["-n", &switch, "link", "set", &port, "master", "br0", "up"])?;
+        let inside = |program: &[&str]| -> Result<()> {
+            let mut command = Command::new("nsenter");
+            command.args(["--net", "--target", &pid, "--", "ip"]).args(program);
+            let output = command.output().context("can't run nsenter (util-linux)")?;
+            let said = String::from_utf8_lossy(&output.stderr);
+            ensure!(output.status.success(), "ip {}: {said}", program.join(" "));
+            Ok(())
+        };
+        inside(&["link", "set", "lo", "up"])?;
+        inside(&["addr", "add", &format!("{}/24", address(host)), "dev", "eth0"])?;
+        inside(&["link", "set", "eth0", "up"])
+    }
+
     #[must_use]
     pub fn namespace(&self, host: u8) -> String {
         name(host)

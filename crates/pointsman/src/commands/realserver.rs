@@ -209,8 +209,12 @@ fn down(options: &Options) -> Result<()> {
     forget(options)?;
     if !options.no_persist {
         remove(&options.wanted())?;
-        if remove(&options.units().join(options.unit_name()))? {
-            reload(options);
+        let unit = options.units().join(options.unit_name());
+        if unit.exists() {
+            // Or it would go on as one that is active and has no file.
+            systemctl(options, &["stop", &options.unit_name()]);
+            remove(&unit)?;
+            systemctl(options, &["daemon-reload"]);
         }
     }
     Ok(())
@@ -276,14 +280,21 @@ fn persist(options: &Options) -> Result<()> {
     remove(&options.wanted())?;
     std::os::unix::fs::symlink(Path::new("..").join(options.unit_name()), options.wanted())
         .context("enabling the unit")?;
-    reload(options);
+    systemctl(options, &["daemon-reload"]);
+    // It is active as it will be after a boot; what it does is done already.
+    systemctl(options, &["start", &options.unit_name()]);
     Ok(())
 }
 
 /// Tells a running systemd; at boot it reads its units anyway.
-fn reload(options: &Options) {
-    if options.root == Path::new("/") && Path::new("/run/systemd/system").is_dir() {
-        let _ = Command::new("systemctl").arg("daemon-reload").status();
+fn systemctl(options: &Options, args: &[&str]) {
+    if options.root != Path::new("/") || !Path::new("/run/systemd/system").is_dir() {
+        return;
+    }
+    match Command::new("systemctl").args(args).status() {
+        Ok(status) if status.success() => {}
+        Ok(status) => eprintln!("note: systemctl {}: {status}", args.join(" ")),
+        Err(error) => eprintln!("note: systemctl {}: {error}", args.join(" ")),
     }
 }
 
