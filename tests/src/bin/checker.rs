@@ -140,11 +140,12 @@ fn run(asked: &Asked, network: Option<&Arc<Network>>) -> bool {
             sum.unknown,
             sum.reads,
             match sum.failures.len() {
+                0 if sum.done == 0 => "NOTHING WAS DONE, so nothing is known".to_owned(),
                 0 => "nothing lost, doubled or stale".to_owned(),
                 n => format!("{n} ROUNDS FAILED"),
             }
         );
-        good &= sum.failures.is_empty();
+        good &= sum.failures.is_empty() && sum.done > 0;
     }
     good
 }
