@@ -12,26 +12,22 @@ use pointsman_cluster::gtid::Position;
 use pointsman_cluster::{Astray, ServerId, Touched};
 use pointsman_config::proxy::ProxyConfig;
 use pointsman_session::{Level, Session, Transcript};
-use pointsman_sql::{Class, Dialect, Effects, Flavour, Hint, Reason, Table, Tables, Verdict};
-use pointsman_wire::handshake::ChangeUser;
+use pointsman_sql::{Class, Effects};
 use pointsman_wire::{
-    BoundTypes, Capabilities, Command, HEADER, Header, Layout, MAX_PAYLOAD, Malformed, Status,
-    attributes, err_packet, ok_packet, with_types, write_packet,
+    BoundTypes, Command, HEADER, Header, MAX_PAYLOAD, err_packet, ok_packet, write_packet,
 };
 use tokio::time::timeout_at;
 
-use crate::backend::{Backend, Login, Origin};
+use crate::backend::{Backend, Login};
 use crate::buffers::Buffer;
-use crate::credentials::Credentials;
+use crate::classify::{is_process_list, means_clients_id};
 use crate::listen::Entrance;
-use crate::login;
-use crate::prepared::{LongData, Prepared, PreparedStatement};
+use crate::prepared::{LongData, Prepared};
 use crate::repeat::Past;
 use crate::reporting::Reporting;
 use crate::route::{Job, Kind, Problem};
-use crate::seldom::warn_seldom;
 use crate::socket::Socket;
-use crate::worker::{Registered, SessionInfo, Statement, Worker};
+use crate::worker::{Registered, SessionInfo, Worker};
 
 pub struct Client {
     // First, so that it goes before the socket it names.
@@ -80,20 +76,6 @@ impl From<io::Error> for End {
     fn from(_: io::Error) -> Self {
         Self::Client
     }
-}
-
-/// Character sets in which the second byte of a character may look like a quote or backslash.
-const MULTIBYTE_TRAPS: &[&[u8]] = &[b"big5", b"cp932", b"gb18030", b"gbk", b"sjis"];
-/// Ids of their collations, as clients name them at login.
-const MULTIBYTE_TRAP_COLLATIONS: &[u8] = &[1, 13, 28, 84, 87, 88, 95, 96, 248, 249, 250];
-
-/// Where a statement longer than is looked at goes, whatever it says.
-fn too_long(first_words: &Verdict, multi_statements: bool) -> Verdict {
-    let mut verdict = Verdict::primary(Class::Write, Reason::TooLong);
-    if first_words.reason != Reason::WriteKeyword || multi_statements {
-        verdict.effects = Effects::HIDDEN_CODE;
-    }
-    verdict
 }
 
 impl Client {
@@ -441,171 +423,6 @@ impl Client {
         }
     }
 
-    /// The verdict on a statement, from this worker's cache if it was seen before.
-    fn classify(&self, sql: &[u8], streamed: bool) -> Arc<Statement> {
-        let dialect = self.dialect();
-        let mut cache = self.worker.statements.borrow_mut();
-        let statement = if streamed {
-            let first_words = pointsman_sql::classify(&sql[..sql.len().min(4096)], &dialect);
-            let multi = self.login.caps.contains(Capabilities::MULTI_STATEMENTS);
-            Arc::new(Statement {
-                verdict: too_long(&first_words, multi),
-                fingerprint: 0,
-                text: "(too long to be looked at)".into(),
-                stats: Default::default(),
-            })
-        } else {
-            let (statement, fresh) = cache.lookup(sql, &dialect);
-            if fresh && statement.verdict.hint == Some(Hint::Unknown) {
-                let statement = &statement.text;
-                warn_seldom!(%statement, "[PM2013] the hint in its comment is not understood");
-            }
-            Arc::clone(statement)
-        };
-        *self.info.last_statement.borrow_mut() = Some(Arc::clone(&statement));
-        statement
-    }
-
-    fn dialect(&self) -> Dialect {
-        let status = self.session.status();
-        let (mariadb, version) = self.worker.snapshot(|s| (s.greeting.mariadb, s.greeting.version));
-        let flavour =
-            if mariadb { Flavour::MariaDb { version } } else { Flavour::MySql { version } };
-        let ansi = match mariadb {
-            true => status.contains(Status::ANSI_QUOTES),
-            false => self
-                .session
-                .variables()
-                .get(b"sql_mode")
-                .is_some_and(|m| m.windows(11).any(|w| w == b"ANSI_QUOTES")),
-        };
-        let charset = self.session.variables().get(b"character_set_client");
-        Dialect {
-            flavour,
-            ansi_quotes: ansi,
-            no_backslash_escapes: status.contains(Status::NO_BACKSLASH_ESCAPES),
-            multibyte_trap: match charset {
-                Some(name) => MULTIBYTE_TRAPS.contains(&name),
-                None => MULTIBYTE_TRAP_COLLATIONS.contains(&self.login.collation),
-            },
-        }
-    }
-
-    /// A verdict for commands that are no statements.
-    pub(crate) fn plain(class: Class, anywhere: bool) -> Arc<Statement> {
-        let mut verdict = Verdict::primary(class, Reason::Administration);
-        if anywhere {
-            verdict.route = pointsman_sql::Route::AnySession;
-            verdict.reason = Reason::SessionState;
-        }
-        Arc::new(Statement { verdict, fingerprint: 0, text: "".into(), stats: Default::default() })
-    }
-
-    /// The packet with `CONNECTION_ID()` answered by what the client was told at login. In MariaDB,
-    /// `CRC32` of the right four bytes is a number of exactly the type that `CONNECTION_ID()` has; in
-    /// MySQL, a string of 21 digits as a number is. `at`: where the statement begins in the payload.
-    fn with_own_id(&self, payload: &[u8], at: usize) -> Option<Vec<u8>> {
-        let (head, sql) = payload.split_at(at);
-        let id = self.info.id;
-        let literal = if self.worker.snapshot(|s| s.greeting.mariadb) {
-            let [a, b, c, d] = crate::crc::preimage(id);
-            format!("CRC32(X'{a:02X}{b:02X}{c:02X}{d:02X}')")
-        } else {
-            format!("CAST('{id:021}' AS UNSIGNED)")
-        };
-        let sql = pointsman_sql::rewrite_connection_id(sql, &self.dialect(), literal.as_bytes())?;
-        let mut packet = Vec::new();
-        write_packet(&mut packet, 0, &[head, &sql].concat());
-        Some(packet)
-    }
-
-    /// Where the statement begins in a COM_QUERY's payload.
-    fn text_at(&self, payload: &[u8]) -> Result<usize, Malformed> {
-        match self.login.caps.contains(Capabilities::QUERY_ATTRIBUTES) {
-            true => attributes::text_at(payload),
-            false => Ok(1),
-        }
-    }
-
-    /// How the client lays out its COM_STMT_EXECUTE.
-    pub(crate) fn layout(&self, params: u16) -> Layout {
-        let attributes = self.login.caps.contains(Capabilities::QUERY_ATTRIBUTES);
-        Layout { params, attributes }
-    }
-
-    /// The statement a command is about; `least`: bytes of the command's fixed part.
-    fn statement_of(
-        &self,
-        request: &Buffer,
-        end: usize,
-        least: usize,
-    ) -> Option<(u32, &PreparedStatement)> {
-        let payload =
-            &request.filled()[HEADER..if end == 0 { request.filled().len() } else { end }];
-        let id = payload.get(1..5).filter(|_| payload.len() >= least)?;
-        let id = self.prepared.resolve(u32::from_le_bytes(id.try_into().ok()?));
-        Some((id, self.prepared.get(id)?))
-    }
-
-    /// COM_STMT_SEND_LONG_DATA: kept until the statement is executed, on whichever server that will
-    /// be. There is no reply, not even to a wrong one.
-    async fn keep_long_data(&mut self, request: &mut Buffer, end: usize) -> Result<(), End> {
-        let id = self.statement_of(request, end, 7).map(|(id, _)| id);
-        let mut kept =
-            id.and_then(|id| self.prepared.get_mut(id)).map(|s| std::mem::take(&mut s.long_data));
-        if let Some(kept) = &mut kept {
-            kept.begin();
-        }
-        if end != 0 {
-            if let Some(kept) = &mut kept {
-                kept.push(&request.filled()[..end]);
-            }
-        } else {
-            let keep = |piece: &[u8]| {
-                if let Some(kept) = &mut kept {
-                    kept.push(piece);
-                }
-            };
-            self.read_through(request, keep).await?;
-        }
-        if let (Some(id), Some(kept)) = (id, kept)
-            && let Some(statement) = self.prepared.get_mut(id)
-        {
-            statement.long_data = kept;
-        }
-        Ok(())
-    }
-
-    async fn unknown_statement(
-        &mut self,
-        request: &mut Buffer,
-        end: usize,
-        by: &str,
-    ) -> Result<(), End> {
-        let id = request
-            .filled()
-            .get(HEADER + 1..HEADER + 5)
-            .map_or(0, |b| b.try_into().map_or(0, u32::from_le_bytes));
-        self.skip(request, end).await?;
-        let mariadb = self.worker.snapshot(|s| s.greeting.mariadb);
-        let by = if mariadb { by } else { "mysql_stmt_precheck" };
-        let message = format!("Unknown prepared statement handler ({id}) given to {by}");
-        self.error(1, 1243, "HY000", &message).await
-    }
-
-    /// Forgets a statement; the servers are told along with the next command.
-    fn close_statement(&mut self, id: u32) {
-        let keep = self.session.transaction().is_some();
-        self.prepared.close(id, keep);
-        for backend in &mut self.backends {
-            if let Some(here) = backend.statements.remove(&id) {
-                let mut payload = [0x19, 0, 0, 0, 0];
-                payload[1..].copy_from_slice(&here.id.to_le_bytes());
-                write_packet(&mut backend.pending, 0, &payload);
-            }
-        }
-    }
-
     /// Reads past a command that is streamed; one that is not stays for the caller to consume.
     pub(crate) async fn skip(&mut self, request: &mut Buffer, end: usize) -> Result<(), End> {
         match end {
@@ -615,7 +432,7 @@ impl Client {
     }
 
     /// Reads a command that is streamed to its end, handing out its pieces.
-    async fn read_through(
+    pub(crate) async fn read_through(
         &mut self,
         request: &mut Buffer,
         mut each: impl FnMut(&[u8]),
@@ -646,49 +463,6 @@ impl Client {
         let peer = self.info.peer.get().ip();
         let own = crate::accounts::level(&self.worker.shared, &self.login.credentials.user, peer);
         self.level = own.unwrap_or(self.entrance.level);
-    }
-
-    async fn change_user(&mut self, payload: &[u8]) -> Result<(), End> {
-        let collation = ChangeUser::parse(payload, self.login.caps).ok().and_then(|c| c.collation);
-        let changed =
-            login::change_user(&self.worker, &mut self.socket, &self.login, payload).await?;
-        match changed {
-            Ok((login, seq)) => {
-                self.give_back();
-                self.prepared = Prepared::default();
-                self.reporting = Reporting::default();
-                self.session = Session::new(self.worker.snapshot(|s| s.greeting.autocommit));
-                if let Some(database) = &login.database {
-                    self.session.set_schema(database);
-                }
-                self.info.is_now(&login.credentials);
-                self.login = login;
-                self.settle_level();
-                let mut out = Vec::new();
-                match self.first_backend().await {
-                    Ok(welcome) => {
-                        self.login_names = None;
-                        // A login to a server has room for eight bits of it only.
-                        if let Some(id) = collation.filter(|id| *id > 255) {
-                            self.set_collation(id).await;
-                        }
-                        write_packet(&mut out, seq, &welcome);
-                        self.socket.write_all(&out).await?;
-                        Ok(())
-                    }
-                    Err(error) => {
-                        error.packet(&mut out, seq);
-                        self.socket.write_all(&out).await?;
-                        Err(End::Broken)
-                    }
-                }
-            }
-            Err(packet) => {
-                // As servers do: a failed change of user ends the session.
-                self.socket.write_all(&packet).await?;
-                Err(End::Broken)
-            }
-        }
     }
 
     pub async fn ok(&mut self, seq: u8) -> Result<(), End> {
@@ -745,79 +519,4 @@ impl Client {
             *rare.errors.entry((server.0, code)).or_default() += 1;
         }
     }
-}
-
-/// Whether its `CONNECTION_ID()` is to be what the client was told at login; not if it is compared
-/// with what the server's own tables of connections say.
-fn means_clients_id(job: &Job) -> bool {
-    let verdict = &job.statement.verdict;
-    let of_the_server = |table: &Table| {
-        table.schema.as_deref().is_some_and(|schema| {
-            ["information_schema", "performance_schema", "sys"]
-                .iter()
-                .any(|s| schema.eq_ignore_ascii_case(s))
-        })
-    };
-    verdict.effects.contains(Effects::CONNECTION_ID)
-        && !verdict.effects.contains(Effects::PROCESSLIST)
-        && !matches!(&verdict.tables, Tables::Known(t) if t.iter().any(of_the_server))
-}
-
-/// Whether it is `SHOW [FULL] PROCESSLIST` and nothing else.
-fn is_process_list(job: &Job) -> bool {
-    let verdict = &job.statement.verdict;
-    verdict.effects == Effects::PROCESSLIST
-        && ["SHOW PROCESSLIST", "SHOW FULL PROCESSLIST"]
-            .iter()
-            .any(|s| job.bare_text().eq_ignore_ascii_case(s))
-}
-
-/// Whether a server accepts these credentials; if not, its ERR payload, or `None` if no server can be
-/// asked.
-pub async fn try_log_in(
-    worker: &Worker,
-    credentials: &Credentials,
-    origin: Origin,
-) -> Result<(), Option<Vec<u8>>> {
-    let servers = worker.snapshot(|s| {
-        let primary = s.primary().cloned();
-        primary
-            .into_iter()
-            .chain(s.servers.iter().filter(|s| s.takes_reads).cloned())
-            .collect::<Vec<_>>()
-    });
-    let login = Login {
-        credentials: credentials.clone(),
-        caps: Capabilities::OFFERED - Capabilities::CONNECT_ATTRS,
-        collation: 45,
-        database: None,
-        attributes: None,
-        origin: Some(origin),
-        compression: None,
-    };
-    let within = worker.shared.config.limits.connect_timeout;
-    for server in servers {
-        let tls = worker.shared.tls_to(server.id);
-        match Backend::connect(&server, tls.as_deref(), &login, within).await {
-            Ok(_) => return Ok(()),
-            Err(crate::backend::ConnectError::Refused(payload)) => return Err(Some(payload)),
-            Err(_) => {}
-        }
-    }
-    Err(None)
-}
-
-/// The execute packet a server needs: its own statement id, and the types if it has not had them.
-/// `None`: `packet` itself, which has the id now.
-pub fn execute_packet(
-    packet: &mut [u8],
-    id: u32,
-    types: Option<(&BoundTypes, Layout)>,
-) -> Option<Vec<u8>> {
-    packet.get_mut(HEADER + 1..HEADER + 5)?.copy_from_slice(&id.to_le_bytes());
-    let (types, layout) = types?;
-    let payload = with_types(&packet[HEADER..], layout, types)?;
-    let mut out = Vec::with_capacity(HEADER + payload.len());
-    write_packet(&mut out, 0, &payload);
-    Some(out)
 }

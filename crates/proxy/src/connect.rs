@@ -83,43 +83,6 @@ impl Client {
         }
     }
 
-    /// Gives the session the collation with this id, and its character set, as a login would. A
-    /// server that does not know it keeps its own.
-    pub(crate) async fn set_collation(&mut self, id: u16) {
-        let Some(mut backend) = self.backends.pop() else { return };
-        let server = backend.server;
-        // The first is MariaDB's, and complete there.
-        let questions = [
-            ("FULL_COLLATION_NAME", "COLLATION_CHARACTER_SET_APPLICABILITY"),
-            ("COLLATION_NAME", "COLLATIONS"),
-        ];
-        for (name, table) in questions {
-            let question = format!(
-                "\x03SELECT MIN(CONCAT('SET NAMES ', CHARACTER_SET_NAME, ' COLLATE ', {name})) \
-                 FROM information_schema.{table} WHERE ID = {id}"
-            );
-            let waiting = Waiting::begin(&self.info, server, backend.socket.raw_fd(), None);
-            let row = backend.row(question.as_bytes()).await;
-            drop(waiting);
-            match row.map(|row| row.into_iter().next().flatten()) {
-                Ok(Some(names)) => {
-                    self.session.set_names(&names);
-                    self.login_names = Some(names.into());
-                    break;
-                }
-                Ok(None) => {}
-                Err(broken) => {
-                    self.gone(backend, &broken);
-                    return;
-                }
-            }
-        }
-        // Whatever goes wrong will do so again with the next statement, and be told then.
-        if let Ok(backend) = self.bring_up_to_date(backend).await {
-            self.backends.push(backend);
-        }
-    }
-
     /// The OK of a login as the client would have got it: `ok` may be that of an earlier session,
     /// which had another schema.
     fn as_seen(&self, ok: &[u8]) -> Vec<u8> {

@@ -14,12 +14,13 @@ use pointsman_wire::{
 
 use crate::backend::{Backend, Broken, Here};
 use crate::buffers::Buffer;
-use crate::client::{Client, execute_packet};
+use crate::client::Client;
 use crate::prepared::{Context, Prepared, PreparedStatement};
 use crate::processlist;
 use crate::relay::{Failure, Outcome, Sink, Watcher, relay};
 use crate::room;
 use crate::route::{Job, Kind};
+use crate::statement::execute_packet;
 use crate::worker::Worker;
 
 impl Client {

@@ -446,7 +446,9 @@ impl<'a> Proving<'a> {
                     // Only the servers can check this one: take the password and try it on them.
                     let Some(password) = self.full_password(salt).await? else { return Ok(None) };
                     let credentials = Credentials::from_password(user, &password);
-                    match crate::client::try_log_in(self.worker, &credentials, self.origin).await {
+                    match crate::change_user::try_log_in(self.worker, &credentials, self.origin)
+                        .await
+                    {
                         Ok(()) => {
                             shared.known.remember(user, stored, &password);
                             Ok(Some(credentials))

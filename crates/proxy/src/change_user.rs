@@ -1,0 +1,130 @@
+//! COM_CHANGE_USER: the session begins anew, as somebody else. And whether somebody could log in.
+
+use pointsman_session::Session;
+use pointsman_wire::handshake::ChangeUser;
+use pointsman_wire::{Capabilities, write_packet};
+
+use crate::backend::{Backend, Login, Origin};
+use crate::client::{Client, End};
+use crate::credentials::Credentials;
+use crate::login;
+use crate::prepared::Prepared;
+use crate::reporting::Reporting;
+use crate::worker::{Waiting, Worker};
+
+impl Client {
+    pub(crate) async fn change_user(&mut self, payload: &[u8]) -> Result<(), End> {
+        let collation = ChangeUser::parse(payload, self.login.caps).ok().and_then(|c| c.collation);
+        let changed =
+            login::change_user(&self.worker, &mut self.socket, &self.login, payload).await?;
+        match changed {
+            Ok((login, seq)) => {
+                self.give_back();
+                self.prepared = Prepared::default();
+                self.reporting = Reporting::default();
+                self.session = Session::new(self.worker.snapshot(|s| s.greeting.autocommit));
+                if let Some(database) = &login.database {
+                    self.session.set_schema(database);
+                }
+                self.info.is_now(&login.credentials);
+                self.login = login;
+                self.settle_level();
+                let mut out = Vec::new();
+                match self.first_backend().await {
+                    Ok(welcome) => {
+                        self.login_names = None;
+                        // A login to a server has room for eight bits of it only.
+                        if let Some(id) = collation.filter(|id| *id > 255) {
+                            self.set_collation(id).await;
+                        }
+                        write_packet(&mut out, seq, &welcome);
+                        self.socket.write_all(&out).await?;
+                        Ok(())
+                    }
+                    Err(error) => {
+                        error.packet(&mut out, seq);
+                        self.socket.write_all(&out).await?;
+                        Err(End::Broken)
+                    }
+                }
+            }
+            Err(packet) => {
+                // As servers do: a failed change of user ends the session.
+                self.socket.write_all(&packet).await?;
+                Err(End::Broken)
+            }
+        }
+    }
+
+    /// Gives the session the collation with this id, and its character set, as a login would. A
+    /// server that does not know it keeps its own.
+    async fn set_collation(&mut self, id: u16) {
+        let Some(mut backend) = self.backends.pop() else { return };
+        let server = backend.server;
+        // The first is MariaDB's, and complete there.
+        let questions = [
+            ("FULL_COLLATION_NAME", "COLLATION_CHARACTER_SET_APPLICABILITY"),
+            ("COLLATION_NAME", "COLLATIONS"),
+        ];
+        for (name, table) in questions {
+            let question = format!(
+                "\x03SELECT MIN(CONCAT('SET NAMES ', CHARACTER_SET_NAME, ' COLLATE ', {name})) \
+                 FROM information_schema.{table} WHERE ID = {id}"
+            );
+            let waiting = Waiting::begin(&self.info, server, backend.socket.raw_fd(), None);
+            let row = backend.row(question.as_bytes()).await;
+            drop(waiting);
+            match row.map(|row| row.into_iter().next().flatten()) {
+                Ok(Some(names)) => {
+                    self.session.set_names(&names);
+                    self.login_names = Some(names.into());
+                    break;
+                }
+                Ok(None) => {}
+                Err(broken) => {
+                    self.gone(backend, &broken);
+                    return;
+                }
+            }
+        }
+        // Whatever goes wrong will do so again with the next statement, and be told then.
+        if let Ok(backend) = self.bring_up_to_date(backend).await {
+            self.backends.push(backend);
+        }
+    }
+}
+
+/// Whether a server accepts these credentials; if not, its ERR payload, or `None` if no server can be
+/// asked.
+pub async fn try_log_in(
+    worker: &Worker,
+    credentials: &Credentials,
+    origin: Origin,
+) -> Result<(), Option<Vec<u8>>> {
+    let servers = worker.snapshot(|s| {
+        let primary = s.primary().cloned();
+        primary
+            .into_iter()
+            .chain(s.servers.iter().filter(|s| s.takes_reads).cloned())
+            .collect::<Vec<_>>()
+    });
+    let login = Login {
+        credentials: credentials.clone(),
+        caps: Capabilities::OFFERED - Capabilities::CONNECT_ATTRS,
+        collation: 45,
+        database: None,
+        attributes: None,
+        origin: Some(origin),
+        compression: None,
+    };
+    let within = worker.shared.config.limits.connect_timeout;
+    for server in servers {
+        let tls = worker.shared.tls_to(server.id);
+        match Backend::connect(&server, tls.as_deref(), &login, within).await {
+            Ok(_) => return Ok(()),
+            Err(crate::backend::ConnectError::Refused(payload)) => return Err(Some(payload)),
+            Err(_) => {}
+        }
+    }
+    Err(None)
+}
