@@ -161,10 +161,14 @@ fn several(flavour: Flavour) {
     })
     .unwrap();
     let other = (leader + 1) % 3;
-    let refused = party.cli(other, &["switchover"]);
-    println!("a switchover at the proxy that does not lead: {}", refused.stderr.trim());
     let host = address(PROXIES[leader]).to_string();
-    assert!(!refused.status.success() && refused.stderr.contains(&host), "{refused:?}");
+    wait_until("the others know who leads", LONG, || {
+        let refused = party.cli(other, &["switchover"]);
+        println!("a switchover at the proxy that does not lead: {}", refused.stderr.trim());
+        assert!(!refused.status.success(), "{refused:?}");
+        Ok(refused.stderr.contains(&host))
+    })
+    .unwrap();
 
     // The primary is killed: one acts, all follow.
     node("db1").kill9().unwrap();

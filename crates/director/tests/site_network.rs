@@ -199,6 +199,8 @@ fn downloads_survive_the_death_of_the_director() {
         ("mh", "off", [45, 46], 0..=0),
     ] {
         let a = lab.director(88, &config(150, algo, sync, both));
+        // Alone, so that nobody has the address from one that stood down again.
+        assert!(eventually(seconds(10), || lab.holds(88, VIP)), "{}", a.log());
         let b = lab.director(99, &config(100, algo, sync, second));
         assert!(
             eventually(seconds(10), || lab.holds(88, VIP) && answers(&lab)),
