@@ -103,12 +103,12 @@ impl Client {
     /// For a causal read, a replica that has every write: the common case, and the cheapest.
     fn replica_with_all(&self, job: &Job, excluded: &[ServerId]) -> Option<Choice> {
         let shared = &self.worker.shared;
-        let writes = shared.cluster.writes();
         let causal = shared.present_level(self.level_of(job)) == Level::Causal;
-        if !causal || self.unsure.is_some() || writes.any_astray() {
+        if !causal || self.unsure.is_some() {
             return None;
         }
-        writes.with_newest(|newest| self.pick(newest, excluded))
+        let pick = |newest: Option<&Arc<Position>>| self.pick(newest.map(|p| &**p), excluded);
+        shared.cluster.writes().with_newest(pick)?
     }
 
     /// The replica to read from, among those that have applied `position`.
@@ -182,8 +182,9 @@ impl Client {
                 Some((_, position)) => Ok(Some(Arc::new(position.clone()))),
                 None => Ok(None),
             },
-            Level::Causal if writes.any_astray() => Err(ToPrimary::ReplicaBehind),
-            Level::Causal => Ok(writes.newest()),
+            Level::Causal => {
+                writes.with_newest(|newest| newest.cloned()).ok_or(ToPrimary::ReplicaBehind)
+            }
             Level::Strong => {
                 let within = self.config().monitor.timeout;
                 let asked = self.worker.shared.cluster.committed_position();
@@ -200,7 +201,10 @@ impl Client {
             return None;
         }
         let tables = self.read_tables(job)?;
-        Some(self.worker.shared.cluster.writes().needed(&tables))
+        let writes = self.worker.shared.cluster.writes();
+        let needed = writes.needed(&tables);
+        // Else what is known of tables may have been forgotten in between.
+        (!writes.any_astray()).then_some(needed)
     }
 
     pub(crate) async fn replica_or_primary(

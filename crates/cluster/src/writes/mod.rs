@@ -149,9 +149,16 @@ impl LastWrites {
         self.newest.load_full()
     }
 
-    /// The same for a look at it, which costs less than a share in it.
-    pub fn with_newest<R>(&self, look: impl FnOnce(Option<&Position>) -> R) -> R {
-        look(self.newest.load().as_deref())
+    /// The newest write of all, for a look at it, which costs less than a share in it. `None` if there
+    /// are others that it does not cover: see [`any_astray`](Self::any_astray).
+    pub fn with_newest<R>(&self, look: impl FnOnce(Option<&Arc<Position>>) -> R) -> Option<R> {
+        let astray = self.astray.load(SeqCst);
+        if self.found.load(SeqCst) != astray {
+            return None;
+        }
+        let newest = self.newest.load();
+        // It may have been taken away meanwhile; that is counted first.
+        (self.astray.load(SeqCst) == astray).then(|| look(newest.as_ref()))
     }
 
     /// Whether whoever has applied `applied` has every write. Lock-free.

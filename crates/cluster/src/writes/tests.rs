@@ -194,6 +194,7 @@ fn what_is_astray_is_found_by_an_answer_to_a_later_question() {
     let before = writes.astray();
     let write = writes.note_astray();
     assert!(writes.any_astray() && !writes.is_found(write));
+    assert_eq!(writes.with_newest(|newest| newest.is_some()), None);
     assert!(!writes.found(&at("0-1-4"), before), "asked before it");
     assert!(writes.any_astray());
     let asked = writes.astray();
@@ -203,6 +204,8 @@ fn what_is_astray_is_found_by_an_answer_to_a_later_question() {
     assert_eq!(needed(&writes, "a").as_deref(), Some("0-1-5"), "whatever it was");
     assert!(writes.found(&at("0-1-6"), writes.astray()));
     assert!(!writes.any_astray());
+    let newest = writes.with_newest(|newest| newest.map(ToString::to_string));
+    assert_eq!(newest, Some(Some("0-1-6".into())));
     writes.restart(Some(&at("0-2-7")));
     assert!(!writes.any_astray());
     writes.restart(None);
