@@ -62,10 +62,13 @@ fn the_peer_is_told_by_every_way() {
     ] {
         let vip = if v6 { VIP6 } else { VIP };
         let a = lab.director(88, &config(88, 99, v6, unicast, sync));
+        // Alone, so that nobody has the address from one that stood down again.
+        assert!(eventually(Duration::from_secs(10), || lab.holds(88, vip)), "{}", a.log());
         let b = lab.director(99, &config(99, 88, v6, unicast, sync));
         let logs = |a: &Daemon, b: &Daemon| format!("{}\n{}", a.log(), b.log());
         let ready = || {
-            lab.holds(88, vip)
+            b.log().contains("INIT -> BACKUP")
+                && lab.holds(88, vip)
                 && !lab.holds(99, vip)
                 && Connection::open(&lab, CLIENT, vip, None).is_ok()
         };
