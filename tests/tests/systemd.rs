@@ -160,7 +160,13 @@ impl Front {
         command.args(["director", "--config"]).arg(repository("config/site/keepalived-99.conf"));
         let log = std::fs::File::create(dir.join("peer.log")).unwrap();
         command.stdout(log.try_clone().unwrap()).stderr(log);
-        pointsman_sandbox::spawn(command).unwrap()
+        let peer = pointsman_sandbox::spawn(command).unwrap();
+        // From then on it hears what is said to it.
+        self.wait("the peer is backup", || {
+            let said = std::fs::read_to_string(dir.join("peer.log"));
+            said.is_ok_and(|said| said.contains("INIT -> BACKUP"))
+        });
+        peer
     }
 
     /// Restarts the director in place; the longest time between two answers meanwhile. `None` if this
@@ -302,7 +308,10 @@ fn a_director_is_started_reloaded_killed_restarted_and_stopped() {
         std::thread::sleep(Duration::from_millis(300));
     });
     println!("kill -9: the longest time without an answer: {} ms", gap.as_millis());
-    assert!(gap < Duration::from_secs(3), "{gap:?}");
+    let said = std::fs::read_to_string(dir.path().join("peer.log")).unwrap();
+    assert!(gap < Duration::from_secs(3), "{gap:?}\n{said}");
+    // By the guard, with the daemon dead.
+    assert!(said.contains("BACKUP -> MASTER: the active router stopped"), "{said}");
     front.wait("another process", || ![0, killed].contains(&main_pid(machine, UNIT)));
     front.wait("it takes the address back", || both() == (true, false));
 

@@ -33,6 +33,9 @@ pub use state::{Action, Fault, Reason, Received, State};
 /// its first advert before its gratuitous ARP, and frames sent to us in between still need us.
 const HANDOVER_GRACE: Duration = Duration::from_millis(20);
 
+/// How long after a router of lower priority advertised the addresses are announced again, at most.
+const LAST_WORD: Duration = Duration::from_millis(200);
+
 /// The least lateness of a backup's timer that counts as "was not running".
 const LATE_FLOOR: Duration = Duration::from_millis(20);
 
@@ -65,6 +68,8 @@ pub struct Router {
     advert_at: Option<Time>,
     down_at: Option<Time>,
     announce_at: Option<(Time, u8)>,
+    /// When to announce once more, because another router did meanwhile.
+    last_word_at: Option<Time>,
     leave_at: Option<Time>,
     stop_again_at: Option<Time>,
     /// Set on hearing a lower-priority active router: from then on it may be preempted.
@@ -104,6 +109,7 @@ impl Router {
             advert_at: None,
             down_at: None,
             announce_at: None,
+            last_word_at: None,
             leave_at: None,
             stop_again_at: None,
             preempt_at: None,
@@ -183,6 +189,7 @@ impl Router {
             self.advert_at,
             self.down_at,
             self.announce_at.map(|(at, _)| at),
+            self.last_word_at,
             self.leave_at,
             self.stop_again_at,
         ]
@@ -357,6 +364,10 @@ impl Router {
             if !refresh.is_zero() {
                 self.announce_at = Some((now + refresh, refresh_repeat));
             }
+        }
+        if due(self.last_word_at) {
+            self.last_word_at = None;
+            self.announce(self.config.announce.lower_repeat);
         }
         if due(self.leave_at) {
             self.stop_timers();

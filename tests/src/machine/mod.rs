@@ -180,11 +180,16 @@ impl Drop for Machine {
             let _ = child.kill();
             let _ = child.wait();
         }
-        remove(&self.cgroup);
+        // They end in their own time, and until then their groups stay.
+        let _ = fs::write(self.cgroup.join("cgroup.kill"), "1");
+        let _ = wait_until("the machine's groups are gone", Duration::from_secs(5), || {
+            remove(&self.cgroup);
+            Ok(!self.cgroup.exists())
+        });
     }
 }
 
-/// Best effort. Groups are directories that can only be removed from below.
+/// As far as they are empty. Groups are directories that can only be removed from below.
 fn remove(cgroup: &Path) {
     for entry in fs::read_dir(cgroup).into_iter().flatten().flatten() {
         if entry.path().is_dir() {

@@ -99,23 +99,33 @@ impl Router {
 
     pub(super) fn advert_as_active(&mut self, advert: &Advert<'_>, src: IpAddr, now: Time) {
         if advert.priority == PRIORITY_STOP {
+            // Whoever stops had drawn the traffic to itself.
+            self.have_the_last_word(now);
             self.send_advert(now);
             return;
         }
         let own = (self.effective_priority(), self.source);
         if (advert.priority, Some(src)) > own {
+            // It can't know that there were two, and has to announce itself again.
+            self.send_advert(now);
             self.learn_interval(advert);
             self.active = Some((src, advert.priority));
             self.become_backup(Reason::Superior { priority: advert.priority, src }, now);
-        } else if now.saturating_sub(self.last_sent) >= self.config.advert_interval / 8 {
-            // Not more often: someone flooding us must not make us flood the link.
+            return;
+        }
+        self.have_the_last_word(now);
+        // Not more often: someone flooding us must not make us flood the link.
+        if now.saturating_sub(self.last_sent) >= self.config.advert_interval / 8 {
             self.send_advert(now);
             self.announce(self.config.announce.lower_repeat);
-            // The other one announces itself after its advert: have the last word.
-            let again = now + self.config.advert_interval;
-            if self.announce_at.is_none_or(|(at, _)| at > again) {
-                self.announce_at = Some((again, self.config.announce.lower_repeat));
-            }
+        }
+    }
+
+    /// Another router was active too: it announces itself after its advert, maybe after what we send
+    /// now, and neighbours believe who spoke last.
+    fn have_the_last_word(&mut self, now: Time) {
+        if self.last_word_at.is_none() && self.config.announce.lower_repeat > 0 {
+            self.last_word_at = Some(now + self.config.advert_interval.min(LAST_WORD));
         }
     }
 

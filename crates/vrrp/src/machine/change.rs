@@ -117,6 +117,7 @@ impl Router {
         self.advert_at = None;
         self.down_at = None;
         self.announce_at = None;
+        self.last_word_at = None;
         self.leave_at = None;
         self.stop_again_at = None;
         self.preempt_at = None;

@@ -197,10 +197,19 @@ fn both_checksum_forms_are_taken_and_the_peers_is_learned() {
 }
 
 #[test]
-fn a_superior_sends_us_back_and_takes_the_addresses_off_first() {
+fn a_superior_sends_us_back_and_is_told_that_it_had_company() {
     let mut router = active(config(Version::V2, 100));
     hear(&mut router, 150, ms(3800));
-    assert_eq!(actions(&mut router)[0], Action::RemoveAddresses);
+    let reason = Reason::Superior { priority: 150, src: PEER };
+    assert_eq!(
+        actions(&mut router),
+        [
+            // So that it announces the addresses again, as our neighbours know ours.
+            Action::SendAdvert { priority: 100 },
+            Action::RemoveAddresses,
+            Action::Transition { from: State::Active, to: State::Backup, reason },
+        ]
+    );
     assert_eq!(router.state(), State::Backup);
     assert_eq!(router.active_router(), Some((PEER, 150)));
 }
@@ -227,6 +236,27 @@ fn a_lower_one_is_answered_at_once_but_a_flood_is_not_answered_with_a_flood() {
     let adverts = sent.iter().filter(|a| matches!(a, Action::SendAdvert { .. })).count();
     assert_eq!(adverts, 1);
     assert!(sent.contains(&Action::Announce { repeat: 5 }), "traffic is drawn back");
+    // It may have announced itself after that.
+    router.handle_timeout(ms(4200));
+    assert_eq!(actions(&mut router), [Action::Announce { repeat: 5 }]);
+}
+
+#[test]
+fn of_two_that_become_active_at_once_the_one_that_stays_announces_itself_last() {
+    let mut router = active(config(Version::V3, 150));
+    hear(&mut router, 100, ms(3702));
+    assert_eq!(actions(&mut router), [], "it has just advertised");
+    assert_eq!(router.poll_timeout(), Some(ms(3902)));
+    router.handle_timeout(ms(3902));
+    assert_eq!(actions(&mut router), [Action::Announce { repeat: 5 }]);
+    // What becoming active announces anyway still comes.
+    router.handle_timeout(ms(4700));
+    router.handle_timeout(ms(5700));
+    router.handle_timeout(ms(6700));
+    router.handle_timeout(ms(7700));
+    actions(&mut router);
+    router.handle_timeout(ms(8700));
+    assert!(actions(&mut router).contains(&Action::Announce { repeat: 5 }));
 }
 
 #[test]

@@ -8,7 +8,8 @@
 //! - one that was silent for longer than a backup waits gives the addresses up before it sends
 //!   anything;
 //! - once the network is quiet, each partition has exactly one active router within the bound,
-//!   namely the best one where all preempt, and nothing changes any more.
+//!   namely the best one where all preempt, and nothing changes any more; and all neighbours know
+//!   that one, whoever was active beside it before.
 
 #![allow(clippy::unwrap_used, reason = "a test may panic")]
 
@@ -72,6 +73,7 @@ impl Simulation {
                     partition: 0,
                     clock_ahead: random.below(1_000_000_000) as i64,
                     holds: false,
+                    neighbours_know: None,
                     serial: 0,
                     transitions: 0,
                     last_sent_nonzero: None,
@@ -140,11 +142,7 @@ impl Simulation {
                     }
                 }
                 Action::SendAdvert { priority } => self.send(node, priority),
-                Action::Announce { .. } => {
-                    if !self.machines[node].holds {
-                        self.fail("announces addresses it does not hold");
-                    }
-                }
+                Action::Announce { .. } => self.announce(node),
                 Action::Transition { .. } => self.machines[node].transitions += 1,
                 Action::AddressesDiffer { .. } => self.fail("the addresses are the same"),
             }
@@ -176,7 +174,9 @@ impl Simulation {
             {
                 self.fail("went on after it was silent for too long");
             }
-            self.machines[node].last_sent_nonzero = Some(local);
+            // One that tells its superior that it had company is backup by now.
+            let active = self.machines[node].router.state() == State::Active;
+            self.machines[node].last_sent_nonzero = active.then_some(local);
         }
         let mut bytes = Vec::new();
         self.machines[node].router.encode_advert(priority, DST, &mut bytes);
@@ -197,6 +197,17 @@ impl Simulation {
                     Event::Arrives { to, from: node, bytes: bytes.clone() },
                 );
             }
+        }
+    }
+
+    /// Hosts beside each router of the partition learn where the addresses are.
+    fn announce(&mut self, node: usize) {
+        if !self.machines[node].holds {
+            self.fail("announces addresses it does not hold");
+        }
+        let partition = self.machines[node].partition;
+        for machine in self.machines.iter_mut().filter(|m| m.partition == partition) {
+            machine.neighbours_know = Some(node);
         }
     }
 
@@ -396,6 +407,12 @@ impl Simulation {
             if active.len() != 1 {
                 self.fail(&format!("{active:?} are active among {members:?}"));
             }
+            for &member in &members {
+                let known = self.machines[member].neighbours_know;
+                if known.is_some_and(|known| known != active[0]) {
+                    self.fail(&format!("beside {member} they know {known:?}, not {active:?}"));
+                }
+            }
             if members.iter().all(|&i| self.machines[i].router.config().preempt) {
                 let rank = |i: usize| {
                     let machine = &self.machines[i];
@@ -420,6 +437,8 @@ fn run(seed: u64) {
     sim.mishaps = false;
     sim.loss = 0;
     for node in 0..sim.machines.len() {
+        // Forgotten by now.
+        sim.machines[node].neighbours_know = None;
         if sim.machines[node].running != Running::Yes {
             sim.thaw(node);
         }

@@ -76,6 +76,8 @@ pub struct Machine {
     /// Microseconds this machine's clock is ahead of true time.
     pub clock_ahead: i64,
     pub holds: bool,
+    /// Whose announcement the hosts beside it heard last.
+    pub neighbours_know: Option<usize>,
     pub serial: u64,
     pub transitions: u32,
     pub last_sent_nonzero: Option<Time>,
