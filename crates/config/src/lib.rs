@@ -25,6 +25,7 @@ mod nearest;
 pub mod proxy;
 pub mod read;
 mod report;
+pub mod rule;
 mod secret;
 pub mod tls;
 pub mod units;

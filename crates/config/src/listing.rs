@@ -1,6 +1,7 @@
 //! The configuration in force as a list of keys and values, secrets hidden.
 
 use crate::ProxyConfig;
+use crate::rule::Action;
 use crate::units::{show_duration, show_size};
 
 /// Every key and its value as the file would write it: `routing.max_lag`, `server.db1.weight`.
@@ -46,6 +47,20 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
         if let Some(level) = user.consistency {
             add(format!("user.{}.consistency", user.name), format!("{level:?}").to_lowercase());
         }
+    }
+    for rule in &config.rules {
+        if !rule.users.is_empty() {
+            add(format!("rule.{}.user", rule.name), rule.users.join(", "));
+        }
+        if let Some(pattern) = &rule.pattern {
+            add(format!("rule.{}.match", rule.name), pattern.as_str().to_owned());
+        }
+        let (key, value) = match &rule.action {
+            Action::Consistency(level) => ("consistency", format!("{level:?}").to_lowercase()),
+            Action::Primary => ("primary", "true".to_owned()),
+            Action::Refuse(text) => ("refuse", text.clone()),
+        };
+        add(format!("rule.{}.{key}", rule.name), value);
     }
     let (monitor, routing, limits) = (&config.monitor, &config.routing, &config.limits);
     let failover = &config.failover;

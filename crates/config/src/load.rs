@@ -17,6 +17,7 @@ use crate::read::{
     At, Findings, HostPort, Read, Section, Size, readable_by_all, word, wrong_value,
 };
 use crate::report::{Problem, Report, Warning};
+use crate::rule;
 use crate::tls::{self, Networks, ServerTls};
 use crate::units::show_duration;
 
@@ -121,6 +122,7 @@ fn proxy(found: &mut Findings, root: &Spanned<DeTable<'_>>) -> Option<ProxyConfi
     let tls = tls::of_servers(found, &mut file, &ServerTls::default());
     let servers = servers(found, &mut file, &listeners, &tls, file_has(root, "server"));
     let users = users(found, &mut file);
+    let rules = rule::rules(found, &mut file);
     let monitor = monitor(found, &mut file);
     let routing = routing(found, &mut file);
     let failover = failover(found, &mut file);
@@ -136,6 +138,7 @@ fn proxy(found: &mut Findings, root: &Spanned<DeTable<'_>>) -> Option<ProxyConfi
         listeners,
         servers,
         users,
+        rules,
         monitor: monitor?,
         routing,
         failover,
@@ -173,7 +176,7 @@ fn servers(
         let proxy_protocol = s.or(found, "proxy_protocol", false);
         s.finish(found);
         if let Some(name) = &name {
-            check_name(found, name);
+            check_name(found, name, "server");
             if names.insert(name.value.clone(), name.span.clone()).is_some() {
                 found.error(
                     Problem::new(format!("two servers are called \"{}\"", name.value))
@@ -238,12 +241,14 @@ fn servers(
 }
 
 /// Names stand in URLs, metric labels and commands.
-fn check_name(found: &mut Findings, name: &At<String>) {
+pub(crate) fn check_name(found: &mut Findings, name: &At<String>, what: &str) {
     let legal = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
     if name.value.is_empty() || name.value.len() > 64 || !name.value.chars().all(legal) {
         found.error(
-            Problem::new("a server's name is 1 to 64 letters, digits, dots, dashes or underscores")
-                .at(name.span.clone()),
+            Problem::new(format!(
+                "a {what}'s name is 1 to 64 letters, digits, dots, dashes or underscores"
+            ))
+            .at(name.span.clone()),
         );
     }
 }

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::time::Duration;
 
 use crate::Secret;
+use crate::rule::Rule;
 use crate::tls::{ClientTls, Network, ServerTls};
 
 /// All of `proxy.toml`. Only `[[listener]]`, `[[server]]` and `[monitor]` must be written.
@@ -13,6 +14,8 @@ pub struct ProxyConfig {
     pub servers: Vec<Server>,
     /// Accounts beside, or instead of, those of the databases.
     pub users: Vec<User>,
+    /// Of these the first that is for a statement counts.
+    pub rules: Vec<Rule>,
     pub monitor: Monitor,
     pub routing: Routing,
     pub failover: Failover,

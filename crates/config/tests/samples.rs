@@ -68,7 +68,8 @@ fn the_full_file_has_every_key() {
             let bare = line.strip_prefix("# ").unwrap_or(line);
             let key = bare.split(" = ").next().unwrap_or_default();
             let is_key = !key.is_empty() && key.chars().all(|c| c.is_ascii_lowercase() || c == '_');
-            let shown = (is_key && bare.contains(" = ")) || bare == "[[user]]";
+            let shown =
+                (is_key && bare.contains(" = ")) || ["[[user]]", "[[rule]]"].contains(&bare);
             if shown { bare } else { line }.to_owned() + "\n"
         })
         .map(|line| line.replace("{ file = \"/etc/pointsman/token\" }", "\"t\""))
@@ -80,6 +81,7 @@ fn the_full_file_has_every_key() {
         .collect();
     let (config, _) = ProxyConfig::parse("all", &all).unwrap();
     assert_eq!(config.users[0].host, "%");
+    assert_eq!(config.rules.len(), 3);
     assert_eq!(config.users[0].plugin, AuthPlugin::NativePassword);
     assert!(config.admin.token.is_some());
     assert!(config.listeners[0].consistency.is_some());

@@ -29,6 +29,7 @@ impl Client {
                 self.info.is_now(&login.credentials);
                 self.login = login;
                 self.settle_level();
+                self.settle_rules();
                 let mut out = Vec::new();
                 match self.first_backend().await {
                     Ok(welcome) => {

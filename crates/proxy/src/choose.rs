@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use pointsman_cluster::ServerId;
 use pointsman_cluster::gtid::Position;
+use pointsman_config::rule::Action;
 use pointsman_session::{Decision, Level, Refusal, Target, Why};
 use pointsman_sql::{Class, Hint, Reason, Route, Tables};
 use smallvec::SmallVec;
@@ -86,6 +87,10 @@ impl Client {
                 }
             }
             Target::Replica => {
+                if let Some(Action::Primary) = self.rule_for(&job.statement) {
+                    let counted = job.executes() && job.statement.verdict.class == Class::Read;
+                    return self.primary(counted.then_some(ToPrimary::Rule)).await;
+                }
                 if let Some(choice) = self.replica_with_all(job, excluded) {
                     return Ok(choice);
                 }
@@ -144,7 +149,7 @@ impl Client {
         }
     }
 
-    /// What the statement may miss: as its comment says, else as its session may.
+    /// What the statement may miss: as its comment says, else as a rule does, else as its session may.
     fn level_of(&self, job: &Job) -> Level {
         match job.statement.verdict.hint {
             Some(Hint::Eventual) => Level::Eventual,
@@ -152,7 +157,10 @@ impl Client {
             Some(Hint::Causal) => Level::Causal,
             Some(Hint::Strong) => Level::Strong,
             // The verdict has seen to it.
-            Some(Hint::Primary | Hint::Unknown) | None => self.level,
+            Some(Hint::Primary | Hint::Unknown) | None => match self.rule_for(&job.statement) {
+                Some(Action::Consistency(level)) => crate::shared::level(*level),
+                _ => self.level,
+            },
         }
     }
 

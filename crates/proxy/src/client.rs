@@ -26,6 +26,7 @@ use crate::prepared::{LongData, Prepared};
 use crate::repeat::Past;
 use crate::reporting::Reporting;
 use crate::route::{Job, Kind, Problem};
+use crate::rules::OfAccount;
 use crate::socket::Socket;
 use crate::worker::{Registered, SessionInfo, Worker};
 
@@ -49,6 +50,8 @@ pub struct Client {
     pub touched: Touched,
     /// What its reads may miss.
     pub level: Level,
+    /// Which rules may be for its statements.
+    pub rules: OfAccount,
     pub entrance: Entrance,
     /// What the open transaction has done so far.
     pub transcript: Transcript<Past>,

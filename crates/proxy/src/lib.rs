@@ -35,6 +35,7 @@ mod repeat;
 mod reporting;
 mod room;
 mod route;
+mod rules;
 mod seldom;
 mod shared;
 mod socket;

@@ -167,6 +167,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
             unsure: None,
             touched: Touched::default(),
             level: entrance.level,
+            rules: Default::default(),
             entrance,
             transcript: Transcript::default(),
             owed: None,
@@ -176,6 +177,7 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
             login_names: None,
         };
         client.settle_level();
+        client.settle_rules();
         client.welcome_and_serve(seq).await;
     }
 }

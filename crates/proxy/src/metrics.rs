@@ -46,6 +46,7 @@ const FAMILIES: &[(&str, &str)] = &[
         "pointsman_reads_by_table_total",
         "Reads served by replicas that lacked writes, but none to the tables they read.",
     ),
+    ("pointsman_rule_statements_total", "Statements that fell under a [[rule]]."),
     (
         "pointsman_tables_known",
         "Tables that causal reads are told apart by; 0 while they wait for all writes.",
@@ -190,6 +191,11 @@ impl prometheus::core::Collector for Collector {
         );
         let by_table = sum(&|s| s.reads_by_table.get());
         add("pointsman_reads_by_table_total", COUNTER, counter(&[], by_table));
+        for (place, rule) in self.shared.config.rules.iter().enumerate() {
+            let n = sum(&|s| s.rules[place].get());
+            let pairs = [("rule", rule.name.as_str())];
+            add("pointsman_rule_statements_total", COUNTER, counter(&pairs, n));
+        }
         let tables = self.shared.cluster.writes().tables_known();
         add("pointsman_tables_known", GAUGE, gauge(&[], tables as f64));
         for outcome in Repeated::ALL {

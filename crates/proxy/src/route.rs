@@ -142,6 +142,10 @@ impl Client {
             self.skip(request, end).await?;
             return self.report(answers_gone(), 1).await;
         }
+        if let Err(problem) = self.ask_rules(&job) {
+            self.skip(request, end).await?;
+            return self.report(problem, 1).await;
+        }
         let watched = self.watch_transaction(&job);
         let mut sent_again = 0;
         let mut attempts = 0;

@@ -67,6 +67,7 @@ impl Shared {
         beside: Option<u32>,
     ) -> Self {
         let servers = config.servers.len();
+        let rules = config.rules.len();
         let users = config.users.iter();
         let own_accounts =
             crate::accounts::of_config(users.clone().filter(|u| u.password.is_some()));
@@ -78,7 +79,7 @@ impl Shared {
             config,
             cluster,
             tls: ArcSwap::from_pointee(tls),
-            stats: (0..workers).map(|_| Arc::new(WorkerStats::new(servers))).collect(),
+            stats: (0..workers).map(|_| Arc::new(WorkerStats::new(servers, rules))).collect(),
             workers: OnceLock::new(),
             seed: rand::random(),
             rsa: OnceLock::new(),

@@ -6,6 +6,8 @@ use std::time::{Duration, Instant};
 use pointsman_session::{Pin, Why};
 use pointsman_sql::{Class, Reason};
 
+use crate::rules::Matching;
+
 /// Upper bounds of the latency buckets in microseconds; the last bucket has none.
 pub const BOUNDS_US: [u64; 15] = [
     100, 250, 500, 1_000, 2_500, 5_000, 10_000, 25_000, 50_000, 100_000, 250_000, 500_000,
@@ -71,6 +73,7 @@ pub struct StatementStats {
     pub latency: Latency,
     pub errors: Counter,
     pub on_primary: Counter,
+    pub rules: Matching,
 }
 
 pub const CLASSES: [Class; 4] = [Class::Read, Class::Write, Class::Session, Class::Other];
@@ -97,6 +100,8 @@ pub struct WorkerStats {
     pub causal_wait: Latency,
     /// Reads served by replicas that lacked writes, of other tables only.
     pub reads_by_table: Counter,
+    /// Statements that fell under each `[[rule]]`, in the file's order.
+    pub rules: Vec<Counter>,
     /// Statements that wait for a primary now, and how long those that waited did.
     held: AtomicU64,
     pub primary_wait: Latency,
@@ -128,6 +133,8 @@ pub enum ToPrimary {
     ReplicaFailed,
     /// `consistency = "strong"`, and the primary did not say how far it is.
     Strong,
+    /// A `[[rule]]` sends it there.
+    Rule,
 }
 
 impl ToPrimary {
@@ -142,6 +149,7 @@ impl ToPrimary {
             Self::ReplicaFailed,
             Self::Strong,
             Self::ReplicaBehindAnyTable,
+            Self::Rule,
         ];
         why.chain(pins).chain(rest).map(Self::Why).chain(own)
     }
@@ -155,6 +163,7 @@ impl ToPrimary {
             Self::NoReplica => "no_replica",
             Self::ReplicaFailed => "replica_failed",
             Self::Strong => "strong",
+            Self::Rule => "rule",
         }
     }
 
@@ -172,6 +181,7 @@ impl ToPrimary {
             Self::ReplicaFailed => reasons + pins + 6,
             Self::Strong => reasons + pins + 7,
             Self::ReplicaBehindAnyTable => reasons + pins + 8,
+            Self::Rule => reasons + pins + 9,
         }
     }
 }
@@ -216,7 +226,7 @@ impl Repeated {
 
 impl WorkerStats {
     #[must_use]
-    pub fn new(servers: usize) -> Self {
+    pub fn new(servers: usize, rules: usize) -> Self {
         Self {
             statements: (0..servers).map(|_| Default::default()).collect(),
             connections_total: Counter::default(),
@@ -225,6 +235,7 @@ impl WorkerStats {
             retried_reads: Counter::default(),
             causal_wait: Latency::default(),
             reads_by_table: Counter::default(),
+            rules: (0..rules).map(|_| Counter::default()).collect(),
             held: AtomicU64::new(0),
             primary_wait: Latency::default(),
             repeated: Default::default(),

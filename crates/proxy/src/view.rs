@@ -71,7 +71,7 @@ pub struct StatementRow {
 
 impl StatementRow {
     pub fn of(entry: &Arc<Statement>) -> Self {
-        let StatementStats { latency, errors, on_primary } = &entry.stats;
+        let StatementStats { latency, errors, on_primary, rules: _ } = &entry.stats;
         Self {
             fingerprint: entry.fingerprint,
             text: entry.text.to_string(),

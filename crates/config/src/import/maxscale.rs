@@ -4,6 +4,7 @@ use std::fmt::Write as _;
 use std::ops::Range;
 use std::time::Duration;
 
+use super::draft::{Draft, quoted};
 use crate::report::Problem;
 
 /// One parameter and where it stands.
@@ -62,7 +63,7 @@ pub fn maxscale(text: &str) -> (String, Vec<Problem>) {
             }
         }
     }
-    out.finish()
+    (out.draft.finish(), out.problems)
 }
 
 /// `[name]`, `key=value`, whole lines of comment with `#`; a line that begins with white space goes on with the
@@ -105,31 +106,9 @@ fn sections(text: &str) -> Vec<Section> {
 
 #[derive(Default)]
 struct Import {
-    listeners: String,
-    servers: String,
-    monitor: String,
-    routing: String,
-    failover: String,
-    pool: String,
-    limits: String,
-    top: String,
+    draft: Draft,
     has_monitor: bool,
     problems: Vec<Problem>,
-}
-
-/// A TOML string.
-fn quoted(text: &str) -> String {
-    let mut out = String::from("\"");
-    for c in text.chars() {
-        match c {
-            '"' | '\\' => out.extend(['\\', c]),
-            c if c.is_control() => {
-                let _ = write!(out, "\\u{:04X}", u32::from(c));
-            }
-            c => out.push(c),
-        }
-    }
-    out + "\""
 }
 
 /// MaxScale's `10s`, `500ms`; a bare number is seconds.
@@ -164,7 +143,7 @@ impl Import {
         for p in &section.parameters {
             match (p.name.as_str(), p.value.parse::<u16>()) {
                 ("threads", Ok(threads)) => {
-                    let _ = writeln!(self.top, "workers = {threads}");
+                    let _ = writeln!(self.draft.top, "workers = {threads}");
                 }
                 ("threads", Err(_)) if p.value == "auto" => {}
                 _ => self.unknown(section, p),
@@ -175,27 +154,20 @@ impl Import {
     fn server(&mut self, section: &Section) {
         let host = section.get("address").unwrap_or_default();
         let port = section.get("port").unwrap_or("3306");
-        let host = if host.contains(':') { format!("[{host}]") } else { host.to_owned() };
-        let address = format!("{host}:{port}");
-        let _ = write!(
-            self.servers,
-            "\n[[server]]\nname = {}\naddress = {}\n",
-            quoted(&section.name),
-            quoted(&address)
-        );
+        self.draft.server(&section.name, host, port);
         for p in &section.parameters {
             match p.name.as_str() {
                 "type" | "address" | "port" | "protocol" => {}
                 "proxy_protocol" => {
                     if let Some(on) = boolean(&p.value) {
-                        let _ = writeln!(self.servers, "proxy_protocol = {on}");
+                        let _ = writeln!(self.draft.servers, "proxy_protocol = {on}");
                     }
                 }
                 "persistpoolmax" if p.value.parse::<u32>().is_ok() => {
-                    self.pool = put(&self.pool, "max_idle", &p.value)
+                    self.draft.set("pool", "max_idle", &p.value);
                 }
                 "persistmaxtime" => match duration(&p.value) {
-                    Some(time) => self.pool = put(&self.pool, "idle_timeout", &quoted(&time)),
+                    Some(time) => self.draft.set("pool", "idle_timeout", quoted(&time)),
                     None => self.unknown(section, p),
                 },
                 _ => self.unknown(section, p),
@@ -216,9 +188,9 @@ impl Import {
             match p.name.as_str() {
                 "type" | "servers" => {}
                 "module" if p.value == "mariadbmon" || p.value == "mysqlmon" => {}
-                "user" => self.monitor = put(&self.monitor, "user", &quoted(&p.value)),
+                "user" => self.draft.set("monitor", "user", quoted(&p.value)),
                 "password" | "passwd" => {
-                    self.monitor = put(&self.monitor, "password", &quoted(&p.value));
+                    self.draft.set("monitor", "password", quoted(&p.value));
                 }
                 "monitor_interval" => {
                     // A bare number is milliseconds here.
@@ -227,7 +199,7 @@ impl Import {
                     match crate::units::parse_duration(&format!("{}{unit}", p.value)) {
                         Some(time) if time < Duration::from_secs(1) && !time.is_zero() => {
                             let text = quoted(&crate::units::show_duration(time));
-                            self.monitor = put(&self.monitor, "interval", &text);
+                            self.draft.set("monitor", "interval", text);
                         }
                         _ => self.lost(section, p, "looks are more frequent: the default stays"),
                     }
@@ -236,7 +208,7 @@ impl Import {
                     let key = if p.name == "auto_failover" { "auto" } else { "auto_rejoin" };
                     // `auto_failover=safe` is what Pointsman always does.
                     match boolean(&p.value).or((p.value == "safe").then_some(true)) {
-                        Some(on) => self.failover = put(&self.failover, key, &on.to_string()),
+                        Some(on) => self.draft.set("failover", key, on.to_string()),
                         None => self.unknown(section, p),
                     }
                 }
@@ -248,7 +220,7 @@ impl Import {
         }
         // MaxScale does nothing by itself unless told to.
         if section.get("auto_failover").is_none() {
-            self.failover = put(&self.failover, "auto", "false");
+            self.draft.set("failover", "auto", "false");
         }
     }
 
@@ -269,7 +241,7 @@ impl Import {
                     self.lost(section, p, "accounts are read with [monitor]'s user");
                 }
                 "max_slave_replication_lag" | "max_replication_lag" => match duration(&p.value) {
-                    Some(time) => self.routing = put(&self.routing, "max_lag", &quoted(&time)),
+                    Some(time) => self.draft.set("routing", "max_lag", quoted(&time)),
                     None => self.unknown(section, p),
                 },
                 "causal_reads" => {
@@ -279,21 +251,21 @@ impl Import {
                         "none" | "false" => "eventual",
                         _ => "causal",
                     };
-                    self.routing = put(&self.routing, "consistency", &quoted(level));
+                    self.draft.set("routing", "consistency", quoted(level));
                 }
                 "causal_reads_timeout" => match duration(&p.value) {
                     Some(time) => {
-                        self.routing = put(&self.routing, "causal_timeout", &quoted(&time));
+                        self.draft.set("routing", "causal_timeout", quoted(&time));
                     }
                     None => self.unknown(section, p),
                 },
                 "master_accept_reads" => {
                     if let Some(on) = boolean(&p.value) {
-                        self.routing = put(&self.routing, "primary_reads", &on.to_string());
+                        self.draft.set("routing", "primary_reads", on.to_string());
                     }
                 }
                 "max_connections" if p.value.parse::<u32>().is_ok_and(|n| n > 0) => {
-                    self.limits = put(&self.limits, "max_connections", &p.value);
+                    self.draft.set("limits", "max_connections", &p.value);
                 }
                 "max_connections" if p.value == "0" => {}
                 "transaction_replay" | "delayed_retry" | "master_reconnection"
@@ -314,13 +286,8 @@ impl Import {
             self.problems.push(Problem::new(message).at(section.span.clone()));
             return;
         }
-        let host = match section.get("address").unwrap_or("::") {
-            host if host.contains(':') => format!("[{host}]"),
-            host => host.to_owned(),
-        };
-        let port = section.get("port").unwrap_or("3306");
-        let address = quoted(&format!("{host}:{port}"));
-        let _ = write!(self.listeners, "\n[[listener]]\naddress = {address}\n");
+        let host = section.get("address").unwrap_or("::");
+        self.draft.listener(host, section.get("port").unwrap_or("3306"));
         for p in &section.parameters {
             match p.name.as_str() {
                 "type" | "service" | "address" | "port" | "protocol" => {}
@@ -328,31 +295,6 @@ impl Import {
             }
         }
     }
-
-    fn finish(self) -> (String, Vec<Problem>) {
-        let mut text = self.top;
-        text += &self.listeners;
-        text += &self.servers;
-        for (name, keys) in [
-            ("monitor", self.monitor),
-            ("routing", self.routing),
-            ("failover", self.failover),
-            ("pool", self.pool),
-            ("limits", self.limits),
-        ] {
-            if !keys.is_empty() {
-                let _ = write!(text, "\n[{name}]\n{keys}");
-            }
-        }
-        (text.trim_start().to_owned(), self.problems)
-    }
-}
-
-/// `keys` with `key`, instead of one that was there.
-fn put(keys: &str, key: &str, value: &str) -> String {
-    let begin = format!("{key} = ");
-    let kept = keys.lines().filter(|l| !l.starts_with(&begin)).map(|l| format!("{l}\n"));
-    kept.collect::<String>() + &format!("{key} = {value}\n")
 }
 
 #[cfg(test)]

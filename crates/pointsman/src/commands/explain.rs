@@ -8,8 +8,9 @@ use anyhow::{Context as _, Result, bail};
 use clap::ValueEnum;
 use pointsman_config::ProxyConfig;
 use pointsman_config::proxy::{Consistency, Routing};
+use pointsman_config::rule::{Action, Rule};
 use pointsman_config::units::show_duration;
-use pointsman_sql::{Class, Dialect, Flavour, Hint, Route, Tables, Verdict, classify};
+use pointsman_sql::{Cache, Class, Dialect, Flavour, Hint, Route, Tables, Verdict};
 use serde_json::json;
 
 use crate::USAGE;
@@ -23,6 +24,9 @@ pub struct Args {
     /// For programs, not people
     #[arg(long)]
     json: bool,
+    /// The account, for `[[rule]]`s that name one
+    #[arg(long, value_name = "NAME", default_value = "")]
+    user: String,
     /// Which server would run it
     #[arg(long, value_enum, default_value = "mariadb")]
     flavour: FlavourArg,
@@ -46,15 +50,18 @@ enum FlavourArg {
 }
 
 pub fn run(args: Args) -> Result<ExitCode> {
-    let (routing, max_statement) = match &args.config {
+    let (routing, max_statement, rules) = match &args.config {
         Some(path) => match ProxyConfig::load(path) {
-            Ok((config, _)) => (config.routing, config.limits.max_statement),
+            Ok((config, _)) => (config.routing, config.limits.max_statement, config.rules),
             Err(report) => {
                 eprint!("{}", report.render(super::style()));
                 return Ok(ExitCode::from(USAGE));
             }
         },
-        None => (Routing::default(), pointsman_config::proxy::Limits::default().max_statement),
+        None => {
+            let limits = pointsman_config::proxy::Limits::default();
+            (Routing::default(), limits.max_statement, Vec::new())
+        }
     };
     let sql = if args.sql == "-" {
         let mut bytes = Vec::new();
@@ -70,16 +77,18 @@ pub fn run(args: Args) -> Result<ExitCode> {
             return Ok(ExitCode::from(USAGE));
         }
     };
-    let verdict = if sql.len() > max_statement {
-        Verdict::primary(Class::Write, pointsman_sql::Reason::TooLong)
+    let (verdict, normal) = if sql.len() > max_statement {
+        let verdict = Verdict::primary(Class::Write, pointsman_sql::Reason::TooLong);
+        (verdict, "(too long to be looked at)".into())
     } else {
-        classify(&sql, &dialect)
+        let mut cache = Cache::<()>::new(1, 0);
+        let (entry, _) = cache.lookup(&sql, &dialect);
+        (entry.verdict.clone(), entry.text.clone())
     };
-    let text = if args.json {
-        as_json(&verdict, &routing).to_string() + "\n"
-    } else {
-        as_text(&verdict, &routing)
-    };
+    let falls_under = |rule: &&Rule| rule.is_for(args.user.as_bytes()) && rule.covers(&normal);
+    let explained =
+        Explained { verdict, rule: rules.into_iter().find(|rule| falls_under(&rule)), routing };
+    let text = if args.json { explained.as_json().to_string() + "\n" } else { explained.as_text() };
     // A closed pipe is nobody's fault.
     let _ = std::io::stdout().write_all(text.as_bytes());
     Ok(ExitCode::SUCCESS)
@@ -140,21 +149,77 @@ fn route_code(route: Route) -> &'static str {
     }
 }
 
-/// Where it would go, in one sentence.
-fn destination(verdict: &Verdict, routing: &Routing) -> String {
-    match verdict.route {
-        Route::AnyReplica => replica(verdict, routing),
-        Route::AnySession => {
-            "any one server; its effect is carried to each server this session uses later"
-                .to_owned()
+/// What is said of a statement.
+struct Explained {
+    verdict: Verdict,
+    rule: Option<Rule>,
+    routing: Routing,
+}
+
+impl Explained {
+    /// Where it would go, in one sentence.
+    fn destination(&self) -> String {
+        match (self.action(), self.verdict.route) {
+            (Some(Action::Refuse(text)), _) => {
+                format!("no server: it is refused with error 1148, \"{text}\"")
+            }
+            (Some(Action::Primary), Route::AnyReplica) => "the primary".to_owned(),
+            (action, Route::AnyReplica) => replica(&self.verdict, action, &self.routing),
+            (_, Route::AnySession) => {
+                "any one server; its effect is carried to each server this session uses later"
+                    .to_owned()
+            }
+            (_, Route::LastUsed) => "the server that ran this session's last statement".to_owned(),
+            (_, Route::Primary) => "the primary".to_owned(),
+            (_, Route::Proxy) => "no server: Pointsman answers it".to_owned(),
         }
-        Route::LastUsed => "the server that ran this session's last statement".to_owned(),
-        Route::Primary => "the primary".to_owned(),
-        Route::Proxy => "no server: Pointsman answers it".to_owned(),
+    }
+
+    fn action(&self) -> Option<&Action> {
+        self.rule.as_ref().map(|rule| &rule.action)
+    }
+
+    fn as_json(&self) -> serde_json::Value {
+        let verdict = &self.verdict;
+        json!({
+            "class": class_code(verdict.class),
+            "route": route_code(verdict.route),
+            "destination": self.destination(),
+            "reason": verdict.reason.code(),
+            "reason_text": verdict.reason.text(),
+            "detail": verdict.detail,
+            "effects": effects(verdict),
+            "tables": tables(verdict),
+            "rule": self.rule.as_ref().map(|rule| &rule.name),
+        })
+    }
+
+    fn as_text(&self) -> String {
+        let verdict = &self.verdict;
+        let detail = verdict.detail.as_ref().map_or(String::new(), |d| format!(" ({d})"));
+        let reason = format!("{}{detail} [{}]", verdict.reason.text(), verdict.reason.code());
+        let mut lines = vec![
+            ("class", class_code(verdict.class).to_owned()),
+            ("goes to", self.destination()),
+            ("because it", reason),
+        ];
+        if let Some(rule) = &self.rule {
+            lines.push(("by rule", rule.name.clone()));
+        }
+        lines.push(match tables(verdict) {
+            Some(list) if list.is_empty() => ("tables", "none".to_owned()),
+            Some(list) => ("tables", list.join(", ")),
+            None => ("tables", "can't be told, so all".to_owned()),
+        });
+        let effects = effects(verdict);
+        if !effects.is_empty() {
+            lines.push(("session", effects.join(", ")));
+        }
+        lines.iter().map(|(name, value)| format!("{name:<11}{value}\n")).collect()
     }
 }
 
-fn replica(verdict: &Verdict, routing: &Routing) -> String {
+fn replica(verdict: &Verdict, action: Option<&Action>, routing: &Routing) -> String {
     let lag = show_duration(routing.max_lag);
     let wait = match show_duration(routing.causal_timeout) {
         none if routing.causal_timeout.is_zero() => {
@@ -168,7 +233,10 @@ fn replica(verdict: &Verdict, routing: &Routing) -> String {
         Some(Hint::Session) => Some(Consistency::Session),
         Some(Hint::Causal) => Some(Consistency::Causal),
         Some(Hint::Strong) => Some(Consistency::Strong),
-        Some(Hint::Primary | Hint::Unknown) | None => None,
+        Some(Hint::Primary | Hint::Unknown) | None => match action {
+            Some(Action::Consistency(level)) => Some(*level),
+            _ => None,
+        },
     };
     let wanted = match asked.unwrap_or(routing.consistency) {
         Consistency::Eventual => {
@@ -211,45 +279,32 @@ fn tables(verdict: &Verdict) -> Option<Vec<String>> {
     }
 }
 
-fn as_json(verdict: &Verdict, routing: &Routing) -> serde_json::Value {
-    json!({
-        "class": class_code(verdict.class),
-        "route": route_code(verdict.route),
-        "destination": destination(verdict, routing),
-        "reason": verdict.reason.code(),
-        "reason_text": verdict.reason.text(),
-        "detail": verdict.detail,
-        "effects": effects(verdict),
-        "tables": tables(verdict),
-    })
-}
-
-fn as_text(verdict: &Verdict, routing: &Routing) -> String {
-    let detail = verdict.detail.as_ref().map_or(String::new(), |d| format!(" ({d})"));
-    let mut lines = vec![
-        ("class", class_code(verdict.class).to_owned()),
-        ("goes to", destination(verdict, routing)),
-        ("because it", format!("{}{detail} [{}]", verdict.reason.text(), verdict.reason.code())),
-    ];
-    lines.push(match tables(verdict) {
-        Some(list) if list.is_empty() => ("tables", "none".to_owned()),
-        Some(list) => ("tables", list.join(", ")),
-        None => ("tables", "can't be told, so all".to_owned()),
-    });
-    let effects = effects(verdict);
-    if !effects.is_empty() {
-        lines.push(("session", effects.join(", ")));
-    }
-    lines.iter().map(|(name, value)| format!("{name:<11}{value}\n")).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     fn explain(sql: &str) -> String {
+        by_rule(sql, None)
+    }
+
+    fn by_rule(sql: &str, action: Option<Action>) -> String {
         let dialect = Dialect::new(Flavour::MariaDb { version: 101_100 });
-        as_text(&classify(sql.as_bytes(), &dialect), &Routing::default())
+        let verdict = pointsman_sql::classify(sql.as_bytes(), &dialect);
+        let rule = |action| Rule { name: "mine".into(), users: vec![], pattern: None, action };
+        Explained { verdict, rule: action.map(rule), routing: Routing::default() }.as_text()
+    }
+
+    #[test]
+    fn a_rule_is_named() {
+        let text = by_rule("SELECT * FROM t", Some(Action::Primary));
+        assert!(text.contains("goes to    the primary\n"), "{text}");
+        assert!(text.contains("by rule    mine"), "{text}");
+        let text = by_rule("UPDATE t SET a = 1", Some(Action::Consistency(Consistency::Eventual)));
+        assert!(text.contains("goes to    the primary\n"), "{text}");
+        let text = by_rule("SELECT * FROM t", Some(Action::Consistency(Consistency::Eventual)));
+        assert!(text.contains("at most 10s behind, else"), "{text}");
+        let text = by_rule("DROP TABLE t", Some(Action::Refuse("no".into())));
+        assert!(text.contains("refused with error 1148, \"no\""), "{text}");
     }
 
     #[test]

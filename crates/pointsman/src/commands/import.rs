@@ -8,13 +8,13 @@ use pointsman_config::{Kind, Problem, Report, import};
 
 use crate::USAGE;
 
-/// Turn a keepalived.conf or a maxscale.cnf into our TOML, on standard output
+/// Turn a maxscale.cnf, a proxysql.cnf or a keepalived.conf into our TOML, on standard output
 ///
 /// What has no equivalent is told on standard error, with its line. The result has the file's
 /// passwords in it.
 #[derive(Debug, clap::Args)]
 pub struct Args {
-    /// A keepalived.conf (files it includes are taken in), or a maxscale.cnf
+    /// A maxscale.cnf, a proxysql.cnf, or a keepalived.conf (files it includes are taken in)
     #[arg(value_name = "FILE")]
     file: PathBuf,
 }
@@ -25,8 +25,19 @@ pub fn run(args: Args) -> Result<ExitCode> {
         Ok(text) => text,
         Err(report) => return Ok(refuse(&name, &[report])),
     };
-    if import::is_maxscale(&text) {
-        let (toml, lost) = import::maxscale(&text);
+    let imported = if import::is_maxscale(&text) {
+        Some(import::maxscale(&text))
+    } else if import::is_proxysql(&text) {
+        match import::proxysql(&text) {
+            Ok(imported) => Some(imported),
+            Err(problem) => {
+                return Ok(refuse(&name, &[Report::new(&name, &text, vec![problem])]));
+            }
+        }
+    } else {
+        None
+    };
+    if let Some((toml, lost)) = imported {
         let shown = Report::new(&name, &text, lost.clone());
         if !lost.is_empty() {
             eprintln!("{}", shown.render(super::style()).trim_end());
@@ -38,8 +49,8 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let what = match pointsman_config::kind(&text) {
         Kind::Director => Some("is a director's TOML already"),
-        Kind::Proxy if text.trim_start().starts_with('[') || text.contains("mysql_servers") => {
-            Some("is neither a keepalived.conf nor a maxscale.cnf: nothing else is imported yet")
+        Kind::Proxy if text.trim_start().starts_with('[') => {
+            Some("is no maxscale.cnf, proxysql.cnf or keepalived.conf: nothing else is imported")
         }
         // Perhaps all of it is in files it includes.
         Kind::Keepalived | Kind::Proxy => None,
