@@ -2,7 +2,8 @@
 
 #![allow(clippy::unwrap_used)]
 
-use pointsman_tests::{Raw, ServerError, Site};
+use pointsman_sandbox::Flavour;
+use pointsman_tests::{APP_PASSWORD, APP_USER, Raw, ServerError, Setup, Site, caps};
 
 const REPLICA: &str = "2";
 const PRIMARY: &str = "1";
@@ -340,4 +341,46 @@ fn an_insert_is_followed_at_once_by_every_kind_of_read() {
         assert_eq!(code(other.query("SELECT * FROM fresh").unwrap_err()), 1146);
     }
     oracle.check();
+}
+
+/// What the replica lacks yet is there for whoever asks for it by name.
+#[test]
+fn a_new_database_and_a_new_role_are_there_at_once() {
+    for (flavour, word) in [(Flavour::MariaDb, "SLAVE"), (Flavour::MySql, "REPLICA")] {
+        let site = Site::with(Setup {
+            // The account with its password, so that clients need no TLS to prove it.
+            config: "[routing]\nmax_lag = \"1h\"\n[[user]]\nname = \"app\"\n\
+                     password = \"app-secret\"\n"
+                .into(),
+            flavour,
+            ..Setup::default()
+        });
+        let mut db = Raw::connect(site.port()).unwrap();
+        let mut earlier = Raw::connect(site.port()).unwrap();
+        db.query("CREATE TABLE was (id INT)").unwrap();
+        site.sandbox.wait_caught_up().unwrap();
+        // Both have a connection to the replica, and one more stays in the pool.
+        assert_eq!(earlier.one("SELECT COUNT(*) FROM was").unwrap(), "0");
+        drop(Raw::connect(site.port()).unwrap());
+        site.replica().client_sql(&format!("STOP {word} SQL_THREAD")).unwrap();
+        let make = format!(
+            "CREATE DATABASE fresh; CREATE TABLE fresh.t (id INT); CREATE ROLE fresh; \
+             GRANT ALL ON fresh.* TO {APP_USER}; GRANT fresh TO {APP_USER}"
+        );
+        site.primary().client_sql(&make).unwrap();
+        for _ in 0..3 {
+            let mut new =
+                Raw::login(site.port(), APP_USER, APP_PASSWORD, Some("fresh"), caps()).unwrap();
+            assert_eq!(new.one("SELECT COUNT(*) FROM t").unwrap(), "0", "{flavour:?}");
+        }
+        earlier.command(0x02, b"fresh").unwrap();
+        earlier.ok().unwrap();
+        assert_eq!(earlier.one("SELECT DATABASE()").unwrap(), "fresh");
+        earlier.query("USE app").unwrap();
+        assert_eq!(earlier.one("SELECT COUNT(*) FROM was").unwrap(), "0");
+        earlier.query("USE fresh").unwrap();
+        earlier.query("SET ROLE fresh").unwrap();
+        assert_eq!(code(earlier.query("USE never_was").unwrap_err()), 1044);
+        assert_eq!(earlier.one("SELECT COUNT(*) FROM t").unwrap(), "0", "the session lives on");
+    }
 }

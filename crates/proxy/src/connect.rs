@@ -48,9 +48,10 @@ impl Client {
                     // One that was used before may have another schema, or the server none of it.
                     match self.bring_up_to_date(backend).await {
                         Ok(backend) => self.backends.push(backend),
-                        Err(Unusable::Refused(payload)) => {
+                        Err(Unusable::Refused(payload)) if choice.primary => {
                             return Err(Problem::Server(payload));
                         }
+                        // A replica may not know yet what the primary does.
                         Err(_) => {
                             excluded.push(choice.server);
                             continue;

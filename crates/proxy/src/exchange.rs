@@ -333,6 +333,13 @@ impl Watcher for Watching<'_> {
         self.job.kind == Kind::Prepare && error.code == room::FULL
     }
 
+    fn is_behind(&self, error: &ErrPacket<'_>) -> bool {
+        // Unknown or forbidden database, unknown role, missing privilege: it may have come to be a
+        // moment ago.
+        let may_be_new = matches!(error.code, 1044 | 1049 | 1227 | 1959 | 3530);
+        may_be_new && !self.primary && self.job.statement.verdict.route == Route::AnySession
+    }
+
     fn may_have_written(&self, in_transaction: bool) -> bool {
         let verdict = &self.job.statement.verdict;
         // These commit what is open before they fail, or by themselves.

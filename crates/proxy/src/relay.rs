@@ -35,6 +35,8 @@ pub enum Failure {
     ReadOnly,
     /// The server has no room for another prepared statement; the client knows nothing. Its ERR.
     Full(Vec<u8>),
+    /// A replica refused what the primary may accept; the client knows nothing. Its ERR.
+    Behind(Vec<u8>),
     /// The client's side.
     Client,
 }
@@ -80,6 +82,8 @@ pub trait Watcher {
     fn is_read_only(&self, error: &ErrPacket<'_>) -> bool;
     /// Whether this error means that it holds too many prepared statements.
     fn is_full(&self, error: &ErrPacket<'_>) -> bool;
+    /// Whether this error may mean no more than that the replica lacks what the primary has.
+    fn is_behind(&self, error: &ErrPacket<'_>) -> bool;
     /// Whether a statement of this kind, ending in an error here, may have committed something.
     fn may_have_written(&self, in_transaction: bool) -> bool;
 }
@@ -160,6 +164,9 @@ pub async fn relay(
                             }
                             if passed == 0 && start == 0 && watcher.is_full(&e) {
                                 return Err(Failure::Full(buf.filled()[HEADER..end].to_vec()));
+                            }
+                            if passed == 0 && start == 0 && watcher.is_behind(&e) {
+                                return Err(Failure::Behind(buf.filled()[HEADER..end].to_vec()));
                             }
                             outcome.error = Some(e.code);
                             if owed || watcher.may_have_written(session.transaction().is_some()) {

@@ -257,7 +257,9 @@ impl Client {
                         false => Err(Missed::Problem(restart("no primary came in time"))),
                     };
                 }
-                Ok(_) | Err(Failure::Client) => return Err(self.given_up(backend)),
+                Ok(_) | Err(Failure::Client | Failure::Behind(_)) => {
+                    return Err(self.given_up(backend));
+                }
             }
         }
         for step in steps {

@@ -147,6 +147,7 @@ impl Client {
             return self.report(problem, 1).await;
         }
         let watched = self.watch_transaction(&job);
+        let mut on_primary = false;
         let mut sent_again = 0;
         let mut attempts = 0;
         let mut excluded: SmallVec<[ServerId; 4]> = SmallVec::new();
@@ -171,7 +172,11 @@ impl Client {
                 return self.report(problem, 1).await;
             }
             let anywhere = matches!(decision.target, Target::Replica | Target::AnySession);
-            let choice = match self.choose(&decision, &job, &excluded).await {
+            let choice = match on_primary {
+                false => self.choose(&decision, &job, &excluded).await,
+                true => self.primary(None).await,
+            };
+            let choice = match choice {
                 Ok(choice) => choice,
                 Err(problem) => {
                     self.skip(request, end).await?;
@@ -232,6 +237,17 @@ impl Client {
                         self.account(&job, choice.primary, server, began, Some(room::FULL));
                         return self.report(Problem::Server(payload), 1).await;
                     }
+                }
+                Err(Failure::Behind(payload)) => {
+                    backend.in_step = true;
+                    self.backends.push(backend);
+                    let asks = end != 0
+                        && self.session.transaction().is_none()
+                        && self.worker.snapshot(|s| s.primary.is_some());
+                    if !asks {
+                        return self.report(Problem::Server(payload), 1).await;
+                    }
+                    on_primary = true;
                 }
                 Err(Failure::ReadOnly) => {
                     // Nothing was done. Another is, or will be, the primary.
