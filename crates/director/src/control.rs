@@ -64,6 +64,14 @@ impl Control {
         }
     }
 
+    /// Whether the configuration could be run as it stands now.
+    ///
+    /// # Errors
+    /// Why not.
+    pub(crate) fn check(&self) -> Result<(), String> {
+        (self.source)().map(drop)
+    }
+
     /// The answering end; there is one.
     pub(crate) fn take_requests(&self) -> Option<Receiver<Request>> {
         self.waiting.lock().unwrap_or_else(PoisonError::into_inner).take()

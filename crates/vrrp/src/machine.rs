@@ -156,7 +156,7 @@ impl Router {
     #[must_use]
     pub fn active_until(&self) -> Option<Time> {
         match self.state {
-            State::Active => Some(self.outside(self.last_sent + self.silence_limit())),
+            State::Active => Some(self.outside(self.last_sent + self.config.peers_wait())),
             // The bound itself is the machine's to keep; the guard is for when it can't.
             State::Leaving => {
                 self.leave_at.map(|at| self.outside(at + self.config.advert_interval))
@@ -455,17 +455,12 @@ impl Router {
         }
         self.last_now = time;
         let silent = time.saturating_sub(self.last_sent);
-        if self.state == State::Active && silent >= self.silence_limit() {
+        if self.state == State::Active && silent >= self.config.peers_wait() {
             self.counters.late_timers += 1;
             self.active_interval = self.config.advert_interval;
             self.become_backup(Reason::WasFrozen(silent), time);
         }
         time
-    }
-
-    /// The shortest master-down interval any backup of ours can have: its skew may be nearly zero.
-    fn silence_limit(&self) -> Duration {
-        self.config.advert_interval * u32::from(self.config.down_timer_adverts)
     }
 
     /// RFC 3768: (256 - priority) / 256 seconds. RFC 9568: the same part of the active router's

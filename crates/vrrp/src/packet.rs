@@ -42,6 +42,12 @@ impl Auth {
         Self(data)
     }
 
+    /// As it stands in adverts, in clear.
+    #[must_use]
+    pub fn data(&self) -> [u8; AUTH_DATA] {
+        self.0
+    }
+
     /// Compares without telling by its time where the difference is.
     #[must_use]
     pub fn matches(&self, data: &[u8; AUTH_DATA]) -> bool {
@@ -181,7 +187,8 @@ impl<'a> Advert<'a> {
     }
 
     /// Whether the authentication is what `expected` asks for.
-    pub(crate) fn auth_type_matches(&self, expected: Option<&Auth>) -> bool {
+    #[must_use]
+    pub fn auth_type_matches(&self, expected: Option<&Auth>) -> bool {
         self.auth_type == if expected.is_some() { AUTH_PASS } else { AUTH_NONE }
     }
 }

@@ -5,11 +5,11 @@ use std::io;
 use std::net::IpAddr;
 use std::time::{Duration, Instant, SystemTime};
 
-use pointsman_vrrp::{DropReason, Router, RouterId};
+use pointsman_vrrp::{Auth, DropReason, Router, RouterId};
 
 use crate::config::VrrpInstance;
 use crate::status::Shared;
-use crate::sys::guard::{Guard, Hold};
+use crate::sys::guard::{Guard, Hold, StandIn};
 use crate::sys::link::{Links, Placed, delete_address};
 use crate::sys::packet::FrameSocket;
 use crate::sys::route::PlacedRoute;
@@ -210,6 +210,14 @@ impl Instance {
             vrid: self.config.virtual_router_id,
             unicast_ttl: self.config.unicast_ttl,
             farewell: self.adverts(router, pointsman_vrrp::PRIORITY_STOP),
+            stand_in: StandIn {
+                priority: router.effective_priority(),
+                adverts: self.adverts(router, router.effective_priority()),
+                interval: router.config().advert_interval,
+                peers_wait: router.config().peers_wait(),
+                multicast: self.key.multicast,
+                auth: router.config().auth.as_ref().map(Auth::data),
+            },
             until: router.active_until().unwrap_or_else(|| now() + Duration::from_secs(1)),
         };
         if let Err(error) = guard.hold(hold) {

@@ -1,19 +1,20 @@
 //! A restart in place (SIGUSR2, which the unit makes of `systemctl restart`): the addresses stay, no
 //! peer is told, and the next process goes on as the active router. How that stays safe whatever
-//! becomes of it: see [`crate::sys::guard`].
+//! becomes of it: see [`crate::sys::succession`].
 
 use std::time::Duration;
 
 use super::instance::Instance;
 use super::{Shell, now};
-use crate::sys::guard::{Hold, Predecessor};
+use crate::sys::guard::Hold;
 use crate::sys::link::Links;
+use crate::sys::succession::Predecessor;
 use crate::virtuals::Virtuals;
 use pointsman_vrrp::State;
 
-/// Peers wait for so long at least, or the next process may come too late: then a planned stop is
-/// better, which hands the addresses over without a gap.
-const LEAST_TIME: Duration = Duration::from_secs(1);
+/// Peers wait for so long at least, or the guard may come too late to speak for a process that ends:
+/// then a planned stop is better, which hands the addresses over without a gap.
+const LEAST_TIME: Duration = Duration::from_millis(300);
 
 /// What the process before this one held, and this one goes on with.
 pub(super) struct Succeeded {
@@ -64,8 +65,7 @@ impl Shell {
                     "{name} has a virtual MAC, whose interface ends with this process"
                 ));
             }
-            let config = router.config();
-            let peers_wait = config.advert_interval * u32::from(config.down_timer_adverts);
+            let peers_wait = router.config().peers_wait();
             if peers_wait < LEAST_TIME {
                 return Err(format!("{name}: its peers wait for {peers_wait:?} only"));
             }
@@ -73,6 +73,12 @@ impl Shell {
         let Some(guard) = &self.guard else {
             return Err("there is no guard to look after the addresses".to_owned());
         };
+        // The next process would not begin.
+        self.control.check().map_err(|why| format!("the configuration can't be run: {why}"))?;
+        for instance in self.instances.iter().filter(active) {
+            // With the priority it has now.
+            instance.tell_guard(node.router(instance.id), Some(guard));
+        }
         guard.restart().map_err(|error| format!("the guard: {error}"))?;
         let time = now();
         for i in 0..self.instances.len() {

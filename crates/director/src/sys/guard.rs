@@ -7,17 +7,12 @@
 //! its skew time. If the daemon is there but silent for longer than a backup waits (SIGSTOP), the
 //! guard removes the addresses alone: the backup has taken over, and two must not answer.
 //!
-//! A daemon that is restarted says so before it ends. Then the guard keeps the addresses, until the
-//! same moment, for the daemon that comes next: that one asks for them ([`Predecessor::ask`]), puts
-//! its own guard over them and says so ([`Predecessor::taken`]). What it does not take, or does not
-//! take in time, ends as after a crash. So at no time is an address held that is not watched over, nor
-//! one that a peer may have taken.
+//! A daemon that is restarted says so before it ends; what the guard does then stands in
+//! [`super::succession`].
 
-use std::io::{self, BufRead as _, BufReader, Read as _, Write as _};
+use std::io;
 use std::net::IpAddr;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::linux::net::SocketAddrExt as _;
-use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -25,6 +20,7 @@ use serde::{Deserialize, Serialize};
 use super::link::{Placed, delete_address};
 use super::netlink::Socket;
 use super::route::PlacedRoute;
+use super::succession::{PATIENCE, READY, listen, succeed};
 use super::vrrp_socket::VrrpSocket;
 use super::{check, check_size, now, own, wait_readable};
 
@@ -47,8 +43,24 @@ pub(crate) struct Hold {
     pub unicast_ttl: u8,
     /// Adverts of priority 0: source, destination, payload.
     pub farewell: Vec<(IpAddr, IpAddr, Vec<u8>)>,
+    /// To advertise in the daemon's place, while it is restarted.
+    pub stand_in: StandIn,
     /// Past this time, as [`now`] tells it, others must be assumed to hold the addresses.
     pub until: Duration,
+}
+
+/// How a virtual router advertises.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub(crate) struct StandIn {
+    pub priority: u8,
+    /// Adverts of it, as those of [`Hold::farewell`].
+    pub adverts: Vec<(IpAddr, IpAddr, Vec<u8>)>,
+    pub interval: Duration,
+    /// How long its peers wait for one.
+    pub peers_wait: Duration,
+    pub multicast: bool,
+    /// What adverts of version 2 must carry to be believed.
+    pub auth: Option<[u8; 8]>,
 }
 
 #[derive(Debug, Serialize, Deserialize)]
@@ -64,13 +76,6 @@ enum Message {
     /// The daemon ends, for another to begin.
     Restart,
 }
-
-/// Where a guard waits for the next daemon: in the abstract namespace, and so one for each network
-/// namespace.
-const SUCCESSION: &str = "pointsman-director-succession";
-
-/// For answers of a process that runs.
-const PATIENCE: Duration = Duration::from_secs(1);
 
 /// The daemon's end.
 pub(crate) struct Guard {
@@ -233,7 +238,7 @@ fn note(holds: &mut Vec<(Hold, bool)>, message: Message) {
     }
 }
 
-fn remove(hold: &Hold) {
+pub(super) fn remove(hold: &Hold) {
     if let Ok(mut socket) = Socket::route() {
         for route in &hold.routes {
             let _ = route.delete(&mut socket);
@@ -245,7 +250,7 @@ fn remove(hold: &Hold) {
 }
 
 /// The daemon is gone, and nobody goes on in its place.
-fn part(hold: &Hold) {
+pub(super) fn part(hold: &Hold) {
     remove(hold);
     let Some((src, ..)) = hold.farewell.first() else { return };
     let socket =
@@ -254,98 +259,6 @@ fn part(hold: &Hold) {
         for (src, dst, payload) in &hold.farewell {
             let _ = socket.send(payload, *src, *dst);
         }
-    }
-}
-
-/// "The next daemon may come."
-const READY: u8 = b'r';
-
-fn listen() -> io::Result<UnixListener> {
-    UnixListener::bind_addr(&UnixAddr::from_abstract_name(SUCCESSION)?)
-}
-
-/// Only processes of the same user may have the addresses, or give them.
-fn is_ours(stream: &UnixStream) -> bool {
-    let mut peer = libc::ucred { pid: 0, uid: u32::MAX, gid: u32::MAX };
-    let mut size = size_of::<libc::ucred>() as libc::socklen_t;
-    // SAFETY: `peer` is as large as `size` says; geteuid can't fail.
-    unsafe {
-        let asked = libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::SOL_SOCKET,
-            libc::SO_PEERCRED,
-            std::ptr::from_mut(&mut peer).cast(),
-            &mut size,
-        );
-        asked == 0 && peer.uid == libc::geteuid()
-    }
-}
-
-/// The daemon is gone. If it is to be followed by another, `holds` are that one's, as far as it takes
-/// them in time.
-fn succeed(successors: Option<&UnixListener>, mut holds: Vec<Hold>) {
-    let mut follower: Option<UnixStream> = None;
-    while let Some(until) = holds.iter().map(|h| h.until).min() {
-        let Some(listener) = successors else { break };
-        let fd = follower.as_ref().map_or(listener.as_fd(), AsFd::as_fd);
-        let ready = wait_readable(&[fd], Some(until.saturating_sub(now())));
-        let expired = |hold: &mut Hold| hold.until <= now();
-        holds.extract_if(.., expired).for_each(|hold| part(&hold));
-        match (ready.as_deref(), &mut follower) {
-            (Ok([false]), _) => {}
-            (Ok([true]), None) => {
-                let stream = listener.accept().map(|(stream, _)| stream);
-                follower = stream.ok().filter(|s| is_ours(s) && offer(s, &holds).is_ok());
-            }
-            (Ok([true]), Some(stream)) => {
-                // Nothing, if it has ended meanwhile.
-                let taken: Vec<usize> = read_line(stream)
-                    .and_then(|line| serde_json::from_str(&line).map_err(io::Error::other))
-                    .unwrap_or_default();
-                holds.retain(|hold| !taken.contains(&hold.router));
-                break;
-            }
-            _ => break,
-        }
-    }
-    holds.iter().for_each(part);
-}
-
-fn offer(mut stream: &UnixStream, holds: &[Hold]) -> io::Result<()> {
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    let mut line = serde_json::to_vec(holds).map_err(io::Error::other)?;
-    line.push(b'\n');
-    stream.write_all(&line)
-}
-
-fn read_line(stream: &UnixStream) -> io::Result<String> {
-    let mut line = String::new();
-    BufReader::new(stream.take(1 << 24)).read_line(&mut line)?;
-    Ok(line)
-}
-
-/// What a daemon left that has just ended to be restarted.
-pub(crate) struct Predecessor {
-    stream: UnixStream,
-    pub holds: Vec<Hold>,
-}
-
-impl Predecessor {
-    /// `None` if there was none, or it did not answer.
-    pub fn ask() -> Option<Self> {
-        let address = UnixAddr::from_abstract_name(SUCCESSION).ok()?;
-        let stream = UnixStream::connect_addr(&address).ok()?;
-        stream.set_read_timeout(Some(PATIENCE)).ok()?;
-        let holds = is_ours(&stream).then(|| read_line(&stream).ok())??;
-        Some(Self { holds: serde_json::from_str(&holds).ok()?, stream })
-    }
-
-    /// `routers` of its holds are held now, and watched over. It parts with the others.
-    pub fn taken(mut self, routers: &[usize]) -> io::Result<()> {
-        let mut line = serde_json::to_vec(routers).map_err(io::Error::other)?;
-        line.push(b'\n');
-        self.stream.write_all(&line)
     }
 }
 

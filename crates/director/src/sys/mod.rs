@@ -8,6 +8,7 @@ pub(crate) mod packet;
 pub(crate) mod privileges;
 pub(crate) mod process;
 pub(crate) mod route;
+pub(crate) mod succession;
 pub(crate) mod vmac;
 pub(crate) mod vrrp_socket;
 

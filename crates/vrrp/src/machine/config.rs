@@ -94,6 +94,12 @@ impl RouterConfig {
         }
     }
 
+    /// How long its backups wait for an advert at least: the skew of one may be nearly zero.
+    #[must_use]
+    pub fn peers_wait(&self) -> Duration {
+        self.advert_interval * u32::from(self.down_timer_adverts)
+    }
+
     /// # Errors
     /// The first [`ConfigError`] found.
     pub fn validate(&self) -> Result<(), ConfigError> {
