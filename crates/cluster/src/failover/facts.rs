@@ -12,6 +12,8 @@ pub struct Facts {
     pub primary: Option<usize>,
     /// It is the primary right now, be it in maintenance or held back.
     pub reigns: bool,
+    /// There never was one, and all follow this server, which is read-only.
+    pub rightful: Option<usize>,
     /// As configured; an index here is a [`crate::ServerId`].
     pub servers: Vec<Fact>,
 }

@@ -113,6 +113,8 @@ pub struct Machine {
     /// Replicas that were told to stop fetching.
     pub(super) frozen: BTreeSet<usize>,
     pub(super) care: Care,
+    /// Since when all follow a server that is read-only.
+    pub(super) unopened: Option<Instant>,
     /// Why nothing is done about a lost primary, as last told.
     pub(super) told: Option<String>,
     /// The newest primary made here.
@@ -151,6 +153,7 @@ impl Machine {
             doubt: None,
             frozen: BTreeSet::new(),
             care: Care::default(),
+            unopened: None,
             told: None,
             heir: None,
             lead: Lead::unknown(),

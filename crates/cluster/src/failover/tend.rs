@@ -35,7 +35,7 @@ const LOOKS: Duration = Duration::from_millis(100);
 const FIRST_PAUSE: Duration = Duration::from_secs(1);
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// How long a server must have been astray: an operator may be at it.
-const ASTRAY: Duration = Duration::from_secs(2);
+pub(super) const ASTRAY: Duration = Duration::from_secs(2);
 
 impl Care {
     pub(super) fn next(&self) -> Option<Instant> {
@@ -207,12 +207,9 @@ impl Machine {
         }
     }
 
-    /// Makes the server that is the primary by rights writable again.
-    pub(super) fn make_writable(&mut self, i: usize, now: Instant) {
+    /// Makes the server that is the primary by rights writable again; `text` says why.
+    pub(super) fn make_writable(&mut self, i: usize, text: String, now: Instant) {
         if !self.care.rests(i, now) && !self.care.is_busy(i) {
-            let name = self.facts.name(i).to_owned();
-            let text =
-                format!("{name}, the primary, came back read-only and is made writable again");
             self.tell("primary_restored", i, text);
             self.nurse(Step::Reopen { server: i });
         }

@@ -701,6 +701,19 @@ fn a_new_primary_that_restarts_in_a_moment_is_made_writable_again() {
     }
 }
 
+/// A site that was switched off and on again, with `read_only` in everybody's configuration.
+#[test]
+fn a_site_that_starts_read_only_gets_its_primary_back() {
+    for seed in 0..20 {
+        let mut sim = Sim::new(3, seed, false);
+        sim.servers[0].read_only = true;
+        sim.run(ms(1500), true);
+        sim.expect(sim.primary().is_none(), "an operator may be at it");
+        sim.run(ms(10_000), true);
+        sim.expect(sim.primary() == Some(0), "it was made writable");
+    }
+}
+
 proptest! {
     // The same orderings each time, so that a failure is one of the change at hand. PROPTEST_RNG_SEED
     // and PROPTEST_CASES ask for others and for more.

@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::machine::{Machine, PAUSE, Phase};
+use super::tend::ASTRAY;
 use super::{Failure, Link, Outcome, State, Step};
 use crate::snapshot::AdminState;
 
@@ -12,7 +13,7 @@ const DOUBT: Duration = Duration::from_secs(1);
 impl Machine {
     /// There is no primary: is it dead, and can another one be made?
     pub(super) fn consider(&mut self, now: Instant) {
-        let Some(old) = self.facts.primary else { return };
+        let Some(old) = self.facts.primary else { return self.reinstate(now) };
         let Some(fact) = self.facts.servers.get(old) else { return };
         if matches!(fact.state, State::Up | State::Unknown) {
             return self.restore(old, now);
@@ -66,6 +67,28 @@ impl Machine {
         }
     }
 
+    /// A site that was started whole, with a configuration that makes all servers read-only; or a primary
+    /// that restarted while no Pointsman was there to see it.
+    fn reinstate(&mut self, now: Instant) {
+        let rightful = self.facts.rightful.filter(|&i| {
+            let fact = &self.facts.servers[i];
+            fact.admin == AdminState::Running && fact.promote && self.settings.auto
+        });
+        let Some(i) = rightful.filter(|_| self.able.is_ok()) else {
+            self.unopened = None;
+            return;
+        };
+        let since = *self.unopened.get_or_insert(now);
+        if now.saturating_duration_since(since) >= ASTRAY {
+            let name = self.facts.name(i).to_owned();
+            self.make_writable(
+                i,
+                format!("all follow {name}, which is read-only: it is made writable"),
+                now,
+            );
+        }
+    }
+
     /// Replicas that were told to stop fetching, for an attempt that came to nothing.
     pub(super) fn stopped_by_us(&self) -> Vec<usize> {
         let stopped = self.up(|fact| fact.link == Link::Stopped);
@@ -88,7 +111,10 @@ impl Machine {
             && self.settings.auto
             && self.able.is_ok()
         {
-            self.make_writable(old, now);
+            let name = self.facts.name(old).to_owned();
+            let text =
+                format!("{name}, the primary, came back read-only and is made writable again");
+            self.make_writable(old, text, now);
         }
     }
 

@@ -2,7 +2,7 @@
 
 use super::{From, Health, Topology, id_of};
 use crate::gtid::{History, Position};
-use crate::probe::{IoThread, Report};
+use crate::probe::{Channel, IoThread, Report};
 use crate::snapshot::AdminState;
 
 /// The outcome, and why each candidate that lost did so.
@@ -146,7 +146,7 @@ impl Topology {
             other != i
                 && healths[other] == Health::Up
                 && self.report(other).is_some_and(|o| !standing.covers(&o.applied))
-                && (was_primary || !fetches(other))
+                && (was_primary || !fetches(other) && !self.has_given_way(other, i, healths))
         });
         if let Some(other) = ahead {
             let theirs = self.report(other).map(|report| report.applied.to_string());
@@ -171,6 +171,44 @@ impl Topology {
             "lacks transactions that {last} had (it is at \"{standing}\", {last} was at \
              \"{newest}\")"
         ))
+    }
+
+    /// Whether `other` looks like a former primary that `i` took over from before this process began:
+    /// it takes no writes, and nobody has to do with it, while others follow `i`, or `i` has been
+    /// written to since. What it has of its own is lost with it, whoever is asked.
+    fn has_given_way(&self, other: usize, i: usize, healths: &[Health]) -> bool {
+        let history = |of: usize| self.report(of).and_then(Report::history);
+        let has_own = || {
+            history(i)
+                .zip(history(other))
+                .is_some_and(|(own, theirs)| own.beyond(&theirs).is_some())
+        };
+        self.primary.is_none()
+            && self.report(other).is_some_and(|o| o.read_only && o.channels.is_empty())
+            && !self.has_replicas(other, healths)
+            && (self.has_replicas(i, healths) || has_own())
+    }
+
+    /// Nobody takes writes, nor was anybody seen to since this process began. All servers are there and
+    /// read-only, and all but this one fetch from it, in the end, and have nothing that it lacks: a
+    /// primary that has restarted, and that its configuration makes read-only.
+    pub(super) fn rightful(&self, healths: &[Health]) -> Option<usize> {
+        let all_read_only = (0..healths.len())
+            .all(|i| healths[i] == Health::Up && self.report(i).is_some_and(|r| r.read_only));
+        if self.primary.is_some() || !all_read_only || healths.len() < 2 {
+            return None;
+        }
+        let is_alone = |i: &usize| self.report(*i).is_some_and(|r| r.channels.is_empty());
+        let mut alone = (0..healths.len()).filter(is_alone);
+        let (Some(i), None) = (alone.next(), alone.next()) else { return None };
+        let standing = self.report(i)?.standing();
+        let follows = |other: usize| {
+            let fetches = |c: &Channel| c.io == IoThread::Running;
+            self.channel_to(other, i).is_some_and(fetches)
+                && self.report(other).is_some_and(|o| standing.covers(&o.applied))
+        };
+        let all_follow = (0..healths.len()).filter(|&other| other != i).all(follows);
+        (all_follow && self.servers[i].deposed.is_none()).then_some(i)
     }
 
     /// While this proxy was cut off, another one may have made another primary: one that replicates

@@ -16,6 +16,7 @@ impl Topology {
         Facts {
             primary: primary.or(self.primary),
             reigns: primary.is_some(),
+            rightful: self.rightful(&healths),
             servers: (0..self.servers.len())
                 .map(|i| self.fact(i, &healths[i], primary.or(self.primary)))
                 .collect(),

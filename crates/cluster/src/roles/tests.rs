@@ -22,6 +22,8 @@ struct Machine {
     /// `@@gtid_binlog_state`, as far as a test is about that.
     state: &'static str,
     connection: u64,
+    /// As in MySQL, what it committed itself counts as applied.
+    own: bool,
 }
 
 struct World {
@@ -47,6 +49,7 @@ impl World {
             position: 7,
             state: "",
             connection: 1,
+            own: false,
         };
         let members = (1..=servers).map(|n| Member {
             name: format!("db{n}").into(),
@@ -116,7 +119,7 @@ impl World {
             autocommit: true,
             committed: position(m.position),
             state: m.state.into(),
-            applied: position(if m.source.is_some() { m.position } else { 0 }),
+            applied: position(if m.source.is_some() || m.own { m.position } else { 0 }),
             channels: channels.into_iter().collect(),
             membership: None,
             connection: m.connection,
@@ -541,6 +544,54 @@ fn a_promotion_that_loses_the_last_transactions_is_followed_and_reported() {
     assert!(w.told("transactions_lost"), "{:?}", w.events);
 }
 
+/// The process was restarted while a former primary that has transactions of its own is kept out.
+#[test]
+fn a_former_primary_does_not_stand_in_the_way_of_the_one_that_took_over() {
+    for (servers, followed, written) in [(3, true, false), (2, false, true), (2, false, false)] {
+        let mut w = World::new(servers);
+        w.machines[0].position = 9;
+        w.machines[0].own = true;
+        w.machines[0].state = "0-1-9";
+        w.machines[0].read_only = true;
+        w.machines[1].source = None;
+        w.machines[1].read_only = false;
+        w.machines[1].state = if written { "0-1-7,0-2-8" } else { "0-1-7" };
+        if followed {
+            w.machines[2].source = Some(1);
+        }
+        w.look_all();
+        w.ticks(2);
+        let expected = (followed || written).then_some(2);
+        assert_eq!(w.primary(), expected, "{}", w.why(1));
+    }
+}
+
+/// All were started with a configuration that makes them read-only.
+#[test]
+fn the_one_that_all_follow_is_the_primary_by_rights() {
+    let mut w = World::new(3);
+    w.machines[0].read_only = true;
+    w.look_all();
+    assert_eq!(w.topology.facts(w.now).rightful, Some(0));
+    for change in [
+        |w: &mut World| w.machines[2].up = false,
+        |w: &mut World| w.machines[2].io = false,
+        |w: &mut World| w.machines[2].source = None,
+        |w: &mut World| w.machines[2].position = 8,
+    ] {
+        let mut w = World::new(3);
+        w.machines[0].read_only = true;
+        change(&mut w);
+        w.look_all();
+        assert_eq!(w.topology.facts(w.now).rightful, None);
+    }
+    // One that was seen to take writes was made read-only by somebody.
+    let mut w = World::known(3);
+    w.machines[0].read_only = true;
+    w.ticks(4);
+    assert_eq!(w.topology.facts(w.now).rightful, None);
+}
+
 #[test]
 fn an_empty_data_directory_is_no_primary() {
     for victim in [0, 1] {
@@ -855,6 +906,7 @@ proptest! {
                 position: newest.max(seen) + 1,
                 state: "",
                 connection: m.connection,
+                own: false,
             };
             w.topology.set_admin(id_of(i), AdminState::Running);
         }
