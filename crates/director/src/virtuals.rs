@@ -129,7 +129,7 @@ impl Virtuals {
             if many > 0 && kinds.contains(&Kind::Ebpf) {
                 // The kernel takes such a program from those only who may look into it.
                 let text = "the first virtual server needs what the director gave up at its start: \
-                            restart it";
+                            restart it (systemctl restart leaves the addresses where they are)";
                 return Err(Error::Config(text.to_owned()));
             }
             *self = Self::start(config, load(config)?, Arc::clone(&self.shared), self.kept)?;

@@ -53,28 +53,30 @@ fn established(lab: &Lab, director: u8) -> f64 {
 #[test]
 fn the_peer_is_told_by_every_way() {
     let Some((lab, _servers)) = site(&[CLIENT, 88, 99, 33, 44]) else { return };
-    for (v6, unicast, sync) in [
-        (false, true, "on"),
-        (true, false, "on"),
-        (true, true, "on"),
+    for (v6, unicast, sync, late) in [
+        (false, true, "on", false),
+        (true, false, "on", false),
+        (true, true, "on", false),
+        // A director that starts asks for what there is.
+        (false, false, "on", true),
+        (true, true, "on", true),
         // The control: by turns, a director that was told nothing can't know.
-        (true, true, "off"),
+        (true, true, "off", false),
     ] {
         let vip = if v6 { VIP6 } else { VIP };
+        let open_one = || Connection::open(&lab, CLIENT, vip, None);
+        let open_six = || -> Vec<Connection> { (0..6).map(|_| open_one().unwrap()).collect() };
         let a = lab.director(88, &config(88, 99, v6, unicast, sync));
         // Alone, so that nobody has the address from one that stood down again.
-        assert!(eventually(Duration::from_secs(10), || lab.holds(88, vip)), "{}", a.log());
+        let alone = || lab.holds(88, vip) && open_one().is_ok();
+        assert!(eventually(Duration::from_secs(10), alone), "{}", a.log());
+        let before = if late { open_six() } else { Vec::new() };
         let b = lab.director(99, &config(99, 88, v6, unicast, sync));
         let logs = |a: &Daemon, b: &Daemon| format!("{}\n{}", a.log(), b.log());
-        let ready = || {
-            b.log().contains("INIT -> BACKUP")
-                && lab.holds(88, vip)
-                && !lab.holds(99, vip)
-                && Connection::open(&lab, CLIENT, vip, None).is_ok()
-        };
+        let ready =
+            || b.log().contains("INIT -> BACKUP") && lab.holds(88, vip) && !lab.holds(99, vip);
         assert!(eventually(Duration::from_secs(15), ready), "{}", logs(&a, &b));
-        let mut open: Vec<Connection> =
-            (0..6).map(|_| Connection::open(&lab, CLIENT, vip, None).unwrap()).collect();
+        let mut open = if late { before } else { open_six() };
         assert!(open.iter().any(|c| c.server == 33) && open.iter().any(|c| c.server == 44));
         if sync == "on" {
             let told = || established(&lab, 99) >= 6.0;
@@ -84,7 +86,8 @@ fn the_peer_is_told_by_every_way() {
         assert!(eventually(Duration::from_secs(10), || lab.holds(99, vip)), "{}", logs(&a, &b));
         let alive = open.iter_mut().filter_map(|c| c.lives().ok()).count();
         let way = if unicast { "unicast" } else { "multicast" };
-        println!("{vip}, {way}, flow_sync {sync}: {alive} of 6 connections go on");
+        let when = if late { ", begun before the peer" } else { "" };
+        println!("{vip}, {way}, flow_sync {sync}{when}: {alive} of 6 connections go on");
         assert_eq!(alive, if sync == "on" { 6 } else { 0 }, "{}", logs(&a, &b));
     }
 }

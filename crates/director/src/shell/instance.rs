@@ -228,8 +228,9 @@ impl Instance {
     pub fn announce(&self, repeat: u8, links: &Links, frames: &FrameSocket) {
         for _ in 0..repeat {
             for placed in &self.held {
-                let Some(mac) = links.mac(placed.index) else { continue };
-                if let Err(error) = frames.announce(placed.index, mac, placed.ip) {
+                let Some(link) = links.by_index(placed.index) else { continue };
+                let interface = (placed.index, link.name.as_str());
+                if let Err(error) = frames.announce(interface, link.mac, placed.ip) {
                     tracing::debug!("{}: announcing {}: {error}", self.config.name, placed.ip);
                 }
             }

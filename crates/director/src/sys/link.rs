@@ -97,6 +97,10 @@ impl Links {
         self.links.get(&index).map(|l| l.mac)
     }
 
+    pub fn by_index(&self, index: u32) -> Option<&Link> {
+        self.links.get(&index)
+    }
+
     pub fn addresses(&self) -> &[Address] {
         &self.addresses
     }

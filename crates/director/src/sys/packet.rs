@@ -28,11 +28,20 @@ impl FrameSocket {
         Ok(Self { fd })
     }
 
-    /// Tells everyone on the link that `ip` is at `mac` now.
-    pub fn announce(&self, index: u32, mac: [u8; 6], ip: IpAddr) -> io::Result<()> {
+    /// Tells everyone on the link that `ip` is at `mac` now, the MAC of the interface `index`, whose
+    /// name is `interface`.
+    pub fn announce(
+        &self,
+        (index, interface): (u32, &str),
+        mac: [u8; 6],
+        ip: IpAddr,
+    ) -> io::Result<()> {
         match ip {
             IpAddr::V4(ip) => self.send(index, libc::ETH_P_ARP, &gratuitous_arp(mac, ip)),
-            IpAddr::V6(ip) => self.send(index, libc::ETH_P_IPV6, &neighbour_advert(mac, ip)),
+            IpAddr::V6(ip) => {
+                let advert = neighbour_advert(mac, ip, is_router(interface));
+                self.send(index, libc::ETH_P_IPV6, &advert)
+            }
         }
     }
 
@@ -71,10 +80,18 @@ fn gratuitous_arp(mac: [u8; 6], ip: Ipv4Addr) -> Vec<u8> {
     frame
 }
 
-fn neighbour_advert(mac: [u8; 6], ip: Ipv6Addr) -> Vec<u8> {
+/// Whether the kernel says so, too, when it is asked for an address there. RFC 9568 has the router
+/// flag always set, for its routers route; a host that said so here and not there would be taken for
+/// one that is no router any more, by whom it is the default router. keepalived does the same.
+fn is_router(interface: &str) -> bool {
+    let setting = format!("/proc/sys/net/ipv6/conf/{interface}/forwarding");
+    std::fs::read(setting).is_ok_and(|value| value.first() == Some(&b'1'))
+}
+
+fn neighbour_advert(mac: [u8; 6], ip: Ipv6Addr, router: bool) -> Vec<u8> {
     let mut message = vec![136, 0, 0, 0];
-    // Router and override; not solicited.
-    message.extend_from_slice(&[0xa0, 0, 0, 0]);
+    // Override, and whether it is a router; not solicited.
+    message.extend_from_slice(&[if router { 0xa0 } else { 0x20 }, 0, 0, 0]);
     message.extend_from_slice(&ip.octets());
     // Target link-layer address, in units of 8 bytes.
     message.extend_from_slice(&[2, 1]);
@@ -117,7 +134,7 @@ mod tests {
         let arp = gratuitous_arp(mac, Ipv4Addr::new(10, 0, 0, 9));
         assert_eq!(arp.len(), 42);
         assert_eq!(arp[28..32], arp[38..42], "sender and target are the same address");
-        let na = neighbour_advert(mac, "fd00::9".parse().unwrap());
+        let na = neighbour_advert(mac, "fd00::9".parse().unwrap(), true);
         assert_eq!(na.len(), 14 + 40 + 32);
         assert_eq!(icmpv6_checksum("fd00::9".parse().unwrap(), ALL_NODES, &na[54..]), 0);
     }

@@ -134,12 +134,13 @@ impl Connection {
             let domain = socket2::Domain::for_address(to);
             socket2::Socket::new(domain, socket2::Type::STREAM, None)
         };
-        Self::open_by(tcp, lab, host, vip, from)
+        Self::open_by(tcp, lab, host, vip, from, Duration::from_secs(5))
     }
 
     /// As [`Connection::open`], by SCTP.
     pub fn open_sctp(lab: &Lab, host: u8, vip: &str, from: &str) -> std::io::Result<Self> {
-        Self::open_by(sctp, lab, host, vip, Some(from))
+        // It sends its first packet again after three seconds only, and then after six.
+        Self::open_by(sctp, lab, host, vip, Some(from), Duration::from_secs(30))
     }
 
     fn open_by(
@@ -148,6 +149,7 @@ impl Connection {
         host: u8,
         vip: &str,
         from: Option<&str>,
+        limit: Duration,
     ) -> std::io::Result<Self> {
         let target = SocketAddr::from((vip.parse::<IpAddr>().unwrap(), 80));
         let from = from.map(|ip| SocketAddr::from((ip.parse::<IpAddr>().unwrap(), 0)));
@@ -156,7 +158,7 @@ impl Connection {
             if let Some(from) = from {
                 socket.bind(&from.into())?;
             }
-            socket.connect_timeout(&target.into(), Duration::from_secs(5))?;
+            socket.connect_timeout(&target.into(), limit)?;
             let mut stream = TcpStream::from(socket);
             stream.set_read_timeout(Some(Duration::from_secs(5)))?;
             let mut server = [0];
