@@ -12,7 +12,7 @@ pub struct Facts {
     pub primary: Option<usize>,
     /// It is the primary right now, be it in maintenance or held back.
     pub reigns: bool,
-    /// There never was one, and all follow this server, which is read-only.
+    /// There never was one: this server, which is read-only, is it by rights.
     pub rightful: Option<usize>,
     /// As configured; an index here is a [`crate::ServerId`].
     pub servers: Vec<Fact>,

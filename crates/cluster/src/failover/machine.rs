@@ -113,7 +113,7 @@ pub struct Machine {
     /// Replicas that were told to stop fetching.
     pub(super) frozen: BTreeSet<usize>,
     pub(super) care: Care,
-    /// Since when all follow a server that is read-only.
+    /// Since when the primary by rights is read-only.
     pub(super) unopened: Option<Instant>,
     /// Why nothing is done about a lost primary, as last told.
     pub(super) told: Option<String>,

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::machine::{Machine, PAUSE, Phase};
 use super::tend::ASTRAY;
-use super::{Failure, Link, Outcome, State, Step};
+use super::{Fact, Failure, Link, Outcome, State, Step};
 use crate::snapshot::AdminState;
 
 /// How long the port may refuse while a replica is still connected before that is told.
@@ -68,7 +68,7 @@ impl Machine {
     }
 
     /// A site that was started whole, with a configuration that makes all servers read-only; or a primary
-    /// that restarted while no Pointsman was there to see it.
+    /// that restarted while no Pointsman was there to see it, or one that was killed amid a change.
     fn reinstate(&mut self, now: Instant) {
         let rightful = self.facts.rightful.filter(|&i| {
             let fact = &self.facts.servers[i];
@@ -80,12 +80,15 @@ impl Machine {
         };
         let since = *self.unopened.get_or_insert(now);
         if now.saturating_duration_since(since) >= ASTRAY {
-            let name = self.facts.name(i).to_owned();
-            self.make_writable(
-                i,
-                format!("all follow {name}, which is read-only: it is made writable"),
-                now,
+            // A change that was broken off may have left replicas that fetch no more.
+            let stopped = |fact: &Fact| fact.state == State::Up && !fact.alone;
+            self.frozen
+                .extend((0..self.facts.servers.len()).filter(|&o| stopped(&self.facts.servers[o])));
+            let text = format!(
+                "nobody takes writes, and {} has all that there is: it is made writable",
+                self.facts.name(i)
             );
+            self.make_writable(i, text, now);
         }
     }
 

@@ -1,5 +1,7 @@
 //! Who is the primary, if anyone.
 
+use std::cmp::Reverse;
+
 use super::{From, Health, Topology, id_of};
 use crate::gtid::{History, Position};
 use crate::probe::{Channel, IoThread, Report};
@@ -189,26 +191,44 @@ impl Topology {
             && (self.has_replicas(i, healths) || has_own())
     }
 
-    /// Nobody takes writes, nor was anybody seen to since this process began. All servers are there and
-    /// read-only, and all but this one fetch from it, in the end, and have nothing that it lacks: a
-    /// primary that has restarted, and that its configuration makes read-only.
+    /// Nobody takes writes, nor was anybody seen to since this process began: a primary has restarted
+    /// and its configuration makes it read-only, or a change was broken off. All servers are there and
+    /// read-only; then one that follows nobody and has all that there is is the primary by rights: of
+    /// several that which others fetch from, or were not told to stop fetching from.
     pub(super) fn rightful(&self, healths: &[Health]) -> Option<usize> {
-        let all_read_only = (0..healths.len())
-            .all(|i| healths[i] == Health::Up && self.report(i).is_some_and(|r| r.read_only));
-        if self.primary.is_some() || !all_read_only || healths.len() < 2 {
+        let all = || 0..healths.len();
+        let quiet = |i: usize| {
+            healths[i] == Health::Up
+                && self.servers[i].deposed.is_none()
+                && self.report(i).is_some_and(|r| r.read_only)
+        };
+        if self.primary.is_some() || healths.len() < 2 || !all().all(quiet) {
             return None;
         }
-        let is_alone = |i: &usize| self.report(*i).is_some_and(|r| r.channels.is_empty());
-        let mut alone = (0..healths.len()).filter(is_alone);
-        let (Some(i), None) = (alone.next(), alone.next()) else { return None };
-        let standing = self.report(i)?.standing();
-        let follows = |other: usize| {
-            let fetches = |c: &Channel| c.io == IoThread::Running;
-            self.channel_to(other, i).is_some_and(fetches)
-                && self.report(other).is_some_and(|o| standing.covers(&o.applied))
+        let histories = all().map(|i| self.report(i).and_then(Report::history));
+        let histories: Vec<_> = histories.collect::<Option<_>>()?;
+        let has_all = |i: &usize| {
+            let Some(report) = self.report(*i) else { return false };
+            let standing = report.standing();
+            report.channels.is_empty()
+                && !histories[*i].is_empty()
+                && all().all(|other| histories[other].beyond(&histories[*i]).is_none())
+                && all().filter_map(|other| self.report(other)).all(|other| {
+                    let mut received = other.channels.iter().filter_map(|c| c.received.as_ref());
+                    received.all(|received| standing.covers(received))
+                })
         };
-        let all_follow = (0..healths.len()).filter(|&other| other != i).all(follows);
-        (all_follow && self.servers[i].deposed.is_none()).then_some(i)
+        all().filter(has_all).max_by_key(|&i| {
+            let with = |running: bool| {
+                let to = |c: &Channel| {
+                    (c.io == IoThread::Running) == running && self.from(c) == From::Member(i)
+                };
+                let channels =
+                    all().filter_map(|other| self.report(other)).flat_map(|o| &o.channels);
+                channels.filter(|c| to(c)).count()
+            };
+            (with(true), Reverse(with(false)), Reverse(i))
+        })
     }
 
     /// While this proxy was cut off, another one may have made another primary: one that replicates

@@ -566,25 +566,37 @@ fn a_former_primary_does_not_stand_in_the_way_of_the_one_that_took_over() {
     }
 }
 
-/// All were started with a configuration that makes them read-only.
+/// All were started with a configuration that makes them read-only, or a change was broken off.
 #[test]
-fn the_one_that_all_follow_is_the_primary_by_rights() {
-    let mut w = World::new(3);
-    w.machines[0].read_only = true;
-    w.look_all();
-    assert_eq!(w.topology.facts(w.now).rightful, Some(0));
-    for change in [
-        |w: &mut World| w.machines[2].up = false,
-        |w: &mut World| w.machines[2].io = false,
-        |w: &mut World| w.machines[2].source = None,
-        |w: &mut World| w.machines[2].position = 8,
-    ] {
+fn who_has_all_is_the_primary_by_rights() {
+    let read_only = |change: fn(&mut World)| {
         let mut w = World::new(3);
         w.machines[0].read_only = true;
+        for machine in &mut w.machines {
+            machine.state = "0-1-7";
+        }
         change(&mut w);
         w.look_all();
-        assert_eq!(w.topology.facts(w.now).rightful, None);
-    }
+        w.topology.facts(w.now).rightful
+    };
+    assert_eq!(read_only(|_| ()), Some(0));
+    assert_eq!(read_only(|w| w.machines[2].up = false), None, "it may know better");
+    assert_eq!(read_only(|w| w.machines[2].source = Some(8)), Some(0));
+    assert_eq!(read_only(|w| w.machines[2].state = "0-1-7,0-3-8"), None);
+    assert_eq!(read_only(|w| w.machines[2].position = 8), None, "not applied yet");
+    assert_eq!(read_only(|w| w.machines.iter_mut().for_each(|m| m.state = "")), None);
+    // Killed before it opened the next primary, which follows nobody by now.
+    let broken_off = |w: &mut World| {
+        w.machines[1].source = None;
+        w.machines[2].io = false;
+    };
+    assert_eq!(read_only(broken_off), Some(1));
+    let with_more = |w: &mut World| {
+        w.machines[1].source = None;
+        w.machines[0].position = 9;
+        w.machines[0].state = "0-1-9";
+    };
+    assert_eq!(read_only(with_more), Some(0));
     // One that was seen to take writes was made read-only by somebody.
     let mut w = World::known(3);
     w.machines[0].read_only = true;
