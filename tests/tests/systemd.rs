@@ -279,6 +279,25 @@ fn a_director_is_started_reloaded_killed_restarted_and_stopped() {
     front.wait("the status says so", || {
         machine.output(POINTSMAN, &["status"]).is_ok_and(|status| status.contains("MASTER"))
     });
+    // Seen by every way there is.
+    for (view, words) in
+        [("servers", "192.168.4.33:80"), ("events", "BACKUP -> MASTER: no active router was heard")]
+    {
+        let shown = machine.output(POINTSMAN, &[view]).unwrap();
+        assert!(shown.contains(words), "{view}: {shown}");
+    }
+    let metrics = machine.output("curl", &["-sS", "http://127.0.0.1:8989/metrics"]).unwrap();
+    for line in [
+        "pointsman_vrrp_state{instance=\"VI_1\"} 2",
+        "pointsman_vrrp_transitions_total{instance=\"VI_1\",to=\"master\"} 1",
+        "pointsman_vrrp_adverts_total{direction=\"sent\",instance=\"VI_1\"}",
+        "pointsman_real_server_up{port=\"80\",protocol=\"tcp\",real_server=\"192.168.4.33:80\",vip=\"192.168.4.253\"} 1",
+        "pointsman_virtual_server_connections_total{port=\"80\",protocol=\"tcp\",\
+         real_server=\"192.168.4.44:80\",vip=\"192.168.4.253\"}",
+        "pointsman_virtual_server_current_connections{",
+    ] {
+        assert!(metrics.contains(line), "{line} is not in\n{metrics}");
+    }
     let dir = tempfile::tempdir().unwrap();
     let mut peer = front.peer(dir.path());
 

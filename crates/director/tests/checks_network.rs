@@ -382,3 +382,47 @@ fn what_checks_say_decides_who_answers() {
     assert!(eventually(LONG, || answers(20) == [10, 10, 0]), "{:?}", answers(20));
     println!("slow start: at first {first} of 22 connections, at last half");
 }
+
+/// Many checks that hang, each in another way, and one that does not: its server is taken out and comes
+/// back as fast as if it were alone, and the virtual router advertises in time.
+#[test]
+fn checks_that_hang_hurt_nobody_else() {
+    if let Some(why) = unable() {
+        println!("skipped: {why}");
+        return;
+    }
+    let lab = Lab::new(&[CLIENT, DIRECTOR, 33, 44]);
+    let _servers = [33, 44].map(|host| Server::start(&lab, host));
+    let mut health = Some(Server::health(&lab, 44));
+    // A page of a server that greets and then says nothing, one of a host that is not there, a script
+    // without an end.
+    let page = |ip: &str| {
+        format!("HTTP_GET {{\n connect_ip {ip}\n connect_timeout 50\n url {{\n path /\n }}\n }}\n")
+    };
+    let script = "MISC_CHECK {\n misc_path \"/bin/sleep 500\"\n misc_timeout 400\n user root\n }\n";
+    let hung = [page("192.168.4.33"), page("192.168.4.77"), script.to_owned()].concat().repeat(6);
+    let config = format!(
+        "vrrp_instance V {{\n interface eth0\n version 3\n virtual_router_id 9\n\
+         advert_int 0.1\n virtual_ipaddress {{\n {VIP}\n }}\n}}\n\
+         virtual_server {VIP} 80 {{\n delay_loop 0.2\n lb_algo rr\n lb_kind DR\n\
+         real_server 192.168.4.33 80 {{\n weight 1\n {hung}\n }}\n\
+         real_server 192.168.4.44 80 {{\n weight 1\n TCP_CHECK {{\n connect_port 9\n\
+         connect_timeout 1\n retry 0\n }}\n }}\n}}\n"
+    );
+    let director = lab.director(DIRECTOR, &config);
+    let ready = || lab.holds(DIRECTOR, VIP) && Connection::open(&lab, CLIENT, VIP, None).is_ok();
+    assert!(eventually(LONG, ready), "{}", director.log());
+    let says = |what: &str| {
+        let began = std::time::Instant::now();
+        assert!(eventually(LONG, || director.log().contains(what)), "{}", director.log());
+        println!("{what} after {} ms", began.elapsed().as_millis());
+        assert!(began.elapsed() < Duration::from_secs(10), "{}", director.log());
+    };
+    health.take();
+    says("192.168.4.44:80 is down");
+    health = Some(Server::health(&lab, 44));
+    says("192.168.4.44:80 is up");
+    drop(health);
+    let log = director.log();
+    assert!(!log.contains("192.168.4.33:80 is") && !log.contains("did not run"), "{log}");
+}
