@@ -30,7 +30,16 @@ pub fn run(words: &[&str]) -> Result<()> {
         .with_context(|| format!("cargo built no test called {name}"))?;
     say("booting (emulated: everything takes ten times as long)");
     let out = std::env::temp_dir().join(format!("pointsman-vm-{}", std::process::id()));
-    let command = format!("modprobe ip_vs && {} {}", test.display(), arguments.join(" "));
+    // target/PROFILE/deps/the-test. What has just been built is not to be built there, whatever
+    // happens to the sources meanwhile.
+    let profile = test.ancestors().nth(2).context("tests stand in deps/")?;
+    let director = profile.join("examples/director");
+    let command = format!(
+        "modprobe ip_vs && POINTSMAN_DIRECTOR={} {} {}",
+        director.display(),
+        test.display(),
+        arguments.join(" ")
+    );
     let mut vm = Command::new("sh");
     vm.args(["-euc", include_str!("vm.sh"), "vm"]).arg(kernel).arg(command).arg(&out).args(machine);
     let result = cargo::check(vm);

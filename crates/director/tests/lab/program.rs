@@ -6,11 +6,14 @@ use std::process::Command;
 use std::sync::OnceLock;
 use std::time::SystemTime;
 
-/// Where it stands. Cargo does not build it for a test that is run by itself, so a missing or
-/// outdated one is built here.
+/// Where it stands; `POINTSMAN_DIRECTOR` names another. Cargo does not build it for a test that is run
+/// by itself, so a missing or outdated one is built here.
 pub fn director() -> &'static Path {
     static PROGRAM: OnceLock<PathBuf> = OnceLock::new();
     PROGRAM.get_or_init(|| {
+        if let Some(path) = std::env::var_os("POINTSMAN_DIRECTOR") {
+            return path.into();
+        }
         // target/PROFILE/deps/this-test
         let test = std::env::current_exe().unwrap();
         let profile = test.ancestors().nth(2).unwrap();
@@ -38,7 +41,7 @@ fn build(profile: &Path) {
     assert!(cargo.status().unwrap().success(), "cargo build failed");
 }
 
-/// Whether a source is newer than the program. In a virtual machine without sources it never is.
+/// Whether a source is newer than the program.
 fn outdated(program: &Path) -> bool {
     let Ok(built) = fs::metadata(program).and_then(|m| m.modified()) else { return true };
     let crates = Path::new(env!("CARGO_MANIFEST_DIR"));
