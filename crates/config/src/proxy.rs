@@ -165,6 +165,8 @@ pub struct Failover {
     /// Most bytes of statements kept per open transaction, to repeat it on the next primary. Zero:
     /// transactions are not repeated.
     pub replay_max_size: usize,
+    /// Whether MySQL servers are made to note statements in their binary logs.
+    pub note_statements: bool,
 }
 
 /// A user of the databases and its password.
@@ -187,6 +189,7 @@ impl Default for Failover {
             transaction_wait: Duration::from_millis(500),
             write_wait: Duration::from_secs(10),
             replay_max_size: 1 << 20,
+            note_statements: true,
         }
     }
 }

@@ -16,7 +16,7 @@ use pointsman_wire::HEADER;
 use crate::backend::Backend;
 use crate::buffers::Buffer;
 use crate::client::Client;
-use crate::fate::{Fate, Inquiry};
+use crate::fate::{Fate, Inquiry, is_logged_as_sent};
 use crate::route::{Job, Kind, Problem};
 
 /// How a server was lost.
@@ -58,15 +58,21 @@ impl Client {
             thread: backend.thread_id,
             before: if self.unsure.is_some() { None } else { self.worker.committed_before(began) },
             own,
-            texts: self.texts(job, &request.filled()[..end.max(HEADER)]),
+            texts: if self.touched.logged_as_sent() {
+                self.texts(job, &request.filled()[..end.max(HEADER)])
+            } else {
+                None
+            },
         }
     }
 
-    /// Texts under which servers log what is in flight and the transaction it may end; `None` if
-    /// there are others.
+    /// Texts under which servers log what is in flight and the transaction it may end, if all of it is
+    /// logged as it is sent (which is the caller's to know); `None` if there may be others.
     fn texts(&self, job: &Job, packet: &[u8]) -> Option<Vec<Vec<u8>>> {
         let text = |kind: Kind, at: usize, packet: &[u8]| match kind {
-            Kind::Query => packet.get(at..).map(<[u8]>::to_vec),
+            Kind::Query => {
+                packet.get(at..).filter(|text| is_logged_as_sent(text)).map(<[u8]>::to_vec)
+            }
             _ => None,
         };
         let mut texts = vec![text(job.kind, job.text_at, job.packet.as_deref().unwrap_or(packet))?];

@@ -73,9 +73,11 @@ pub const MONITOR_GRANTS: &[&str] = &[
     "GRANT SELECT ON mysql.user TO 'pointsman'@'%'",
 ];
 
-/// The same for MySQL: `REPLICATION CLIENT` for `SHOW REPLICA STATUS`.
+/// The same for MySQL: `REPLICATION CLIENT` for `SHOW REPLICA STATUS`, and `SELECT` on
+/// `mysql.component` to see that nothing rewrites statements before they are logged.
 pub const MONITOR_GRANTS_MYSQL: &[&str] = &[
     "GRANT REPLICATION CLIENT, REPLICATION SLAVE, TRIGGER ON *.* TO 'pointsman'@'%'",
+    "GRANT SELECT ON mysql.component TO 'pointsman'@'%'",
     "GRANT SELECT ON mysql.user TO 'pointsman'@'%'",
 ];
 

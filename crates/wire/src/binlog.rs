@@ -14,7 +14,8 @@ pub enum Event<'a> {
     /// A statement, or MySQL's `BEGIN`, with the id of the connection that ran it on the server where
     /// it was committed first.
     Query { thread: u32, text: &'a [u8] },
-    /// MariaDB: the statement whose row events follow.
+    /// The statement whose row events follow: MariaDB's annotation, MySQL's with
+    /// `binlog_rows_query_log_events`.
     Annotate { text: &'a [u8] },
     /// Changed rows.
     Rows,
@@ -40,6 +41,7 @@ pub enum Gtid {
 const QUERY: u8 = 2;
 const FORMAT_DESCRIPTION: u8 = 15;
 const ROWS: [u8; 7] = [23, 24, 25, 30, 31, 32, 39];
+const MYSQL_ROWS_QUERY: u8 = 29;
 const MYSQL_GTID: u8 = 33;
 const MYSQL_TAGGED_GTID: u8 = 42;
 const TRANSACTION_PAYLOAD: u8 = 40;
@@ -84,6 +86,11 @@ impl<'a> Event<'a> {
             }
             MYSQL_TAGGED_GTID => Self::Gtid(Gtid::Tagged),
             MARIADB_ANNOTATE => Self::Annotate { text: body },
+            MYSQL_ROWS_QUERY => {
+                // Its length modulo 256: not to be used.
+                r.u8()?;
+                Self::Annotate { text: r.rest() }
+            }
             TRANSACTION_PAYLOAD => Self::Rows,
             kind if ROWS.contains(&kind) || MARIADB_ROWS_COMPRESSED.contains(&kind) => Self::Rows,
             _ => Self::Other,
@@ -189,6 +196,9 @@ mod tests {
         );
         assert_eq!(Event::parse(&event(30, 7, &[0; 20])), Ok((7, Event::Rows)));
         assert_eq!(Event::parse(&event(4, 7, b"x")), Ok((7, Event::Other)));
+        let noted = event(MYSQL_ROWS_QUERY, 7, b"\x06DELETE");
+        assert_eq!(Event::parse(&noted), Ok((7, Event::Annotate { text: b"DELETE" })));
+        assert!(Event::parse(&event(MYSQL_ROWS_QUERY, 7, b"")).is_err());
     }
 
     #[test]

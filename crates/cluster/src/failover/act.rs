@@ -125,10 +125,11 @@ impl Hands {
             }
             Step::Fence { .. } => self.fence().await,
             Step::Join { to, .. } => self.join(*to).await,
+            Step::Note { .. } => self.note().await,
         }
     }
 
-    async fn link(&mut self) -> Result<&mut Link, SqlError> {
+    pub(super) async fn link(&mut self) -> Result<&mut Link, SqlError> {
         if self.link.is_none() {
             self.link = Some(self.tools.target(self.server).connect().await?);
         }
@@ -140,7 +141,7 @@ impl Hands {
         Ok(Words { flavour, channel: String::new() })
     }
 
-    async fn run(&mut self, sql: &str) -> Result<(), SqlError> {
+    pub(super) async fn run(&mut self, sql: &str) -> Result<(), SqlError> {
         self.link().await?.run(sql).await
     }
 
@@ -154,7 +155,7 @@ impl Hands {
     }
 
     /// What the server says, and how to speak of its one channel.
-    async fn channel(&mut self) -> Result<(Words, Report), Broken> {
+    pub(super) async fn channel(&mut self) -> Result<(Words, Report), Broken> {
         let report = self.report().await?;
         if report.channels.len() > 1 {
             return Err(failure(
@@ -438,7 +439,7 @@ impl Hands {
 }
 
 /// What went wrong, and whether a new connection may help.
-enum Broken {
+pub(super) enum Broken {
     Connection(Failure),
     Other(Failure),
 }

@@ -32,6 +32,7 @@ mod grants;
 mod group;
 mod lead;
 mod machine;
+mod note;
 mod rebuild;
 mod requests;
 mod settings;

@@ -13,6 +13,8 @@ pub struct Settings {
     pub apply_timeout: Duration,
     pub switchover_timeout: Duration,
     pub transaction_wait: Duration,
+    /// Whether MySQL servers are made to note statements in their binary logs.
+    pub note_statements: bool,
 }
 
 impl From<&proxy::Failover> for Settings {
@@ -23,6 +25,7 @@ impl From<&proxy::Failover> for Settings {
             apply_timeout: config.apply_timeout,
             switchover_timeout: config.switchover_timeout,
             transaction_wait: config.transaction_wait,
+            note_statements: config.note_statements,
         }
     }
 }

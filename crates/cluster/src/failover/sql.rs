@@ -62,6 +62,14 @@ impl Words {
         self.thread("START", " IO_THREAD")
     }
 
+    pub(super) fn stop_applying(&self) -> String {
+        self.thread("STOP", " SQL_THREAD")
+    }
+
+    pub(super) fn start_applying(&self) -> String {
+        self.thread("START", " SQL_THREAD")
+    }
+
     pub(super) fn stop(&self) -> String {
         self.thread("STOP", "")
     }

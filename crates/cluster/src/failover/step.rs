@@ -33,6 +33,8 @@ pub enum Step {
     /// Replicates from `to`, and becomes read-only, if it has nothing that `to` lacks; fails if
     /// replication does not run then. [`Outcome::Diverged`] if it has.
     Join { server: usize, to: usize },
+    /// Notes statements in its binary log from now on, if it can and does not. [`Outcome::Noted`].
+    Note { server: usize },
 }
 
 /// What a step brought.
@@ -44,6 +46,8 @@ pub enum Outcome {
     Reached(bool),
     /// It has these transactions of its own, in the server's notation. Nothing was changed.
     Diverged(String),
+    /// Whether anything had to be changed.
+    Noted(bool),
 }
 
 /// Why a step was not done, as far as is known.
@@ -69,7 +73,8 @@ impl Step {
             | Self::Close { server, .. }
             | Self::Reopen { server }
             | Self::Fence { server }
-            | Self::Join { server, .. } => server,
+            | Self::Join { server, .. }
+            | Self::Note { server } => server,
         }
     }
 
@@ -80,7 +85,7 @@ impl Step {
             Self::Ping { .. } => Duration::from_millis(400),
             // A semi-synchronous replica takes a second to stop fetching from a source that hangs.
             Self::Reach { .. } => Duration::from_millis(1500),
-            Self::Freeze { .. } | Self::Thaw { .. } => Duration::from_secs(2),
+            Self::Freeze { .. } | Self::Thaw { .. } | Self::Note { .. } => Duration::from_secs(2),
             Self::Settle { wait, .. } | Self::Close { wait, .. } => *wait + Duration::from_secs(2),
             Self::Open { .. } | Self::Reopen { .. } | Self::Fence { .. } => Duration::from_secs(2),
             Self::Join { .. } => Duration::from_secs(8),
@@ -100,6 +105,7 @@ impl Step {
             Self::Close { .. } | Self::Fence { .. } => "be made read-only",
             Self::Reopen { .. } => "be made writable again",
             Self::Join { .. } => "be made a replica",
+            Self::Note { .. } => "be made to note statements in its binary log",
         }
     }
 }

@@ -28,6 +28,8 @@ pub(super) struct Care {
     asked: Option<usize>,
     /// They are given another server's data.
     rebuilt: BTreeSet<usize>,
+    /// The monitor's connection to each server when it was last seen to that it notes statements.
+    noted: BTreeMap<usize, u64>,
 }
 
 /// What was just changed shows in the looks after this.
@@ -134,6 +136,30 @@ impl Machine {
             {
                 self.nurse(step);
             }
+        }
+        self.see_to_notes(primary, now);
+    }
+
+    /// Once after each start of a server, while nothing else is to be done there.
+    fn see_to_notes(&mut self, primary: usize, now: Instant) {
+        if !self.settings.note_statements || !self.settings.auto || self.able.is_err() {
+            return;
+        }
+        let due = |&i: &usize| {
+            let fact = &self.facts.servers[i];
+            let well = i == primary && self.facts.reigns
+                || fact.link == Link::Connected && fact.read_only && !self.frozen.contains(&i);
+            well && fact.state == State::Up
+                && fact.admin != AdminState::Maintenance
+                && !self.care.rests(i, now)
+                && self.care.noted.get(&i) != Some(&fact.connection)
+        };
+        if self.care.busy.is_empty()
+            && self.care.rebuilt.is_empty()
+            && let Some(i) = (0..self.facts.servers.len()).find(due)
+        {
+            self.care.noted.insert(i, self.facts.servers[i].connection);
+            self.nurse(Step::Note { server: i });
         }
     }
 
@@ -285,6 +311,22 @@ impl Machine {
                 self.answer(i, Ok(text));
             }
             (Step::Thaw { .. }, Ok(_)) => self.thawed(i, now),
+            (Step::Note { .. }, Ok(outcome)) => {
+                if *outcome == Outcome::Noted(true) {
+                    let text = format!(
+                        "{name} notes statements in its binary log from now on \
+                         (binlog_rows_query_log_events): by them it can be told whether the last \
+                         writes of a dead primary were done"
+                    );
+                    self.tell("statements_noted", i, text);
+                }
+                self.push(Effect::Look);
+            }
+            // Nothing depends on it.
+            (Step::Note { .. }, Err(failure)) => {
+                let text = self.failure_text(&step, failure);
+                self.tell("step_failed", i, text);
+            }
             (_, Ok(_)) => {
                 self.care.rest(i, now + LOOKS, 0);
                 self.frozen.remove(&i);

@@ -152,6 +152,7 @@ impl Sim {
             apply_timeout: ms(5000),
             switchover_timeout: ms(5000),
             transaction_wait: ms(500),
+            note_statements: false,
         });
         machine.handle_able(Ok(()), now);
         machine.handle_lead(Lead::alone(), now);
@@ -309,6 +310,7 @@ impl Sim {
                 self.servers[i].read_only = false;
                 Outcome::Done
             }
+            Step::Note { .. } => Outcome::Noted(false),
             Step::Join { to, .. } => {
                 if !self.reached(*to) {
                     return fail("the source can't be reached");

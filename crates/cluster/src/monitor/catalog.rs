@@ -146,7 +146,14 @@ async fn look(shared: &Shared, known: Option<Known>) -> Result<Known, Trouble> {
 
 /// How often statements that change definitions were begun since the server started.
 async fn definitions_changed(link: &mut Link) -> Result<Vec<(String, u64)>, SqlError> {
-    const OF_INTEREST: &[&str] = &["com_alter_", "com_create_", "com_drop_", "com_rename_table"];
+    const OF_INTEREST: &[&str] = &[
+        "com_alter_",
+        "com_create_",
+        "com_drop_",
+        "com_rename_table",
+        "com_install_",
+        "com_uninstall_",
+    ];
     /// These make or change no table.
     const OTHERS: &[&str] =
         &["_user", "_role", "_server", "_event", "_function", "_procedure", "_temporary_table"];
@@ -208,7 +215,34 @@ async fn tables(shared: &Shared, link: &mut Link) -> Result<Catalog, Trouble> {
         .map(|row| Some(ForeignKey { parent: pair(row, "a", "b")?, child: pair(row, "c", "d")? }));
     let foreign_keys: Vec<_> = foreign_keys.collect::<Option<_>>().ok_or_else(nameless)?;
     let triggers = triggers.ok_or_else(nameless)?;
-    Ok(Catalog::new(shared.writes.hasher(), &tables, &triggers, &foreign_keys))
+    let mut catalog = Catalog::new(shared.writes.hasher(), &tables, &triggers, &foreign_keys);
+    catalog.as_sent = logs_as_sent(link).await?;
+    Ok(catalog)
+}
+
+/// Whether nothing is installed that might have statements run, and logged, in other words than they
+/// are sent in. In MySQL audit plugins and components can do that, and these are known not to. MariaDB
+/// has nothing of the kind.
+async fn logs_as_sent(link: &mut Link) -> Result<bool, SqlError> {
+    const PLUGINS: &str = "SELECT 1 FROM information_schema.PLUGINS \
+         WHERE PLUGIN_TYPE = 'AUDIT' AND PLUGIN_STATUS <> 'DISABLED' AND LOWER(PLUGIN_NAME) NOT IN \
+         ('mysqlx_cache_cleaner', 'audit_log', 'server_audit', 'connection_control', \
+         'mysql_firewall') LIMIT 1";
+    const COMPONENTS: &str = "SELECT 1 FROM mysql.component WHERE component_urn NOT RLIKE \
+         '^file://component_(validate_password|log_sink_[a-z]+|log_filter_[a-z]+|keyring_[a-z_]+\
+         |query_attributes|mysqlbackup|reference_cache|connection_control|option_tracker|telemetry\
+         |masking|masking_functions|scheduler|mysqlx|percona_telemetry)$' LIMIT 1";
+    if link.flavour() == Flavour::MariaDb {
+        return Ok(true);
+    }
+    if !link.rows(PLUGINS).await?.is_empty() {
+        return Ok(false);
+    }
+    match link.rows(COMPONENTS).await {
+        // It may not see them.
+        Err(SqlError::Server(_)) => Ok(false),
+        rows => Ok(rows?.is_empty()),
+    }
 }
 
 fn nameless() -> Trouble {

@@ -27,6 +27,9 @@ pub struct ForeignKey {
 /// The tables of a server, as far as is certain what a read or a write of them touches.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Catalog {
+    /// The server logs the texts of statements as they are sent to it: nothing that rewrites them is
+    /// installed.
+    pub as_sent: bool,
     tables: HashMap<TableKey, Writes>,
 }
 
@@ -98,7 +101,8 @@ impl Catalog {
             Writes::Also(found.split_off(1).into_boxed_slice())
         };
         let tables = certain.iter().filter(|key| is_table(key));
-        Self { tables: tables.map(|table| (*table, reach(*table))).collect() }
+        let tables = tables.map(|table| (*table, reach(*table))).collect();
+        Self { as_sent: false, tables }
     }
 
     /// Whether it is a table that holds its own rows, as against a view, for one.

@@ -65,6 +65,8 @@ pub struct Touched {
     tables: SmallVec<[TableKey; 4]>,
     /// Any table may be among them.
     anything: bool,
+    /// A server that may log other words than were sent got one of the statements.
+    reworded: bool,
     /// [`LastWrites::changes`] when the first of them was added.
     changes: u64,
 }
@@ -78,6 +80,15 @@ impl Touched {
     pub fn clear(&mut self) {
         self.tables.clear();
         self.anything = false;
+        self.reworded = false;
+    }
+
+    /// Whether all that was sent, where rows are logged, is noted in the words that it was sent in, and
+    /// nothing else with it: no trigger's or stored function's statement, none that a plugin has
+    /// rewritten.
+    #[must_use]
+    pub fn logged_as_sent(&self) -> bool {
+        !self.anything && !self.reworded
     }
 
     fn is_empty(&self) -> bool {
@@ -236,6 +247,7 @@ impl LastWrites {
         if touched.is_empty() {
             touched.changes = changes;
         }
+        touched.reworded |= !catalog.as_sent;
         for (qualifier, table) in tables {
             let schema = qualifier.map(str::as_bytes).or(schema);
             let written = schema
