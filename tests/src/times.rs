@@ -124,6 +124,19 @@ fn client(port: u16, client: usize, stop: &AtomicBool, all: &AtomicU64) -> Clien
     seen
 }
 
+/// MySQL notes statements for connections that are made after it was told to: as on a site where
+/// Pointsman has been for a while.
+fn await_notes(place: &Place) -> Result<()> {
+    const ASK: &str = "SELECT @@global.binlog_rows_query_log_events";
+    wait_until("all servers note statements", LONG, || {
+        let mut noted = true;
+        for node in place.site.sandbox.nodes() {
+            noted &= node.client_sql(ASK)?.trim() == "1";
+        }
+        Ok(noted)
+    })
+}
+
 /// Lets it happen once, to servers made for it.
 ///
 /// # Errors
@@ -135,6 +148,9 @@ pub fn happen(event: Event, flavour: Flavour, network: Option<Arc<Network>>) -> 
         "CREATE TABLE app.times (client INT NOT NULL, n BIGINT NOT NULL, k BIGINT AUTO_INCREMENT \
          PRIMARY KEY)",
     )?;
+    if flavour == Flavour::MySql {
+        await_notes(&place)?;
+    }
     site.sandbox.wait_caught_up()?;
     let (stop, all) = (AtomicBool::new(false), AtomicU64::new(0));
     let clients = std::thread::scope(|scope| -> Result<Vec<Client>> {
