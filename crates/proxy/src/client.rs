@@ -56,7 +56,7 @@ pub struct Client {
     /// What the open transaction has done so far.
     pub transcript: Transcript<Past>,
     /// What came of an idle transaction: told with the next statement.
-    pub owed: Option<Problem>,
+    pub owed: Option<Box<Problem>>,
     /// Its transaction is being repeated.
     pub repeating: bool,
     /// Since when the present statement has had trouble with the primary.
@@ -88,26 +88,32 @@ impl Client {
 
     /// Tells the client that it is in (with the first server's word on it), then serves.
     pub async fn welcome_and_serve(&mut self, seq: u8) {
-        let mut out = Vec::new();
-        match Box::pin(self.first_backend()).await {
-            Ok(welcome) => {
-                write_packet(&mut out, seq, &welcome);
-                if self.socket.write_all(&out).await.is_err() {
-                    return;
-                }
-                if let Some(algorithm) = self.login.compression {
-                    self.socket.compress(algorithm);
-                }
-            }
-            Err(error) => {
-                error.packet(&mut out, seq);
-                let _ = self.socket.write_all(&out).await;
-                return;
-            }
+        // In a box, as whatever is over soon: while the client says nothing it is to take little room.
+        if Box::pin(self.welcome(seq)).await.is_err() {
+            return;
         }
         // A client that just vanishes is no news.
         let _ = self.serve().await;
         self.give_back();
+    }
+
+    async fn welcome(&mut self, seq: u8) -> Result<(), End> {
+        let mut out = Vec::new();
+        match self.first_backend().await {
+            Ok(welcome) => {
+                write_packet(&mut out, seq, &welcome);
+                self.socket.write_all(&out).await?;
+                if let Some(algorithm) = self.login.compression {
+                    self.socket.compress(algorithm);
+                }
+                Ok(())
+            }
+            Err(error) => {
+                error.packet(&mut out, seq);
+                self.socket.write_all(&out).await?;
+                Err(End::Broken)
+            }
+        }
     }
 
     async fn serve(&mut self) -> Result<(), End> {
@@ -118,36 +124,45 @@ impl Client {
                 None => self.readable().await?,
                 Some(limit) => {
                     let end = *idle_since.get_or_insert_with(Instant::now) + limit;
-                    match timeout_at(end.into(), self.readable()).await {
+                    // In a box: most have set no limit, and a timer takes room.
+                    match Box::pin(timeout_at(end.into(), self.readable())).await {
                         Ok(ready) => ready?,
-                        Err(_) => return self.say_idle_too_long().await,
+                        Err(_) => return Box::pin(self.say_idle_too_long()).await,
                     }
                 }
             };
             if !ready {
-                Box::pin(self.yield_connections()).await;
-                if let Some(deposed) = self.deposed() {
-                    self.trouble.set(None);
-                    self.owed = Box::pin(self.follow_primary(deposed)).await.err();
-                    self.show();
-                }
+                Box::pin(self.recalled()).await;
                 continue;
             }
             idle_since = None;
-            let mut request = Buffer::borrow();
-            if self.socket.read(&mut request).await? == 0 || self.info.ended.get() {
-                return Err(End::Client);
-            }
-            // Clients may send several commands at once.
-            while !request.is_empty() {
-                // In a box, so that a client that says nothing does not take the room that a statement
-                // needs on its way.
-                Box::pin(self.command(&mut request)).await?;
-            }
-            if self.worker.draining.get() && self.session.transaction().is_none() {
-                return Err(End::Client);
-            }
+            Box::pin(self.turn()).await?;
         }
+    }
+
+    /// Others want the session's connections, or its primary is none any more.
+    async fn recalled(&mut self) {
+        self.yield_connections().await;
+        if let Some(deposed) = self.deposed() {
+            self.trouble.set(None);
+            self.owed = self.follow_primary(deposed).await.err().map(Box::new);
+            self.show();
+        }
+    }
+
+    /// The client has said something: does it. Clients may send several commands at once.
+    async fn turn(&mut self) -> Result<(), End> {
+        let mut request = Buffer::borrow();
+        if self.socket.read(&mut request).await? == 0 || self.info.ended.get() {
+            return Err(End::Client);
+        }
+        while !request.is_empty() {
+            self.command(&mut request).await?;
+        }
+        if self.worker.draining.get() && self.session.transaction().is_none() {
+            return Err(End::Client);
+        }
+        Ok(())
     }
 
     /// How long the client may say nothing, if the session has set that. What it has not set, a day

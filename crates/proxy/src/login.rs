@@ -88,17 +88,31 @@ impl Denied {
 
 /// Serves one client from greeting to goodbye.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
-    let Ok(mut socket) = Socket::new(stream) else { return };
+    // In a box, so that its room is given back once it is over.
+    let Some((mut client, seq)) = Box::pin(let_in(worker, stream, peer, entrance)).await else {
+        return;
+    };
+    client.welcome_and_serve(seq).await;
+}
+
+/// A client that has proved who it is, and the sequence id of the OK that is still owed.
+async fn let_in(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    entrance: Entrance,
+) -> Option<(Box<Client>, u8)> {
+    let mut socket = Socket::new(stream).ok()?;
     let limits = &worker.shared.config.limits;
     if worker.shared.sessions() > limits.max_connections as u64 {
         let _ = refuse(&mut socket, 0, 1040, "08004", "Too many connections").await;
-        return;
+        return None;
     }
     if worker.shared.blocked.admit(peer.ip()).is_err() {
         if let Some(packet) = Denied::blocked(0, peer.ip()).packet() {
             let _ = socket.write_all(&packet).await;
         }
-        return;
+        return None;
     }
     let id = worker.shared.next_id();
     let info = Rc::new(SessionInfo {
@@ -123,12 +137,11 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
     });
     // Declared after the socket, so that it goes first.
     let registered = worker.enter(&info);
-    // In a box, so that its room is given back once it is over.
-    let login = Box::pin(log_in(&worker, &mut socket, &info, entrance));
-    let client = match timeout(limits.login_timeout, login).await {
-        Ok(Ok((login, seq))) => {
+    let logged_in = log_in(&worker, &mut socket, &info, entrance);
+    let (login, seq) = match timeout(limits.login_timeout, logged_in).await {
+        Ok(Ok(logged_in)) => {
             worker.shared.blocked.succeeded(info.peer.get().ip());
-            Some((login, seq))
+            logged_in
         }
         Ok(Err(denied)) => {
             let peer = info.peer.get();
@@ -142,44 +155,42 @@ pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entr
                 worker.stats.logins_failed.add(1);
                 let _ = socket.write_all(&packet).await;
             }
-            None
+            return None;
         }
-        Err(_) => None,
+        Err(_) => return None,
     };
-    if let Some((login, seq)) = client {
-        let autocommit = worker.snapshot(|s| s.greeting.autocommit);
-        let mut session = Session::new(autocommit);
-        if let Some(database) = &login.database {
-            session.set_schema(database);
-            *info.database.borrow_mut() = String::from_utf8_lossy(database).into_owned();
-        }
-        info.is_now(&login.credentials);
-        let mut client = Client {
-            _registered: registered,
-            worker: Rc::clone(&worker),
-            socket,
-            info: Rc::clone(&info),
-            login,
-            session,
-            backends: Vec::new(),
-            prepared: Prepared::default(),
-            wrote: None,
-            unsure: None,
-            touched: Touched::default(),
-            level: entrance.level,
-            rules: Default::default(),
-            entrance,
-            transcript: Transcript::default(),
-            owed: None,
-            repeating: false,
-            trouble: Cell::new(None),
-            reporting: Reporting::default(),
-            login_names: None,
-        };
-        client.settle_level();
-        client.settle_rules();
-        client.welcome_and_serve(seq).await;
+    let autocommit = worker.snapshot(|s| s.greeting.autocommit);
+    let mut session = Session::new(autocommit);
+    if let Some(database) = &login.database {
+        session.set_schema(database);
+        *info.database.borrow_mut() = String::from_utf8_lossy(database).into_owned();
     }
+    info.is_now(&login.credentials);
+    let mut client = Box::new(Client {
+        _registered: registered,
+        worker,
+        socket,
+        info,
+        login,
+        session,
+        backends: Vec::new(),
+        prepared: Prepared::default(),
+        wrote: None,
+        unsure: None,
+        touched: Touched::default(),
+        level: entrance.level,
+        rules: Default::default(),
+        entrance,
+        transcript: Transcript::default(),
+        owed: None,
+        repeating: false,
+        trouble: Cell::new(None),
+        reporting: Reporting::default(),
+        login_names: None,
+    });
+    client.settle_level();
+    client.settle_rules();
+    Some((client, seq))
 }
 
 async fn refuse(
@@ -517,5 +528,22 @@ impl<'a> Proving<'a> {
             return Err(self.denied(1045, "28000", message));
         }
         Ok(rsa.password(&answer, salt))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// What a client that says nothing takes, beside what it has said and what the kernel keeps.
+    #[test]
+    fn an_idle_client_takes_little_room() {
+        fn of<F, A>(_: impl Fn(A) -> F) -> usize {
+            std::mem::size_of::<F>()
+        }
+        let task = of(|(worker, stream, peer, entrance)| serve(worker, stream, peer, entrance));
+        assert!(task <= 256, "{task}");
+        let client = std::mem::size_of::<Client>();
+        assert!(client <= 776, "{client}");
     }
 }

@@ -92,7 +92,9 @@ pub struct Prepared {
     statements: HashMap<u32, PreparedStatement>,
     /// Closed by the client, but executed in the transaction that is open, which may have to be
     /// repeated.
-    closed: HashMap<u32, PreparedStatement>,
+    // In a box: few sessions have any, and all would have the room.
+    #[allow(clippy::box_collection)]
+    closed: Option<Box<HashMap<u32, PreparedStatement>>>,
 }
 
 /// MariaDB: "the statement prepared last", so that a client need not wait for its id.
@@ -135,14 +137,14 @@ impl Prepared {
     pub fn close(&mut self, id: u32, keep: bool) {
         let statement = self.statements.remove(&id);
         if let Some(statement) = statement.filter(|_| keep) {
-            self.closed.insert(id, statement);
+            self.closed.get_or_insert_default().insert(id, statement);
         }
         self.last = self.last.filter(|last| *last != id);
     }
 
     /// One that the client has, or had when it executed it.
     pub fn kept(&self, id: u32) -> Option<&PreparedStatement> {
-        self.statements.get(&id).or_else(|| self.closed.get(&id))
+        self.statements.get(&id).or_else(|| self.closed.as_ref()?.get(&id))
     }
 
     /// Whether a cursor is open on some server.
@@ -152,8 +154,6 @@ impl Prepared {
 
     /// The transaction is over.
     pub fn forget_closed(&mut self) {
-        if !self.closed.is_empty() {
-            self.closed.clear();
-        }
+        self.closed = None;
     }
 }

@@ -133,7 +133,7 @@ impl Client {
             && !is_rollback(&job)
         {
             self.skip(request, end).await?;
-            return self.report(problem, 1).await;
+            return self.report(*problem, 1).await;
         }
         if self.session.answers_gone()
             && job.statement.verdict.route == Route::LastUsed
