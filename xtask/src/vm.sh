@@ -62,7 +62,7 @@ echo o > /proc/sysrq-trigger
 sleep 60
 RUN
 # On a busy machine the emulated timer may be too late for the kernel's check that there is one.
-timeout "${VM_SECONDS:-600}" qemu-system-x86_64 -accel tcg -cpu max -m 2048 -nographic -no-reboot \
+timeout "${VM_SECONDS:-1200}" qemu-system-x86_64 -accel tcg -cpu max -m 2048 -nographic -no-reboot \
     -kernel "$kernel/boot/vmlinuz-$version" -initrd "$work/initrd" \
     -append "console=ttyS0 quiet panic=-1 mitigations=off no_timer_check" \
     -virtfs local,path=/,mount_tag=host,security_model=none,readonly=on,multidevs=remap \
