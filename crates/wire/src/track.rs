@@ -142,6 +142,9 @@ impl Tracker {
                     return Ok(Step::More { pass: pos });
                 }
             }
+            if matches!(self.state, State::Rows | State::Fields) && !self.continued {
+                pos = self.pass_rows(buf, pos);
+            }
             let rest = &buf[pos..];
             if self.state == State::Done && !self.continued {
                 return match rest {
@@ -198,6 +201,25 @@ impl Tracker {
             }
             pos += end;
         }
+    }
+
+    /// Where behind `pos` the rows end that are there whole and can be nothing but rows. A result may
+    /// have millions, a few dozen bytes each: a length and a first byte are all that is looked at.
+    /// Whatever is out of the ordinary is left to [`Self::step`].
+    fn pass_rows(&mut self, buf: &[u8], mut pos: usize) -> usize {
+        let mut rest = &buf[pos..];
+        while let Some((&header, payload)) = rest.split_first_chunk::<HEADER>() {
+            let word = u32::from_le_bytes(header);
+            let len = (word & 0x00ff_ffff) as usize;
+            let ordinary = payload.first().is_some_and(|&first| first < 0xfe);
+            if !ordinary || len == 0 || len >= MAX_PAYLOAD || payload.len() < len {
+                break;
+            }
+            self.seq = header[3];
+            pos += HEADER + len;
+            rest = &payload[len..];
+        }
+        pos
     }
 
     fn begin(&mut self, header: Header) {
