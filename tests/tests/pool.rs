@@ -331,3 +331,27 @@ fn two_thousand_php_clients_over_fifty_connections() {
     site.sandbox.wait_caught_up().unwrap();
     oracle.check();
 }
+
+/// Twenty clients over two connections, each asking again as soon as it has its answer: all get on.
+#[test]
+fn who_has_waited_longest_is_next() {
+    let site = site("max_connections = 2\nwait_timeout = \"30s\"");
+    let port = site.port();
+    let until = std::time::Instant::now() + Duration::from_secs(3);
+    let longest = std::thread::scope(|scope| {
+        let client = move || {
+            let mut db = Raw::connect(port).unwrap();
+            let mut longest = Duration::ZERO;
+            while std::time::Instant::now() < until || longest.is_zero() {
+                let asked = std::time::Instant::now();
+                db.query("DO SLEEP(0.01)").unwrap();
+                longest = longest.max(asked.elapsed());
+            }
+            longest
+        };
+        let clients: Vec<_> = (0..20).map(|_| scope.spawn(client)).collect();
+        clients.into_iter().map(|client| client.join().unwrap()).max().unwrap()
+    });
+    // Ten to a connection, each for 20 ms at most.
+    assert!(longest < Duration::from_secs(1), "{longest:?}");
+}

@@ -159,6 +159,9 @@ impl Client {
         while !request.is_empty() {
             self.command(&mut request).await?;
         }
+        if self.backends.iter().any(|backend| self.worker.pool.is_starved(backend.server)) {
+            self.yield_connections().await;
+        }
         if self.worker.draining.get() && self.session.transaction().is_none() {
             return Err(End::Client);
         }

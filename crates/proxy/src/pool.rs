@@ -54,6 +54,8 @@ pub struct Pool {
     max_age: Duration,
     /// See [`crate::shared::Shared::server_wide`].
     server_wide: Arc<AtomicU64>,
+    /// Sessions that wait for a connection, to whichever server.
+    waiters: Cell<usize>,
     servers: RefCell<HashMap<ServerId, Rc<PerServer>>>,
 }
 
@@ -65,6 +67,8 @@ struct PerServer {
     /// Rings when one was given back or closed.
     freed: Rc<Notify>,
     waiting: Cell<usize>,
+    /// Since when they wait, or when the last of them got one.
+    unserved: Cell<Option<Instant>>,
     /// Until when sessions that do nothing should give their connections back.
     wanted_until: Cell<Option<Instant>>,
     /// What a login with a collation leaves behind, and when that was asked.
@@ -76,6 +80,9 @@ pub type AfterLogin = Option<Rc<[u8]>>;
 
 /// For how long the answer to that is believed.
 const BELIEVED: Duration = Duration::from_secs(60);
+
+/// How long those who wait leave the connections to sessions that ask one thing after the other.
+const TURN: Duration = Duration::from_millis(20);
 
 /// For how long one call for connections lasts.
 const WANTED: Duration = Duration::from_millis(500);
@@ -95,6 +102,28 @@ impl Drop for Slot {
     fn drop(&mut self) {
         self.open.set(self.open.get() - 1);
         self.freed.notify_one();
+    }
+}
+
+/// A session that waits for a connection, until this is dropped.
+struct Waiter<'a> {
+    all: &'a Cell<usize>,
+    place: &'a PerServer,
+}
+
+impl<'a> Waiter<'a> {
+    fn begin(all: &'a Cell<usize>, place: &'a PerServer) -> Self {
+        all.set(all.get() + 1);
+        place.waiting.set(place.waiting.get() + 1);
+        Self { all, place }
+    }
+}
+
+impl Drop for Waiter<'_> {
+    fn drop(&mut self) {
+        self.all.set(self.all.get() - 1);
+        self.place.waiting.set(self.place.waiting.get() - 1);
+        self.place.unserved.set(Some(Instant::now()));
     }
 }
 
@@ -118,6 +147,7 @@ impl Pool {
             idle_timeout: settings.idle_timeout,
             max_age: settings.max_age,
             server_wide,
+            waiters: Cell::new(0),
             servers: RefCell::default(),
         }
     }
@@ -131,6 +161,16 @@ impl Pool {
         self.servers.borrow().get(&server).is_some_and(|s| {
             s.waiting.get() > 0 || s.wanted_until.get().is_some_and(|until| Instant::now() < until)
         })
+    }
+
+    /// Whether those who wait have waited for so long that busy sessions should give theirs back too,
+    /// between two statements.
+    pub fn is_starved(&self, server: ServerId) -> bool {
+        self.waiters.get() > 0
+            && self.servers.borrow().get(&server).is_some_and(|s| {
+                let since = s.unserved.get().filter(|_| s.waiting.get() > 0);
+                since.is_some_and(|since| since.elapsed() >= TURN)
+            })
     }
 
     /// Some session wants what others hold on a server: for a moment, it counts as short.
@@ -159,24 +199,28 @@ impl Pool {
         short: impl Fn(),
     ) -> Taken {
         let place = self.of(server);
-        if let Some(taken) = self.try_take(&place, key, schema) {
+        // First come, first served: what was given back is for whoever has waited longest.
+        let mut is_next = place.waiting.get() == 0;
+        if is_next && let Some(taken) = self.try_take(&place, key, schema) {
             return taken;
         }
-        place.waiting.set(place.waiting.get() + 1);
+        if is_next {
+            place.unserved.set(Some(Instant::now()));
+        }
+        let _waiter = Waiter::begin(&self.waiters, &place);
         let wait = async {
             loop {
                 // Before looking, so that nothing is missed.
                 let freed = place.freed.notified();
-                if let Some(taken) = self.try_take(&place, key, schema) {
+                if is_next && let Some(taken) = self.try_take(&place, key, schema) {
                     return taken;
                 }
+                is_next = true;
                 short();
                 freed.await;
             }
         };
-        let taken = timeout(within, wait).await.unwrap_or(Taken::TooMany);
-        place.waiting.set(place.waiting.get() - 1);
-        taken
+        timeout(within, wait).await.unwrap_or(Taken::TooMany)
     }
 
     fn try_take(&self, place: &PerServer, key: &Key, schema: Option<&[u8]>) -> Option<Taken> {
