@@ -60,8 +60,9 @@ pub struct Backend {
     /// COM_SET_OPTION changed it; no reset undoes that.
     pub option_set: bool,
     /// It may have prepared an XA transaction, which a reset would roll back on this server alone;
-    /// only the connection's end leaves it to be committed by another.
-    pub may_have_xa: bool,
+    /// only the connection's end leaves it to be committed by another. Or it may have another role
+    /// active than after its login, which MariaDB keeps over a reset.
+    pub outlasts_reset: bool,
     /// What to do after a reset; `None`: it can't be used by another session.
     pub after_login: AfterLogin,
 }
@@ -385,7 +386,7 @@ impl Backend {
             server_wide: 0,
             slot: None,
             option_set: false,
-            may_have_xa: false,
+            outlasts_reset: false,
             after_login: None,
         };
         match backend.track().await {
@@ -414,7 +415,7 @@ impl Backend {
     pub fn may_be_shared(&self) -> bool {
         // An interactive client's connection has other timeouts, which a reset would take away.
         !self.option_set
-            && !self.may_have_xa
+            && !self.outlasts_reset
             && self.after_login.is_some()
             && !self.caps.contains(Capabilities::INTERACTIVE)
     }

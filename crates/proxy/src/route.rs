@@ -204,7 +204,7 @@ impl Client {
             };
             if job.executes() {
                 self.session.sent(server.0, choice.primary, &job.statement.verdict);
-                backend.may_have_xa |= may_prepare_xa(&job.statement);
+                backend.outlasts_reset |= may_outlast_reset(&job.statement);
             }
             if let Some(why) = choice.to_primary {
                 self.worker.stats.read_to_primary(why);
@@ -539,10 +539,10 @@ fn read_only() -> Problem {
 /// How often a read is sent once more after a server died under it.
 const MOST_RESENDS: u32 = 2;
 
-/// Whether it may be, or hide, an `XA PREPARE`. Stored functions can't do that.
-fn may_prepare_xa(statement: &Statement) -> bool {
+/// Whether it may be, or hide, an `XA PREPARE` or `SET ROLE`. Stored functions can't do that.
+fn may_outlast_reset(statement: &Statement) -> bool {
     let verdict = &statement.verdict;
-    verdict.effects.intersects(Effects::XA | Effects::TEXT_PREPARE)
+    verdict.effects.intersects(Effects::XA | Effects::SET_OTHER | Effects::TEXT_PREPARE)
         || verdict.effects.contains(Effects::HIDDEN_CODE)
             && verdict.reason != Reason::UnknownFunction
 }
