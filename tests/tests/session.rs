@@ -8,6 +8,13 @@ use pointsman_tests::{APP_PASSWORD, APP_USER, Raw, ServerError, Setup, Site, cap
 const REPLICA: &str = "2";
 const PRIMARY: &str = "1";
 
+/// A site whose reads wait for the replica, however long its disk is busy: where they go is the session's
+/// doing then, not the load's.
+fn site() -> Site {
+    let config = "workers = 2\n[routing]\nmax_lag = \"1h\"\ncausal_timeout = \"1m\"\n".into();
+    Site::with(Setup { config, ..Setup::default() })
+}
+
 fn table(site: &Site) -> Raw {
     let mut db = Raw::connect(site.port()).unwrap();
     db.query(
@@ -28,7 +35,7 @@ fn code(error: anyhow::Error) -> u16 {
 
 #[test]
 fn a_transaction_is_whole_and_stays_at_the_primary() {
-    let site = Site::start();
+    let site = site();
     let oracle = site.oracle();
     let mut db = table(&site);
     assert_eq!(server(&mut db), REPLICA);
@@ -65,7 +72,7 @@ fn a_transaction_is_whole_and_stays_at_the_primary() {
 
 #[test]
 fn autocommit_off_keeps_everything_at_the_primary_until_it_is_on_again() {
-    let site = Site::start();
+    let site = site();
     let oracle = site.oracle();
     let mut db = table(&site);
     for (off, on) in [
@@ -96,7 +103,7 @@ fn autocommit_off_keeps_everything_at_the_primary_until_it_is_on_again() {
 
 #[test]
 fn a_read_only_transaction_runs_whole_on_a_replica() {
-    let site = Site::start();
+    let site = site();
     let oracle = site.oracle();
     let mut db = table(&site);
     db.query("INSERT INTO t (v) VALUES ('before')").unwrap();
@@ -117,7 +124,7 @@ fn a_read_only_transaction_runs_whole_on_a_replica() {
 
 #[test]
 fn session_variables_go_with_the_session() {
-    let site = Site::start();
+    let site = site();
     let oracle = site.oracle();
     let mut db = table(&site);
     db.query("INSERT INTO t (v) VALUES ('Zug')").unwrap();
@@ -173,7 +180,7 @@ fn session_variables_go_with_the_session() {
 
 #[test]
 fn the_schema_goes_with_the_session() {
-    let site = Site::start();
+    let site = site();
     site.primary()
         .client_sql(
             "CREATE DATABASE b; GRANT ALL ON b.* TO 'app'@'%'; CREATE TABLE b.only_here (id INT)",
@@ -198,7 +205,7 @@ fn the_schema_goes_with_the_session() {
 
 #[test]
 fn temporary_tables_are_found_where_they_live() {
-    let site = Site::start();
+    let site = site();
     let oracle = site.oracle();
     let mut db = table(&site);
     db.query("CREATE TEMPORARY TABLE temp (id INT)").unwrap();
@@ -224,7 +231,7 @@ fn temporary_tables_are_found_where_they_live() {
 
 #[test]
 fn user_variables_are_seen_wherever_they_were_set() {
-    let site = Site::start();
+    let site = site();
     let oracle = site.oracle();
     let mut db = table(&site);
     db.query("SET @a = 42").unwrap();
@@ -246,7 +253,7 @@ fn user_variables_are_seen_wherever_they_were_set() {
 
 #[test]
 fn locks_hold_until_they_are_released() {
-    let site = Site::start();
+    let site = site();
     let oracle = site.oracle();
     let mut db = table(&site);
     db.query("LOCK TABLES t WRITE").unwrap();
@@ -280,7 +287,7 @@ fn locks_hold_until_they_are_released() {
 
 #[test]
 fn what_asks_about_the_last_statement_is_answered_by_its_server() {
-    let site = Site::start();
+    let site = site();
     let oracle = site.oracle();
     let mut db = table(&site);
     db.query("INSERT INTO t (v) VALUES ('a'), ('b'), ('c')").unwrap();
@@ -312,7 +319,7 @@ fn what_asks_about_the_last_statement_is_answered_by_its_server() {
 
 #[test]
 fn an_insert_is_followed_at_once_by_every_kind_of_read() {
-    let site = Site::start();
+    let site = site();
     let oracle = site.oracle();
     let mut db = table(&site);
     let mut other = Raw::connect(site.port()).unwrap();
