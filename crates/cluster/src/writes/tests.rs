@@ -212,3 +212,36 @@ fn what_is_astray_is_found_by_an_answer_to_a_later_question() {
     assert!(writes.any_astray(), "nobody knows what the new primary began with");
     assert!(!writes.is_found(Astray::FOR_GOOD));
 }
+
+#[test]
+fn what_may_be_logged_in_other_words_is_not_known_by_them() {
+    let publish = |as_sent: bool| {
+        let writes = LastWrites::new(true);
+        let tables = ["a", "triggered", "parent", "view_of_a"].map(table);
+        let keys = [ForeignKey { parent: named("parent"), child: named("triggered") }];
+        let mut catalog = Catalog::new(&writes.hasher, &tables, &[named("triggered")], &keys);
+        catalog.as_sent = as_sent;
+        let changes = writes.before_reading().unwrap();
+        assert!(writes.publish(Arc::new(catalog), changes));
+        writes
+    };
+    let as_sent = |writes: &LastWrites, tables: &[&str]| {
+        let mut touched = Touched::default();
+        for table in tables {
+            writes.touch(&mut touched, Some(b"app"), [(None, *table)]);
+        }
+        touched.logged_as_sent()
+    };
+    let plain = publish(true);
+    assert!(as_sent(&plain, &["a", "a"]));
+    for other in ["triggered", "parent", "view_of_a", "unheard_of"] {
+        assert!(!as_sent(&plain, &["a", other]), "{other}");
+    }
+    assert!(!as_sent(&publish(false), &["a"]), "something may rewrite statements");
+    assert!(!as_sent(&LastWrites::new(true), &["a"]), "nothing is known of the tables");
+    let mut code = Touched::default();
+    code.anything();
+    assert!(!code.logged_as_sent());
+    code.clear();
+    assert!(code.logged_as_sent());
+}
