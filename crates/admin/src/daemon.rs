@@ -83,8 +83,9 @@ pub enum Action {
     Switchover { to: Option<String>, dry_run: bool },
     /// Make another server the primary because the present one is lost.
     Failover { to: Option<String>, force: bool },
-    /// Let a former primary follow the new one; `rebuild`: with another server's data instead of its own.
-    Rejoin { server: String, rebuild: bool },
+    /// Let a former primary follow the new one; `rebuild`: with another server's data instead of its own,
+    /// with `force` even if it has not diverged.
+    Rejoin { server: String, rebuild: bool, force: bool },
 }
 
 /// `GET /api/v1/status`.

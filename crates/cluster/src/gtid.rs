@@ -10,7 +10,7 @@ mod mysql;
 use std::fmt;
 
 pub use history::History;
-pub use mariadb::{Gtid, MariaDbPosition};
+pub use mariadb::{Gtid, MariaDbPosition, REBUILD_DOMAIN};
 pub use mysql::{MySqlGtidSet, Source};
 
 /// Which kind of database server.

@@ -336,12 +336,18 @@ impl Cluster {
     }
 
     /// Makes a server that has nothing of its own a replica of the primary. `rebuild`: gives it another
-    /// server's data first, which is only begun when this returns.
+    /// server's data first, which is only begun when this returns; with `force` even if it has not
+    /// diverged.
     ///
     /// # Errors
     /// Why it was not done, with the transactions that only it has, if there are such.
-    pub async fn rejoin(&self, server: String, rebuild: bool) -> Result<String, String> {
-        self.shared_state().failover.ask(Request::Rejoin { server, rebuild }).await
+    pub async fn rejoin(
+        &self,
+        server: String,
+        rebuild: bool,
+        force: bool,
+    ) -> Result<String, String> {
+        self.shared_state().failover.ask(Request::Rejoin { server, rebuild, force }).await
     }
 
     /// What is going on about the primary, or why nothing is although there is none: short

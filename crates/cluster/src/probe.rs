@@ -63,6 +63,15 @@ impl Report {
             applied => History::parse(Flavour::MariaDb, &self.state, &applied.to_string()).ok(),
         }
     }
+
+    /// It was being given another server's data, and has not got all.
+    #[must_use]
+    pub fn is_half_rebuilt(&self) -> bool {
+        [&self.applied, &self.committed].into_iter().any(|position| match position {
+            Position::MariaDb(position) => position.is_half_rebuilt(),
+            _ => false,
+        })
+    }
 }
 
 /// The thread that fetches from the source.

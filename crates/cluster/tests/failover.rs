@@ -181,7 +181,7 @@ async fn a_diverged_primary_is_kept_out(flavour: Flavour) {
     assert!(w.story().contains("server_diverged db1"));
     assert_eq!(w.cluster.snapshot().primary, Some(DB2));
     assert_eq!(w.sql(DB1, "SELECT SUM(id) FROM app.t; SELECT @@read_only"), "66\n1");
-    let why = w.cluster.rejoin("db1".to_owned(), false).await.unwrap_err();
+    let why = w.cluster.rejoin("db1".to_owned(), false, false).await.unwrap_err();
     assert!(why.contains("transactions that db2 lacks"), "{why}");
     assert_eq!(role(&w.cluster.snapshot(), DB1), Role::Standalone);
 }

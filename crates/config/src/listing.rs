@@ -72,6 +72,10 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
     } else {
         user(&failover.user)
     };
+    let rebuilds = match &failover.rebuild_user {
+        Some(account) => account.user.clone(),
+        None => user(&failover.user),
+    };
     for (key, value) in [
         ("monitor.user", monitor.user.clone()),
         ("monitor.password", "***".to_owned()),
@@ -87,6 +91,8 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
         ("failover.agree", failover.agree.as_str().to_owned()),
         ("failover.user", user(&failover.user)),
         ("failover.replication_user", replicates),
+        ("failover.rebuild_user", rebuilds),
+        ("failover.rebuild_command", failover.rebuild_command.join(" ")),
         ("failover.auto_rejoin", failover.auto_rejoin.to_string()),
         ("failover.apply_timeout", show_duration(failover.apply_timeout)),
         ("failover.switchover_timeout", show_duration(failover.switchover_timeout)),

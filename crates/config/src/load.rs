@@ -14,7 +14,7 @@ use crate::proxy::{
     Monitor, Pool, ProxyConfig, Routing, Server, User, Writer,
 };
 use crate::read::{
-    At, Findings, HostPort, Read, Section, Size, readable_by_all, word, wrong_value,
+    At, Findings, HostPort, Read, Section, Size, Words, readable_by_all, word, wrong_value,
 };
 use crate::report::{Problem, Report, Warning};
 use crate::rule;
@@ -345,6 +345,8 @@ fn failover(found: &mut Findings, file: &mut Section<'_>) -> Failover {
         agree: s.or(found, "agree", default.agree),
         user: account(found, &mut s, "user", "password"),
         replication_user: account(found, &mut s, "replication_user", "replication_password"),
+        rebuild_user: account(found, &mut s, "rebuild_user", "rebuild_password"),
+        rebuild_command: s.or(found, "rebuild_command", Words(Vec::new())).0,
         auto_rejoin: s.or(found, "auto_rejoin", default.auto_rejoin),
         apply_timeout: s.checked(found, "apply_timeout", default.apply_timeout, positive),
         switchover_timeout: s.checked(

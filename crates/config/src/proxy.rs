@@ -150,6 +150,10 @@ pub struct Failover {
     pub user: Option<Account>,
     /// What a former primary replicates with; the account above if `None`.
     pub replication_user: Option<Account>,
+    /// What a server's data are read and written with when it is rebuilt; the first if `None`.
+    pub rebuild_user: Option<Account>,
+    /// A program with its arguments that rebuilds a server; empty: Pointsman does it itself.
+    pub rebuild_command: Vec<String>,
     /// Whether a former primary that comes back with nothing of its own follows the new one.
     pub auto_rejoin: bool,
     /// How long a replica that is to be promoted may take to apply what it received, before the
@@ -183,6 +187,8 @@ impl Default for Failover {
             agree: Agree::default(),
             user: None,
             replication_user: None,
+            rebuild_user: None,
+            rebuild_command: Vec::new(),
             auto_rejoin: true,
             apply_timeout: Duration::from_secs(30),
             switchover_timeout: Duration::from_secs(5),

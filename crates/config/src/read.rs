@@ -254,6 +254,24 @@ impl Read for String {
     }
 }
 
+/// A program and its arguments.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Words(pub Vec<String>);
+
+impl Read for Words {
+    fn read(found: &mut Findings, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Self> {
+        let DeValue::Array(items) = value.get_ref() else {
+            found.error(
+                Problem::new(format!("`{key}` is a program and its arguments"))
+                    .at(value.span())
+                    .help("a list of words: [\"/usr/local/bin/rebuild\", \"--quick\"]"),
+            );
+            return None;
+        };
+        items.iter().map(|item| String::read(found, item, key)).collect::<Option<_>>().map(Self)
+    }
+}
+
 impl Read for bool {
     fn read(found: &mut Findings, value: &Spanned<DeValue<'_>>, key: &str) -> Option<Self> {
         match value.get_ref() {

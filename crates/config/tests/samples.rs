@@ -19,6 +19,7 @@ fn sample(name: &str) -> String {
         .replace("{ env = \"SHOP_PASSWORD\" }", "\"x\"")
         .replace("{ env = \"FAILOVER_PASSWORD\" }", "\"x\"")
         .replace("{ env = \"REPLICATION_PASSWORD\" }", "\"x\"")
+        .replace("{ env = \"REBUILD_PASSWORD\" }", "\"x\"")
 }
 
 #[test]

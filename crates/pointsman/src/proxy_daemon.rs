@@ -256,9 +256,9 @@ impl Daemon for ProxyDaemon {
                     let done = self.proxy.cluster().failover(to, force).await;
                     done.map_err(|why| AdminError::new(Code::Conflict, why))
                 }
-                Action::Rejoin { server, rebuild } => {
+                Action::Rejoin { server, rebuild, force } => {
                     self.check_name(Some(&server))?;
-                    let done = self.proxy.cluster().rejoin(server, rebuild).await;
+                    let done = self.proxy.cluster().rejoin(server, rebuild, force).await;
                     done.map_err(|why| AdminError::new(Code::Conflict, why))
                 }
             }

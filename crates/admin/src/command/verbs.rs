@@ -86,11 +86,19 @@ pub(super) const REJOIN: Command = Command {
     kind: Kind::OnServer(|server, args| Action::Rejoin {
         server,
         rebuild: args.flag(REBUILD).unwrap_or(false),
+        force: args.flag("force").unwrap_or(false),
     }),
-    params: &[Param {
-        name: REBUILD,
-        about: "Give it another server's data: what only it has is gone then",
-        kind: ParamKind::Flag,
-    }],
+    params: &[
+        Param {
+            name: REBUILD,
+            about: "Give it another server's data: what only it has is gone then",
+            kind: ParamKind::Flag,
+        },
+        Param {
+            name: "force",
+            about: "With --rebuild: even if it has not diverged",
+            kind: ParamKind::Flag,
+        },
+    ],
     hidden: false,
 };

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use mysql_async::Error as SqlError;
 use pointsman_config::proxy::Account;
+use pointsman_config::tls::ServerTls;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
@@ -25,6 +26,12 @@ pub(super) struct Tools {
     pub(super) own: Account,
     /// What a former primary replicates with.
     pub(super) replication: Account,
+    /// What a server's data are read and written with.
+    pub(super) rebuilding: Account,
+    /// How each is reached over TLS.
+    pub(super) tls: Vec<ServerTls>,
+    /// The operator's own way to rebuild a server; empty: there is none.
+    pub(super) rebuild_command: Vec<String>,
     /// Users whose connections are never cut off.
     pub(super) ours: Vec<String>,
 }
@@ -34,7 +41,7 @@ impl Tools {
         &self.shared.watched[server].actor
     }
 
-    fn ours(&self) -> Vec<&str> {
+    pub(super) fn ours(&self) -> Vec<&str> {
         self.ours.iter().map(String::as_str).collect()
     }
 }

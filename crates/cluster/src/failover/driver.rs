@@ -33,10 +33,13 @@ pub(crate) enum Request {
     Rejoin {
         server: String,
         rebuild: bool,
+        /// Even if it has not diverged.
+        force: bool,
     },
-    /// It has them, or it failed.
+    /// It has them, or it failed: completes "its rebuild ".
     RebuildEnds {
         server: usize,
+        failed: Option<String>,
     },
 }
 
@@ -117,12 +120,21 @@ pub(crate) async fn run(
         (host, port.parse().unwrap_or(3306))
     };
     let replication = config.failover.replication_user.clone().unwrap_or_else(|| own.clone());
+    let rebuilding = config.failover.rebuild_user.clone().unwrap_or_else(|| own.clone());
     let tools = Arc::new(Tools {
         shared: shared.clone(),
         addresses: config.servers.iter().map(|server| address(&server.address)).collect(),
         own: own.clone(),
-        ours: vec![config.monitor.user.clone(), own.user.clone(), replication.user.clone()],
+        ours: vec![
+            config.monitor.user.clone(),
+            own.user.clone(),
+            replication.user.clone(),
+            rebuilding.user.clone(),
+        ],
         replication,
+        rebuilding,
+        tls: config.servers.iter().map(|server| server.tls.clone()).collect(),
+        rebuild_command: config.failover.rebuild_command.clone(),
     });
     let (outcomes, mut done) = mpsc::unbounded_channel();
     let hands: Vec<_> = (0..config.servers.len())
@@ -179,8 +191,8 @@ pub(crate) async fn run(
                 }
                 let now = Instant::now();
                 machine.handle_facts(shared.topology().facts(now), now);
-                if let Request::Rejoin { server, rebuild: true } = &request {
-                    rebuild(&mut machine, &shared, &tools, server, answer);
+                if let Request::Rejoin { server, rebuild: true, force } = &request {
+                    rebuild(&mut machine, &shared, &tools, (server, *force), answer);
                     continue;
                 }
                 match begin(&mut machine, &shared, request, now) {
@@ -231,10 +243,13 @@ fn rebuild(
     machine: &mut Machine,
     shared: &Arc<Shared>,
     tools: &Arc<Tools>,
-    name: &str,
+    (name, force): (&str, bool),
     answer: oneshot::Sender<Result<String, String>>,
 ) {
-    let fit = find(shared, name).and_then(|server| Ok((server, machine.donor(server)?)));
+    // What brings the data itself need not be able to log in there.
+    let down = !tools.rebuild_command.is_empty();
+    let fit =
+        find(shared, name).and_then(|server| Ok((server, machine.donor(server, force, down)?)));
     let (server, donor) = match fit {
         Ok(fit) => fit,
         Err(why) => return drop(answer.send(Err(why))),
@@ -249,7 +264,7 @@ fn rebuild(
                 rebuild.run().await;
             }
             Err(why) => {
-                rebuild.ends().await;
+                rebuild.refused().await;
                 let _ = answer.send(Err(why));
             }
         }
@@ -288,8 +303,8 @@ fn begin(
             machine.failover(to.as_deref().map(find).transpose()?, force, now)?;
         }
         Request::Rejoin { server, .. } => machine.rejoin(find(&server)?)?,
-        Request::RebuildEnds { server } => {
-            machine.rebuild_ends(server);
+        Request::RebuildEnds { server, failed } => {
+            machine.rebuild_ends(server, failed);
             return Ok(Some(String::new()));
         }
     }

@@ -36,6 +36,8 @@ pub struct Fact {
     pub received: Position,
     /// It was a primary, or might be taken for one, and is to be none.
     pub kept_out: bool,
+    /// It was being given another server's data, and has not got all.
+    pub half_rebuilt: bool,
     /// How it follows the primary, or the last one.
     pub link: Link,
     /// It replicates from nobody.

@@ -173,10 +173,11 @@ impl Machine {
     }
 
     /// Whose data `server` is to get instead of its own: a healthy replica's rather than the primary's.
+    /// `force`: even if it could follow the primary as it is. `down`: even if it does not answer.
     ///
     /// # Errors
     /// Why it can't be rebuilt.
-    pub fn donor(&self, server: usize) -> Result<usize, String> {
+    pub fn donor(&self, server: usize, force: bool, down: bool) -> Result<usize, String> {
         self.free()?;
         let primary = self
             .facts
@@ -191,8 +192,15 @@ impl Machine {
         if self.care.is_rebuilt(server) {
             return Err(format!("{name} is being rebuilt already"));
         }
-        if fact.state != State::Up {
+        if fact.state != State::Up && !down {
             return Err(format!("{name} is down; it is given its data over a connection"));
+        }
+        let healthy = matches!(fact.link, Link::Connected | Link::Connecting | Link::Stopped);
+        if fact.state == State::Up && healthy && !self.care.is_out(server) && !force {
+            return Err(format!(
+                "{name} has not diverged, it replicates; --force gives it new data all the same, and \
+                 what it has is gone then"
+            ));
         }
         if fact.admin == AdminState::Maintenance {
             return Err(format!("{name} is in maintenance; `pointsman resume {name}` first"));
@@ -210,9 +218,12 @@ impl Machine {
         self.care.rebuild(server, true);
     }
 
-    /// It has them, or it failed.
-    pub fn rebuild_ends(&mut self, server: usize) {
+    /// It has them, or it `failed` (completes "its rebuild ").
+    pub fn rebuild_ends(&mut self, server: usize, failed: Option<String>) {
         self.care.rebuild(server, false);
+        if let Some(why) = failed {
+            self.care.half_done(server, why);
+        }
     }
 
     /// Nothing else is under way, and the account may.

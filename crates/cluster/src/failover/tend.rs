@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
 use super::machine::{Effect, Machine};
+use super::rebuild::is_marked;
 use super::{Facts, Failure, Link, Outcome, State, Step, StepId};
 use crate::snapshot::AdminState;
 
@@ -30,6 +31,8 @@ pub(super) struct Care {
     rebuilt: BTreeSet<usize>,
     /// The monitor's connection to each server when it was last seen to that it notes statements.
     noted: BTreeMap<usize, u64>,
+    /// That failed, and they may have half of them: why.
+    half_done: BTreeMap<usize, String>,
 }
 
 /// What was just changed shows in the looks after this.
@@ -81,6 +84,12 @@ impl Care {
                 "{name} is kept out: it has transactions that the primary lacks: {which}"
             ));
         }
+        for (&i, why) in &self.half_done {
+            let name = facts.name(i);
+            lines.push(format!(
+                "{name} is kept out: its rebuild {why}; `pointsman rejoin {name} --rebuild` begins again"
+            ));
+        }
         for step in self.busy.values() {
             if let Step::Join { server, to } = step {
                 lines.push(format!(
@@ -100,11 +109,21 @@ impl Care {
     /// Begins, or is over: what it had of its own is gone then.
     pub(super) fn rebuild(&mut self, i: usize, begins: bool) {
         self.diverged.remove(&i);
+        self.half_done.remove(&i);
         if begins {
             self.rebuilt.insert(i);
         } else {
             self.rebuilt.remove(&i);
         }
+    }
+
+    /// It can't follow as it is.
+    pub(super) fn is_out(&self, i: usize) -> bool {
+        self.diverged.contains_key(&i) || self.half_done.contains_key(&i)
+    }
+
+    pub(super) fn half_done(&mut self, i: usize, why: String) {
+        self.half_done.insert(i, why);
     }
 
     fn is_busy(&self, i: usize) -> bool {
@@ -123,6 +142,10 @@ impl Machine {
                 continue;
             }
             let follows = matches!(fact.link, Link::Connected | Link::Connecting);
+            if fact.half_rebuilt && !self.care.half_done.contains_key(&i) {
+                self.care.fallen.insert(i);
+                self.care.half_done(i, "did not end".to_owned());
+            }
             // One that was frozen may only look as if it followed: that look may be older.
             if follows && !self.care.rests(i, now) && self.care.thawed.remove(&i) {
                 self.frozen.remove(&i);
@@ -130,6 +153,7 @@ impl Machine {
             if follows && fact.read_only && !self.frozen.contains(&i) {
                 self.care.fallen.remove(&i);
                 self.care.diverged.remove(&i);
+                self.care.half_done.remove(&i);
                 self.care.pause.remove(&i);
             } else if let Some(step) = self.remedy(i, primary)
                 && !self.care.rests(i, now)
@@ -183,6 +207,7 @@ impl Machine {
             let fact = &self.facts.servers[i];
             i != primary
                 && !self.care.is_rebuilt(i)
+                && !self.care.is_out(i)
                 && self.settings.auto
                 && self.settings.auto_rejoin
                 && fact.state == State::Up
@@ -219,7 +244,7 @@ impl Machine {
             None
         } else if (fallen || former) && !fact.read_only {
             Some(Step::Fence { server: i })
-        } else if fact.admin == AdminState::Maintenance || self.care.diverged.contains_key(&i) {
+        } else if fact.admin == AdminState::Maintenance || self.care.is_out(i) {
             None
         } else if frozen && matches!(fact.link, Link::Stopped | Link::Connected | Link::Connecting)
         {
@@ -281,13 +306,24 @@ impl Machine {
         match (&step, outcome) {
             (_, Ok(Outcome::Diverged(which))) => {
                 let to = self.facts.primary.map_or("the primary", |to| self.facts.name(to));
-                let text = format!(
-                    "{name} is kept out: it has transactions that {to} lacks: {which}; save what is \
-                     needed of them, then `pointsman rejoin {name} --rebuild` gives it a healthy \
-                     server's data"
-                );
+                let text = match is_marked(which) {
+                    true => format!(
+                        "{name} is kept out: it was being rebuilt, and has not got all data; `pointsman \
+                         rejoin {name} --rebuild` begins again"
+                    ),
+                    false => format!(
+                        "{name} is kept out: it has transactions that {to} lacks: {which}; save what \
+                         is needed of them, then `pointsman rejoin {name} --rebuild` gives it a \
+                         healthy server's data"
+                    ),
+                };
                 self.tell("server_diverged", i, text.clone());
-                self.care.diverged.insert(i, which.clone());
+                if is_marked(which) {
+                    let why = "did not end".to_owned();
+                    self.care.half_done(i, why);
+                } else {
+                    self.care.diverged.insert(i, which.clone());
+                }
                 self.answer(i, Err(text));
             }
             (Step::Fence { .. }, Ok(_)) => {

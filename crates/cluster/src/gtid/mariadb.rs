@@ -25,7 +25,17 @@ pub struct MariaDbPosition {
     pub domains: SmallVec<[Gtid; 1]>,
 }
 
+/// The replication domain in which a server that is being given another's data commits something, so
+/// that nobody takes it for whole before the end.
+pub const REBUILD_DOMAIN: u32 = 4_026_531_840;
+
 impl MariaDbPosition {
+    /// It was being given another server's data, and has not got all.
+    #[must_use]
+    pub fn is_half_rebuilt(&self) -> bool {
+        self.find(REBUILD_DOMAIN).is_ok()
+    }
+
     fn find(&self, domain: u32) -> Result<usize, usize> {
         self.domains.binary_search_by_key(&domain, |gtid| gtid.domain)
     }

@@ -109,6 +109,7 @@ impl Topology {
         }
         self.report(i).is_some_and(|report| {
             !report.read_only
+                && !report.is_half_rebuilt()
                 && (report.channels.is_empty()
                     || self.in_ring(i, report)
                     || report.channels.iter().all(|channel| channel.stopped())
@@ -147,7 +148,9 @@ impl Topology {
         let ahead = (0..healths.len()).find(|&other| {
             other != i
                 && healths[other] == Health::Up
-                && self.report(other).is_some_and(|o| !standing.covers(&o.applied))
+                && self
+                    .report(other)
+                    .is_some_and(|o| !o.is_half_rebuilt() && !standing.covers(&o.applied))
                 && (was_primary || !fetches(other) && !self.has_given_way(other, i, healths))
         });
         if let Some(other) = ahead {
@@ -238,7 +241,9 @@ impl Topology {
             other != i
                 && healths[other] == Health::Up
                 && self.report(other).is_some_and(|report| {
-                    report.channels.is_empty() && !standing.covers(&report.standing())
+                    report.channels.is_empty()
+                        && !report.is_half_rebuilt()
+                        && !standing.covers(&report.standing())
                 })
         })?;
         let theirs = self.report(by)?.standing();

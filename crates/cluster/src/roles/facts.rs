@@ -5,7 +5,7 @@ use std::time::Instant;
 use super::{From, Health, Topology};
 use crate::failover::{Fact, Facts, Link, State};
 use crate::gtid::{Flavour, Position};
-use crate::probe::IoThread;
+use crate::probe::{IoThread, Report};
 
 impl Topology {
     /// The facts of `now`.
@@ -51,6 +51,7 @@ impl Topology {
             standing,
             received,
             kept_out: known.deposed.is_some(),
+            half_rebuilt: report.is_some_and(Report::is_half_rebuilt),
             alone: report.is_some_and(|report| report.channels.is_empty()),
             link: primary.map_or(Link::None, |primary| self.link(i, primary)),
             astray: primary.is_some_and(|primary| {

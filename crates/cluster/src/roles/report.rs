@@ -90,6 +90,10 @@ impl Topology {
         let Some(report) = self.report(i) else {
             return (Role::Unknown, None, "not looked at yet".to_owned());
         };
+        if report.is_half_rebuilt() {
+            let why = "kept out: it was being given another server's data, and has not got all";
+            return (Role::Standalone, None, why.to_owned());
+        }
         if let Some(why) = &self.servers[i].deposed
             && (report.channels.is_empty() || !report.read_only)
         {

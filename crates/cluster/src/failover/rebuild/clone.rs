@@ -1,53 +1,22 @@
-//! A server gets another one's data instead of its own: MySQL's clone plugin does it, all in SQL.
+//! MySQL: the clone plugin does it, all in SQL.
 //!
 //! | step | where |
 //! | --- | --- |
 //! | `INSTALL PLUGIN clone`, if it is not there | both |
 //! | stops replicating; `CLONE INSTANCE FROM` the donor: what it had is gone from here on | recipient |
 //! | it restarts by itself (systemd, mysqld_safe), or is started by whoever runs it | |
-//! | forgets the donor's replication; joins the primary as any other server does | recipient |
+//! | forgets the donor's replication | recipient |
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use mysql_async::Error as SqlError;
 use tokio::time::sleep;
 
-use super::Request;
-use super::act::Tools;
-use super::sql::quote;
+use super::{LOOK, RESTART, Rebuild};
+use crate::failover::sql::quote;
 use crate::gtid::Flavour;
 use crate::link::{Fields, Link};
-use crate::monitor::Shared;
-use crate::snapshot::{Role, ServerId};
 
-/// How far the rebuilding of each server has come, in words that complete "db1 is being rebuilt ".
-#[derive(Debug, Default)]
-pub(crate) struct Rebuilds(Mutex<BTreeMap<String, String>>);
-
-impl Rebuilds {
-    fn set(&self, server: String, words: Option<String>) {
-        let mut all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        match words {
-            Some(words) => all.insert(server, words),
-            None => all.remove(&server),
-        };
-    }
-
-    /// Sentences for `pointsman status`.
-    pub(super) fn status(&self) -> Vec<String> {
-        let all = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().map(|(name, words)| format!("{name} is being rebuilt {words}")).collect()
-    }
-}
-
-/// Between two looks at how far it is.
-const LOOK: Duration = Duration::from_millis(500);
-/// How long a server may take to be started again, by whomever.
-const RESTART: Duration = Duration::from_secs(1800);
-/// How long it may take to follow the primary then.
-const JOIN: Duration = Duration::from_secs(120);
 const INSTALLED: &str = "SELECT 1 FROM information_schema.plugins WHERE plugin_name = 'clone' AND plugin_status = 'ACTIVE'";
 const INSTALL: &str = "INSTALL PLUGIN clone SONAME 'mysql_clone.so'";
 /// The stage under way, what it has copied and what it expects to copy.
@@ -57,41 +26,14 @@ const READ_ONLY: u16 = 1290;
 /// MySQL says so when nobody would start it again; it stops all the same.
 const NOT_SUPERVISED: u16 = 3707;
 
-/// The clone of one server.
-pub(super) struct Rebuild {
-    pub(super) shared: Arc<Shared>,
-    pub(super) tools: Arc<Tools>,
-    pub(super) server: usize,
-    pub(super) donor: usize,
-}
-
 impl Rebuild {
-    fn id(&self) -> ServerId {
-        super::driver::id_of(self.server)
-    }
-
-    fn name(&self, server: usize) -> String {
-        let name =
-            self.shared.snapshot().server(super::driver::id_of(server)).map(|s| s.name.clone());
-        name.map_or_else(|| "?".to_owned(), |name| name.to_string())
-    }
-
-    fn say(&self, words: String) {
-        self.shared.failover.rebuilds.set(self.name(self.server), Some(words));
-    }
-
-    /// What has to be so before anything is done; a sentence for who asked.
-    pub(super) async fn check(&self) -> Result<String, String> {
+    /// What has to be so before [`Rebuild::clone_data`].
+    pub(super) async fn check_clone(&self) -> Result<(), String> {
         for server in [self.server, self.donor] {
             let name = self.name(server);
             let link = self.connect(server).await?;
             if link.flavour() != Flavour::MySql {
-                return Err(format!(
-                    "{name} is MariaDB, which has no statement for this: stop {0}, fill its data \
-                     directory with mariadb-backup from {1}, start it, then `pointsman rejoin {0}`",
-                    self.name(self.server),
-                    self.name(self.donor)
-                ));
+                return Err(format!("{name} is another kind of database"));
             }
             install(link).await.map_err(|e| {
                 format!("{name} has no clone plugin, and it can't be installed from here ({e}): {INSTALL}")
@@ -117,57 +59,10 @@ impl Rebuild {
                 ));
             }
         }
-        self.say(format!("from {}: it begins", self.name(self.donor)));
-        Ok(format!(
-            "{} is being rebuilt from {}: `pointsman status` says how far it is, `pointsman events` \
-             how it ended",
-            self.name(self.server),
-            self.name(self.donor)
-        ))
+        Ok(())
     }
 
-    /// The server is no longer left alone.
-    pub(super) async fn ends(&self) {
-        let _ = self.shared.failover.ask(Request::RebuildEnds { server: self.server }).await;
-    }
-
-    /// Does it, and tells how it went.
-    pub(super) async fn run(self) {
-        let (name, donor) = (self.name(self.server), self.name(self.donor));
-        self.shared.tell_of(
-            "rebuild_begun",
-            self.id(),
-            format!("{name} is to get the data of {donor} instead of its own"),
-        );
-        let begun = Instant::now();
-        let cloned = self.clone_data().await;
-        self.ends().await;
-        let outcome = match cloned {
-            Ok(()) => self.join().await,
-            Err(why) => Err(why),
-        };
-        let seconds = begun.elapsed().as_secs_f64();
-        match outcome {
-            Ok(how) => self.shared.tell_of(
-                "rebuild_done",
-                self.id(),
-                format!("{name} was rebuilt from {donor} in {seconds:.1} s: {how}"),
-            ),
-            Err(why) => self.shared.tell_of(
-                "rebuild_failed",
-                self.id(),
-                format!("{name} could not be rebuilt from {donor}: {why}"),
-            ),
-        }
-        self.shared.failover.rebuilds.set(name, None);
-    }
-
-    async fn connect(&self, server: usize) -> Result<Link, String> {
-        let connected = self.tools.target(server).connect().await;
-        connected.map_err(|e| format!("{} can't be reached: {e}", self.name(server)))
-    }
-
-    async fn clone_data(&self) -> Result<(), String> {
+    pub(super) async fn clone_data(&self) -> Result<(), String> {
         let text = |e: SqlError| e.to_string();
         let mut link = self.connect(self.server).await?;
         let started = uptime(&mut link).await.map_err(text)?;
@@ -249,24 +144,6 @@ impl Rebuild {
             ),
             false => format!("from {donor}: {stage}"),
         });
-    }
-
-    async fn join(&self) -> Result<String, String> {
-        self.say(format!("from {}: it joins the primary", self.name(self.donor)));
-        let begun = Instant::now();
-        loop {
-            let role = self.shared.snapshot().server(self.id()).map(|server| server.role);
-            if role == Some(Role::Replica) {
-                return Ok("it follows the primary".to_owned());
-            }
-            let request = Request::Rejoin { server: self.name(self.server), rebuild: false };
-            match self.shared.failover.ask(request).await {
-                Ok(how) => return Ok(how),
-                Err(why) if begun.elapsed() > JOIN => return Err(why),
-                // It may not have been seen yet, or something else is under way.
-                Err(_) => sleep(LOOK).await,
-            }
-        }
     }
 }
 
