@@ -7,8 +7,8 @@ use anyhow::{Context as _, Result, ensure};
 use pointsman_sandbox::Flavour;
 
 use super::{Books, Place, Random, Trouble, Verdict};
-use crate::LONG;
 use crate::reference::Network;
+use crate::{LONG, wait_until};
 
 const CLIENTS: usize = 8;
 const ACCOUNTS: u64 = 20;
@@ -165,15 +165,20 @@ impl Round {
         let rows = "SELECT client, n FROM app.book ORDER BY client, n";
         let money = "SELECT id, money FROM app.acc ORDER BY id";
         let sum = primary.client_sql("SELECT SUM(money) FROM app.acc")?;
-        let (there, accounts) = (primary.client_sql(rows)?, primary.client_sql(money)?);
-        let position = primary.position()?;
         for name in place.in_role("replica")? {
             let node = place.node(&name);
-            node.wait_applied(&position, LONG)?;
-            if node.client_sql(rows)? != there || node.client_sql(money)? != accounts {
+            // What was under way when its client was cut off may still be done: then both have it in
+            // the end. What is not the same on both stays so.
+            let same = wait_until("the replica has the primary's rows", LONG, || {
+                let (there, accounts) = (primary.client_sql(rows)?, primary.client_sql(money)?);
+                node.wait_applied(&primary.position()?, LONG)?;
+                Ok(node.client_sql(rows)? == there && node.client_sql(money)? == accounts)
+            });
+            if same.is_err() {
                 books.violation(format!("{name} has other rows than {}", primary.name()));
             }
         }
+        let there = primary.client_sql(rows)?;
         books.close(&there, &sum, false)
     }
 
