@@ -32,9 +32,9 @@
 //! new one must have all that was known of the old one's transactions, or at least all that it had
 //! itself when it was last seen as its replica (a promotion that loses the last transactions is for
 //! whoever promotes to decide; an empty data directory is not). Else it is no primary, until the
-//! operator vouches for it. A server that takes no writes and that nobody follows does not count
-//! against one that is followed, or has been written to since: that one took over from it before this
-//! process began.
+//! operator vouches for it. At the first look, a server that has nothing to do with the others does not
+//! count against one that is followed or, if it takes no writes, against one that has been written to
+//! since: that one took over from it before this process began.
 //!
 //! Where several proxies agree, the primary is whom the leading one takes for it, if it is up and
 //! writable: whoever was cut off may have missed any number of changes.

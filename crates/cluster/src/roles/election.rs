@@ -179,8 +179,8 @@ impl Topology {
     }
 
     /// Whether `other` looks like a former primary that `i` took over from before this process began:
-    /// it takes no writes, and nobody has to do with it, while others follow `i`, or `i` has been
-    /// written to since. What it has of its own is lost with it, whoever is asked.
+    /// nobody has to do with it, while others follow `i`; or it takes no writes, and `i` has been written
+    /// to since. What it has of its own is lost with it, whoever is asked.
     fn has_given_way(&self, other: usize, i: usize, healths: &[Health]) -> bool {
         let history = |of: usize| self.report(of).and_then(Report::history);
         let has_own = || {
@@ -189,9 +189,10 @@ impl Topology {
                 .is_some_and(|(own, theirs)| own.beyond(&theirs).is_some())
         };
         self.primary.is_none()
-            && self.report(other).is_some_and(|o| o.read_only && o.channels.is_empty())
+            && self.report(other).is_some_and(|o| o.channels.is_empty())
             && !self.has_replicas(other, healths)
-            && (self.has_replicas(i, healths) || has_own())
+            && (self.has_replicas(i, healths)
+                || self.report(other).is_some_and(|o| o.read_only) && has_own())
     }
 
     /// Nobody takes writes, nor was anybody seen to since this process began: a primary has restarted

@@ -547,12 +547,17 @@ fn a_promotion_that_loses_the_last_transactions_is_followed_and_reported() {
 /// The process was restarted while a former primary that has transactions of its own is kept out.
 #[test]
 fn a_former_primary_does_not_stand_in_the_way_of_the_one_that_took_over() {
-    for (servers, followed, written) in [(3, true, false), (2, false, true), (2, false, false)] {
+    for (servers, followed, written, read_only) in [
+        (3, true, false, true),
+        (3, true, false, false),
+        (2, false, true, true),
+        (2, false, false, true),
+    ] {
         let mut w = World::new(servers);
         w.machines[0].position = 9;
         w.machines[0].own = true;
         w.machines[0].state = "0-1-9";
-        w.machines[0].read_only = true;
+        w.machines[0].read_only = read_only;
         w.machines[1].source = None;
         w.machines[1].read_only = false;
         w.machines[1].state = if written { "0-1-7,0-2-8" } else { "0-1-7" };
