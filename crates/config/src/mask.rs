@@ -2,7 +2,7 @@
 
 /// Parts of a key that say its value is nobody's business. Misspelt ones are caught by
 /// [`is_secret`], because the line with the misspelling is the very one that gets drawn.
-const WORDS: [&str; 6] = ["password", "passwd", "pass", "token", "secret", "auth"];
+const WORDS: [&str; 7] = ["password", "passwd", "pass", "token", "secret", "auth", "credential"];
 
 /// `text` with every character of a secret replaced by asterisks; byte offsets stay the same.
 ///
@@ -12,7 +12,8 @@ pub(crate) fn secrets(text: &str) -> String {
     let bytes = text.as_bytes();
     let mut out = bytes.to_vec();
     let mut i = 0;
-    while let Some(offset) = memchr(b'=', &bytes[i..]) {
+    // A colon stands between them in ProxySQL's file; in ours it does not, and may be part of a value.
+    while let Some(offset) = bytes[i..].iter().position(|b| matches!(b, b'=' | b':')) {
         let equals = i + offset;
         i = equals + 1;
         if !is_secret(key_before(&text[..equals])) {
@@ -25,6 +26,7 @@ pub(crate) fn secrets(text: &str) -> String {
         i = match bytes.get(at) {
             // { env = "NAME" } and { file = "PATH" } are no secrets.
             Some(b'{') => at,
+            other if bytes[equals] == b':' && other != Some(&b'"') => at,
             Some(&quote @ (b'"' | b'\'')) => mask_quoted(bytes, &mut out, at, quote),
             _ => mask_line(bytes, &mut out, at),
         };
@@ -105,6 +107,13 @@ mod tests {
         );
         assert_eq!(secrets("\"password\" = 'b'"), "\"password\" = '*'");
         assert_eq!(secrets("password = \"\"\"a\nb\"\"\""), "password = \"\"\"*\n*\"\"\"");
+    }
+
+    #[test]
+    fn another_proxys_secrets_are_masked_too() {
+        let text = "admin_credentials=\"a:b\"\n{ password : \"c\", address: \"pass:1\" }";
+        let masked = "admin_credentials=\"***\"\n{ password : \"*\", address: \"pass:1\" }";
+        assert_eq!(secrets(text), masked);
     }
 
     #[test]

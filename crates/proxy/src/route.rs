@@ -543,6 +543,8 @@ const MOST_RESENDS: u32 = 2;
 fn may_outlast_reset(statement: &Statement) -> bool {
     let verdict = &statement.verdict;
     verdict.effects.intersects(Effects::XA | Effects::SET_OTHER | Effects::TEXT_PREPARE)
+        // `SET STATEMENT ... FOR` may have any other behind it.
+        || verdict.reason == Reason::SetStatement
         || verdict.effects.contains(Effects::HIDDEN_CODE)
             && verdict.reason != Reason::UnknownFunction
 }
