@@ -38,6 +38,8 @@ pub struct Node {
     args: Vec<String>,
     /// Besides, when it starts for the first time.
     first_args: Mutex<Vec<String>>,
+    /// Besides, at each start from now on.
+    later_args: Mutex<Vec<String>>,
     /// It is one of a cluster that elects for itself.
     in_group: bool,
     child: Mutex<Option<Child>>,
@@ -91,6 +93,7 @@ impl Node {
             template,
             args,
             first_args: Mutex::default(),
+            later_args: Mutex::default(),
             in_group: plan.is_some(),
             child: Mutex::new(None),
         };
@@ -175,6 +178,7 @@ impl Node {
             std::mem::take(&mut *self.first_args.lock().unwrap_or_else(PoisonError::into_inner));
         let again = self.in_group && first_args.is_empty();
         let mut more = first_args;
+        more.extend_from_slice(&self.later_args.lock().unwrap_or_else(PoisonError::into_inner));
         if let Some(position) = self.recover()? {
             more.push(format!("--wsrep-start-position={position}"));
         }
@@ -188,6 +192,12 @@ impl Node {
             }
         }
         if again { self.wait_member() } else { Ok(()) }
+    }
+
+    /// What its configuration says besides, from its next start on.
+    pub fn configure(&self, args: &[&str]) {
+        let args = args.iter().map(|&arg| arg.to_owned()).collect();
+        *self.later_args.lock().unwrap_or_else(PoisonError::into_inner) = args;
     }
 
     /// Waits until it takes part in its cluster.

@@ -16,8 +16,6 @@ const PROXY: u8 = 33;
 pub struct Place {
     pub site: Site,
     network: Option<Arc<Network>>,
-    /// Replication is semi-synchronous.
-    lossless: bool,
 }
 
 impl Place {
@@ -88,13 +86,18 @@ impl Place {
             server_args,
             ..Setup::default()
         })?;
-        let place = Self { site, network, lossless };
+        let place = Self { site, network };
         if failover {
             place.await_able()?;
         }
         if lossless {
             let source = place.semi_sync_source();
             place.site.primary().client_sql(&format!("SET GLOBAL {source}_enabled = ON"))?;
+            // One that comes back as the primary must not acknowledge what nobody else has.
+            let source = source.replace('_', "-");
+            for node in place.site.sandbox.nodes() {
+                node.configure(&[&format!("--{source}-enabled=ON")]);
+            }
             wait_until("replication is semi-synchronous", LONG, || {
                 place.is_lossless(place.site.primary())
             })?;
@@ -106,20 +109,6 @@ impl Place {
         wait_until("Pointsman may fail over", LONG, || {
             Ok(!self.site.cli(&["status"]).stdout.contains("can't replace it"))
         })
-    }
-
-    /// Starts a server, if it does not run. Semi-synchronous replication was switched on by hand, and
-    /// is so again: else one that comes back as the primary acknowledges what nobody else has.
-    ///
-    /// # Errors
-    /// It does not start.
-    pub fn start_again(&self, node: &Node) -> Result<()> {
-        node.start()?;
-        if self.lossless {
-            let source = self.semi_sync_source();
-            node.client_sql(&format!("SET GLOBAL {source}_enabled = ON"))?;
-        }
-        Ok(())
     }
 
     fn semi_sync_source(&self) -> &'static str {
@@ -248,7 +237,6 @@ impl Place {
         for node in self.site.sandbox.nodes() {
             node.start()?;
             node.unpause()?;
-            self.start_again(node)?;
         }
         ensure!(self.site.proxy.is_running(), "the proxy ended:\n{}", self.site.proxy.log());
         self.site.proxy.wait_ready()?;

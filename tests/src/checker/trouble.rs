@@ -130,7 +130,7 @@ impl Trouble {
             KillReplica => {
                 replica.kill9()?;
                 std::thread::sleep(moment);
-                place.start_again(replica)?;
+                replica.start()?;
                 format!("{name} is killed, and started after {ms} ms")
             }
             FreezeReplica => {
@@ -170,7 +170,7 @@ impl Trouble {
                 old.kill9()?;
                 place.await_successor(&old_name)?;
                 std::thread::sleep(moment);
-                place.start_again(old)?;
+                old.start()?;
                 format!("{old_name}, the primary, is killed")
             }
             FreezePrimary => {
@@ -218,7 +218,7 @@ fn amid(place: &mut Place, old: &str, random: &mut Random) -> Result<String> {
         place.site.restart_proxy()?;
         // Whoever knew that it was the primary is gone: it has to come back, or to be replaced.
         std::thread::sleep(random.moment(0, 1500));
-        place.start_again(place.node(old))?;
+        place.node(old).start()?;
     } else {
         std::thread::scope(|scope| {
             let site = &mut place.site;

@@ -115,15 +115,7 @@ impl Hands {
                 Ok(Outcome::Done)
             }
             Step::Settle { wanted, wait, .. } => self.settle(wanted, *wait).await,
-            Step::Open { .. } => {
-                let (words, report) = self.channel().await?;
-                if !report.channels.is_empty() {
-                    self.run(&words.stop()).await?;
-                    self.run(&words.forget_source()).await?;
-                }
-                self.run(words.writable()).await?;
-                Ok(Outcome::Done)
-            }
+            Step::Open { confirmed, .. } => self.open(*confirmed).await,
             Step::Close { wait, .. } => self.close(*wait).await,
             Step::Reopen { .. } => {
                 let words = self.words().await?;
@@ -132,7 +124,7 @@ impl Hands {
             }
             Step::Fence { .. } => self.fence().await,
             Step::Join { to, .. } => self.join(*to).await,
-            Step::Note { .. } => self.note().await,
+            Step::Prepare { note, .. } => self.prepare(*note).await,
         }
     }
 
@@ -240,6 +232,7 @@ impl Hands {
         if report.channels.is_empty() {
             return Ok(Outcome::At(report.standing()));
         }
+        self.let_apply().await?;
         self.stop_fetching(&words).await?;
         let report = self.report().await?;
         let mut received = report.standing();
@@ -249,25 +242,17 @@ impl Hands {
         Ok(Outcome::At(received))
     }
 
-    /// A semi-synchronous replica of MariaDB connects to its source first, to have itself taken off
-    /// there, and waits for it by default longer than this step may take. One second is the least.
-    async fn stop_fetching(&mut self, words: &Words) -> Result<(), Broken> {
-        const WAITS: &str = "SELECT 1 FROM DUAL WHERE @@rpl_semi_sync_slave_kill_conn_timeout <> 1";
-        if words.flavour == Flavour::MariaDb
-            && self.semi_sync().await?.is_some()
-            && !self.link().await?.rows(WAITS).await?.is_empty()
-        {
-            self.run("SET GLOBAL rpl_semi_sync_slave_kill_conn_timeout = 1").await?;
-        }
-        Ok(self.run(&words.stop_fetching()).await?)
-    }
-
     async fn settle(&mut self, wanted: &Position, wait: Duration) -> Result<Outcome, Broken> {
         let begun = Instant::now();
+        let mut released = false;
         let words = loop {
             let (words, report) = self.channel().await?;
             if report.standing().covers(wanted) {
                 break words;
+            }
+            if !released && !report.channels.is_empty() {
+                self.let_apply().await?;
+                released = true;
             }
             if let Some(error) = report.channels.iter().find_map(Channel::broken) {
                 return Err(failure(format!("error {}: {}", error.code, error.text)).into());
@@ -284,6 +269,20 @@ impl Hands {
             self.run(&stop).await?;
         }
         Ok(Outcome::At(self.report().await?.standing()))
+    }
+
+    async fn open(&mut self, confirmed: bool) -> Result<Outcome, Broken> {
+        let (words, report) = self.channel().await?;
+        if !report.channels.is_empty() {
+            self.run(&words.stop()).await?;
+            self.run(&words.forget_source()).await?;
+        }
+        if confirmed && let Some(roles) = self.semi_sync().await? {
+            self.switch(&roles.replica, false).await?;
+            self.switch(&roles.source, true).await?;
+        }
+        self.run(words.writable()).await?;
+        Ok(Outcome::Done)
     }
 
     async fn close(&mut self, wait: Duration) -> Result<Outcome, Broken> {
@@ -362,6 +361,11 @@ impl Hands {
             return Ok(Outcome::Diverged(extra));
         }
         self.run(words.read_only()).await?;
+        // All it has is at the primary: whoever still waits there for a confirmation may have it.
+        let semi_sync = self.semi_sync().await?;
+        if let Some(roles) = &semi_sync {
+            self.switch(&roles.source, false).await?;
+        }
         let fresh = report.channels.is_empty();
         if !fresh {
             self.run(&words.stop()).await?;
@@ -375,16 +379,14 @@ impl Hands {
         let account = &tools.replication;
         let account = fresh.then(|| (account.user.as_str(), account.password.expose()));
         self.run(&words.follow(&Origin { host, port: *port, account })).await?;
-        let semi_sync = self.semi_sync().await?;
-        if let Some((source_role, replica_role)) = &semi_sync {
-            self.run(&format!("SET GLOBAL {source_role} = 0")).await?;
-            self.run(&format!("SET GLOBAL {replica_role} = 1")).await?;
+        if let Some(roles) = &semi_sync {
+            self.switch(&roles.replica, true).await?;
         }
         self.run(&words.start()).await?;
         self.runs().await?;
-        if let Some((source_role, replica_role)) = semi_sync {
-            source.run(&format!("SET GLOBAL {replica_role} = 0")).await?;
-            source.run(&format!("SET GLOBAL {source_role} = 1")).await?;
+        if let Some(roles) = &semi_sync {
+            source.switch(&roles.replica, false).await?;
+            source.switch(&roles.source, true).await?;
         }
         Ok(Outcome::Done)
     }
@@ -396,29 +398,6 @@ impl Hands {
         let text = |name| row.text(&[name]).unwrap_or_default();
         crate::gtid::History::parse(words.flavour, &text("state"), &text("pos"))
             .map_err(|error| failure(error.to_string()).into())
-    }
-
-    /// The names of the variables of semi-synchronous replication, source's and replica's, if one of
-    /// them is on.
-    async fn semi_sync(&mut self) -> Result<Option<(String, String)>, Broken> {
-        let sql = "SHOW GLOBAL VARIABLES LIKE 'rpl_semi_sync_%_enabled'";
-        let rows = self.link().await?.rows(sql).await?;
-        let mut names = (None, None);
-        let mut on = false;
-        for row in &rows {
-            let row = Fields(row);
-            let Some(name) = row.text(&["Variable_name"]) else { continue };
-            on |= row.text(&["Value"]).is_some_and(|value| matches!(value.as_str(), "ON" | "1"));
-            if name.contains("master") || name.contains("source") {
-                names.0 = Some(name);
-            } else {
-                names.1 = Some(name);
-            }
-        }
-        Ok(match names {
-            (Some(source), Some(replica)) if on => Some((source, replica)),
-            _ => None,
-        })
     }
 
     /// Waits until replication runs.

@@ -147,9 +147,21 @@ impl Machine {
         self.tell("candidate_ready", change.to, text);
         self.care.fell(change.old, now);
         self.care.rose(change.to);
-        self.start(Step::Open { server: change.to });
+        self.start(self.opening(&change));
         change.inherited = Some(standing);
         self.phase = Phase::Open(change);
+    }
+
+    fn opening(&self, change: &Change) -> Step {
+        let follows = |i: usize| {
+            let fact = &self.facts.servers[i];
+            i != change.to
+                && (change.planned || i != change.old)
+                && fact.state == State::Up
+                && fact.admin != AdminState::Maintenance
+        };
+        let confirmed = (0..self.facts.servers.len()).any(follows);
+        Step::Open { server: change.to, confirmed }
     }
 
     pub(super) fn opened(
@@ -167,7 +179,7 @@ impl Machine {
             Err(_) if change.attempts < 2 => {
                 change.attempts += 1;
                 change.opened = None;
-                self.start(Step::Open { server: change.to });
+                self.start(self.opening(&change));
                 self.phase = Phase::Open(change);
             }
             Err(failure) => {

@@ -21,8 +21,9 @@ pub enum Step {
     /// Applies `wanted`, then stops replicating. [`Outcome::At`] what it has applied, at least
     /// `wanted`; fails if that takes longer than `wait`.
     Settle { server: usize, wanted: Position, wait: Duration },
-    /// Forgets its source and becomes writable.
-    Open { server: usize },
+    /// Forgets its source and becomes writable. `confirmed`: others are about to follow it; where
+    /// replication is semi-synchronous it commits nothing without them.
+    Open { server: usize, confirmed: bool },
     /// Lets open transactions end for at most `wait`, becomes read-only, cuts off what still writes.
     /// [`Outcome::At`] what it has committed.
     Close { server: usize, wait: Duration },
@@ -33,8 +34,9 @@ pub enum Step {
     /// Replicates from `to`, and becomes read-only, if it has nothing that `to` lacks; fails if
     /// replication does not run then. [`Outcome::Diverged`] if it has.
     Join { server: usize, to: usize },
-    /// Notes statements in its binary log from now on, if it can and does not. [`Outcome::Noted`].
-    Note { server: usize },
+    /// A replica applies without waiting for confirmations; `note`: statements are noted in the binary
+    /// log from now on, if that can be and is not. [`Outcome::Prepared`].
+    Prepare { server: usize, note: bool },
 }
 
 /// What a step brought.
@@ -46,8 +48,11 @@ pub enum Outcome {
     Reached(bool),
     /// It has these transactions of its own, in the server's notation. Nothing was changed.
     Diverged(String),
-    /// Whether anything had to be changed.
-    Noted(bool),
+    /// What had to be changed.
+    Prepared {
+        released: bool,
+        noted: bool,
+    },
 }
 
 /// Why a step was not done, as far as is known.
@@ -69,12 +74,12 @@ impl Step {
             | Self::Freeze { server }
             | Self::Thaw { server }
             | Self::Settle { server, .. }
-            | Self::Open { server }
+            | Self::Open { server, .. }
             | Self::Close { server, .. }
             | Self::Reopen { server }
             | Self::Fence { server }
             | Self::Join { server, .. }
-            | Self::Note { server } => server,
+            | Self::Prepare { server, .. } => server,
         }
     }
 
@@ -85,7 +90,9 @@ impl Step {
             Self::Ping { .. } => Duration::from_millis(400),
             // A semi-synchronous replica takes a second to stop fetching from a source that hangs.
             Self::Reach { .. } => Duration::from_millis(1500),
-            Self::Freeze { .. } | Self::Thaw { .. } | Self::Note { .. } => Duration::from_secs(2),
+            Self::Freeze { .. } | Self::Thaw { .. } | Self::Prepare { .. } => {
+                Duration::from_secs(2)
+            }
             Self::Settle { wait, .. } | Self::Close { wait, .. } => *wait + Duration::from_secs(2),
             Self::Open { .. } | Self::Reopen { .. } | Self::Fence { .. } => Duration::from_secs(2),
             Self::Join { .. } => Duration::from_secs(8),
@@ -105,7 +112,7 @@ impl Step {
             Self::Close { .. } | Self::Fence { .. } => "be made read-only",
             Self::Reopen { .. } => "be made writable again",
             Self::Join { .. } => "be made a replica",
-            Self::Note { .. } => "be made to note statements in its binary log",
+            Self::Prepare { .. } => "be prepared for a change of the primary",
         }
     }
 }

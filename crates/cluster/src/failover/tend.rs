@@ -29,8 +29,8 @@ pub(super) struct Care {
     asked: Option<usize>,
     /// They are given another server's data.
     rebuilt: BTreeSet<usize>,
-    /// The monitor's connection to each server when it was last seen to that it notes statements.
-    noted: BTreeMap<usize, u64>,
+    /// The monitor's connection to each server when it was last prepared.
+    prepared: BTreeMap<usize, u64>,
     /// That failed, and they may have half of them: why.
     half_done: BTreeMap<usize, String>,
 }
@@ -161,12 +161,12 @@ impl Machine {
                 self.nurse(step);
             }
         }
-        self.see_to_notes(primary, now);
+        self.prepare(primary, now);
     }
 
     /// Once after each start of a server, while nothing else is to be done there.
-    fn see_to_notes(&mut self, primary: usize, now: Instant) {
-        if !self.settings.note_statements || !self.settings.auto || self.able.is_err() {
+    fn prepare(&mut self, primary: usize, now: Instant) {
+        if !self.settings.auto || self.able.is_err() {
             return;
         }
         let due = |&i: &usize| {
@@ -176,14 +176,14 @@ impl Machine {
             well && fact.state == State::Up
                 && fact.admin != AdminState::Maintenance
                 && !self.care.rests(i, now)
-                && self.care.noted.get(&i) != Some(&fact.connection)
+                && self.care.prepared.get(&i) != Some(&fact.connection)
         };
         if self.care.busy.is_empty()
             && self.care.rebuilt.is_empty()
             && let Some(i) = (0..self.facts.servers.len()).find(due)
         {
-            self.care.noted.insert(i, self.facts.servers[i].connection);
-            self.nurse(Step::Note { server: i });
+            self.care.prepared.insert(i, self.facts.servers[i].connection);
+            self.nurse(Step::Prepare { server: i, note: self.settings.note_statements });
         }
     }
 
@@ -347,8 +347,16 @@ impl Machine {
                 self.answer(i, Ok(text));
             }
             (Step::Thaw { .. }, Ok(_)) => self.thawed(i, now),
-            (Step::Note { .. }, Ok(outcome)) => {
-                if *outcome == Outcome::Noted(true) {
+            (Step::Prepare { .. }, Ok(outcome)) => {
+                let Outcome::Prepared { released, noted } = *outcome else { return true };
+                if released {
+                    let text = format!(
+                        "{name} is a replica and had the role of a semi-synchronous source, too: it \
+                         waited for the confirmation of what it applied; that role was switched off"
+                    );
+                    self.tell("semi_sync_released", i, text);
+                }
+                if noted {
                     let text = format!(
                         "{name} notes statements in its binary log from now on \
                          (binlog_rows_query_log_events): by them it can be told whether the last \
@@ -359,7 +367,7 @@ impl Machine {
                 self.push(Effect::Look);
             }
             // Nothing depends on it.
-            (Step::Note { .. }, Err(failure)) => {
+            (Step::Prepare { .. }, Err(failure)) => {
                 let text = self.failure_text(&step, failure);
                 self.tell("step_failed", i, text);
             }

@@ -310,7 +310,7 @@ impl Sim {
                 self.servers[i].read_only = false;
                 Outcome::Done
             }
-            Step::Note { .. } => Outcome::Noted(false),
+            Step::Prepare { .. } => Outcome::Prepared { released: false, noted: false },
             Step::Join { to, .. } => {
                 if !self.reached(*to) {
                     return fail("the source can't be reached");
@@ -620,7 +620,8 @@ fn a_frozen_primary_is_replaced_and_a_slow_or_unreachable_one_is_not() {
         sim.expect(sim.primary() == Some(0), "it is back");
 
         sim.servers[0].hangs = true;
-        sim.run(ms(7000), true);
+        // Even if nobody hears of two steps that were done.
+        sim.run(ms(9000), true);
         sim.expect(sim.primary().is_some_and(|p| p != 0), "it is dead");
         sim.servers[0].hangs = false;
         sim.run(ms(10_000), true);
