@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use crate::config::DirectorConfig;
 use crate::sys::process::Waker;
+use crate::virtuals::Loaded;
 
 /// Longer than the director needs, unless it hangs.
 const LIMIT: Duration = Duration::from_secs(10);
@@ -19,6 +20,8 @@ pub type Source = Box<dyn Fn() -> Result<DirectorConfig, String> + Send + Sync>;
 
 pub(crate) struct Request {
     pub config: Box<DirectorConfig>,
+    /// The data plane, where it is the first configuration that needs one; or why there is none.
+    pub loaded: Option<Result<Loaded, String>>,
     /// What was done, in a sentence; or why nothing was.
     pub answer: Sender<Result<String, String>>,
 }
@@ -52,16 +55,22 @@ impl Control {
     pub fn reload(&self) -> Result<String, String> {
         let config = Box::new((self.source)()?);
         let (answer, answered) = channel();
-        let request = Request { config, answer };
         let gone = "the director is stopping".to_owned();
-        let sent = self.requests.lock().unwrap_or_else(PoisonError::into_inner).send(request);
-        sent.map_err(|_| gone.clone())?;
-        self.waker.wake();
+        if !self.send(Request { config, loaded: None, answer }) {
+            return Err(gone);
+        }
         match answered.recv_timeout(LIMIT) {
             Ok(answer) => answer,
             Err(RecvTimeoutError::Timeout) => Err("the director does not answer".to_owned()),
             Err(RecvTimeoutError::Disconnected) => Err(gone),
         }
+    }
+
+    /// Whether somebody is there to answer it.
+    pub(crate) fn send(&self, request: Request) -> bool {
+        let sent = self.requests.lock().unwrap_or_else(PoisonError::into_inner).send(request);
+        self.waker.wake();
+        sent.is_ok()
     }
 
     /// Whether the configuration could be run as it stands now.

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 
 use crate::config::DirectorConfig;
+use crate::control::Request;
 use crate::plane::choice::{Kind, choose, needs_ipvs};
 use crate::plane::{self, DataPlane, ebpf, ipvs};
 use crate::services::Services;
@@ -120,19 +121,34 @@ impl Virtuals {
         }
     }
 
-    /// Serves what `config` says from now on; what was done, in a few words.
-    pub fn reload(&mut self, config: &DirectorConfig) -> Result<String, Error> {
-        self.kept.allow(config).map_err(|why| Error::Config(why.to_owned()))?;
+    /// Whether `config` can be run with the privileges that were kept.
+    pub fn allow(&self, config: &DirectorConfig) -> Result<(), String> {
+        self.kept.allow(config).map_err(str::to_owned)
+    }
+
+    pub fn kept(&self) -> Kept {
+        self.kept
+    }
+
+    /// Whether a data plane is to be loaded first.
+    pub fn lacks_plane(&self, request: &Request) -> bool {
+        let wanted = !request.config.virtual_servers.is_empty();
+        wanted && self.services.is_none() && request.loaded.is_none()
+    }
+
+    /// Serves what `config` says from now on, by the data plane that was loaded for it if there was
+    /// none; what was done, in a few words.
+    pub fn reload(
+        &mut self,
+        config: &DirectorConfig,
+        loaded: Option<Loaded>,
+    ) -> Result<String, Error> {
         let many = config.virtual_servers.len();
         let Some(services) = &self.services else {
-            let kinds = choose(config).map_err(Error::Config)?;
-            if many > 0 && kinds.contains(&Kind::Ebpf) {
-                // The kernel takes such a program from those only who may look into it.
-                let text = "the first virtual server needs what the director gave up at its start: \
-                            restart it (systemctl restart leaves the addresses where they are)";
-                return Err(Error::Config(text.to_owned()));
+            if let Some(loaded) = loaded {
+                let kept = self.kept.without_loading();
+                *self = Self::start(config, loaded, Arc::clone(&self.shared), kept)?;
             }
-            *self = Self::start(config, load(config)?, Arc::clone(&self.shared), self.kept)?;
             return Ok(format!("{many} virtual servers"));
         };
         let mut done = format!("{many} virtual servers");

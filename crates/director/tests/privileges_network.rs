@@ -78,6 +78,31 @@ fn the_network_and_its_tables_are_all_it_keeps() {
     assert!(eventually(Duration::from_secs(5), refused), "{}", director.log());
 }
 
+/// Until it has a data plane it may load one; but for that moment, not even then.
+#[test]
+fn without_virtual_servers_it_could_load_what_the_first_one_takes() {
+    const PERFMON: u64 = 1 << 38;
+    let Some(lab) = site() else { return };
+    let both = config("", "", "");
+    let alone = &both[..both.find("virtual_server ").unwrap()];
+    let director = lab.director(88, alone);
+    let own = director.child.id().to_string();
+    let of_daemon = |who: &String| who.starts_with(&format!("/proc/{own}/"));
+    assert!(eventually(Duration::from_secs(10), || lab.holds(88, VIP)), "{}", director.log());
+    let sets = |who: &str| ["CapEff", "CapPrm", "CapBnd"].map(|set| status(who, set));
+    let bare = NET_ADMIN_RAW_BPF;
+    let all = everybody(&director);
+    let (daemon, guard): (Vec<_>, Vec<_>) = all.into_iter().partition(of_daemon);
+    assert!(!guard.is_empty() && guard.iter().all(|who| sets(who) == [bare; 3]), "{guard:?}");
+    assert!(daemon.iter().all(|who| sets(who) == [bare, bare | PERFMON, bare]), "{daemon:?}");
+
+    lab.write("director-88.conf", &both);
+    director.signal(libc::SIGHUP);
+    let loaded = || director.log().contains("1 virtual servers");
+    assert!(eventually(Duration::from_secs(10), loaded), "{}", director.log());
+    assert_eq!(sets(&format!("/proc/{own}/task/{own}/status")), [bare; 3]);
+}
+
 #[test]
 fn scripts_run_as_their_user() {
     let Some(lab) = site() else { return };

@@ -227,38 +227,6 @@ impl Shell {
         None
     }
 
-    /// On a thread of its own: reading files must not delay an advert.
-    fn ask_for_reload(&self) {
-        let control = Arc::clone(&self.control);
-        let asking = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
-            // Both ways it ends are told by who answers, or by the source.
-            let _ = control.reload();
-        });
-        if let Err(error) = asking {
-            tracing::error!("reload: {error}");
-        }
-    }
-
-    fn answer(&mut self, virtuals: &mut Virtuals) {
-        self.control.clear();
-        let requests: Vec<Request> =
-            self.requests_of_others.iter().flat_map(Receiver::try_iter).collect();
-        for Request { config, answer } in requests {
-            let result = self.reload(&config, virtuals);
-            match &result {
-                Ok(what) => {
-                    tracing::info!("reloaded: {what}");
-                    self.shared.events.push("reloaded", "", what);
-                }
-                Err(why) => {
-                    tracing::error!("not reloaded, nothing was changed: {why}");
-                    self.shared.events.push("reload_failed", "", why);
-                }
-            }
-            let _ = answer.send(result);
-        }
-    }
-
     /// Addresses of a run that was killed.
     fn clean_up_leftovers(&mut self, succeeded: Option<&Succeeded>) {
         for (i, instance) in self.instances.iter().enumerate() {

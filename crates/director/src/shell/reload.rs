@@ -2,15 +2,19 @@
 //! and family are, and whether it speaks multicast: all else changes in place, and its addresses
 //! stay where they are.
 
+use std::sync::Arc;
+use std::sync::mpsc::Receiver;
+
 use pointsman_vrrp::{Router, State};
 
 use super::instance::Instance;
 use super::track::Tracker;
 use super::{Group, Shell, make_groups};
 use crate::config::{DirectorConfig, VrrpInstance};
+use crate::control::Request;
 use crate::sys::link::{add_address, delete_address};
-use crate::sys::now;
-use crate::virtuals::Virtuals;
+use crate::sys::{bpf, now};
+use crate::virtuals::{self, Loaded, Virtuals};
 
 /// Numbers for the sentence that says what was done.
 #[derive(Default)]
@@ -21,28 +25,92 @@ struct Changes {
 }
 
 impl Shell {
-    /// Runs `config` from now on, or says why not and goes on as before.
-    pub(super) fn reload(
-        &mut self,
-        config: &DirectorConfig,
-        virtuals: &mut Virtuals,
-    ) -> Result<String, String> {
+    /// On a thread of its own: reading files must not delay an advert.
+    pub(super) fn ask_for_reload(&self) {
+        let control = Arc::clone(&self.control);
+        let asking = std::thread::Builder::new().name("reload".to_owned()).spawn(move || {
+            // Both ways it ends are told by who answers, or by the source.
+            let _ = control.reload();
+        });
+        if let Err(error) = asking {
+            tracing::error!("reload: {error}");
+        }
+    }
+
+    pub(super) fn answer(&mut self, virtuals: &mut Virtuals) {
+        self.control.clear();
+        let requests: Vec<Request> =
+            self.requests_of_others.iter().flat_map(Receiver::try_iter).collect();
+        for mut request in requests {
+            let prepared = self.prepare(&request.config, virtuals);
+            if prepared.is_ok() && virtuals.lacks_plane(&request) {
+                self.load_aside(request, virtuals);
+                continue;
+            }
+            let loaded = request.loaded.take();
+            let result = prepared.and_then(|()| self.reload(&request.config, loaded, virtuals));
+            match &result {
+                Ok(what) => {
+                    tracing::info!("reloaded: {what}");
+                    self.shared.events.push("reloaded", "", what);
+                }
+                Err(why) => {
+                    tracing::error!("not reloaded, nothing was changed: {why}");
+                    self.shared.events.push("reload_failed", "", why);
+                }
+            }
+            let _ = request.answer.send(result);
+        }
+    }
+
+    /// Whether `config` could be run; makes what its data plane needs to be there.
+    fn prepare(&mut self, config: &DirectorConfig, virtuals: &Virtuals) -> Result<(), String> {
         if self.stopping {
             return Err("the director is stopping".to_owned());
         }
-        // Whatever can fail comes before whatever changes something.
+        virtuals.allow(config)?;
         for instance in &config.vrrp {
             let checked = instance.router_config().validate();
             checked.map_err(|e| format!("vrrp_instance {}: {e}", instance.name))?;
         }
-        let tracker = Tracker::start(config, Some(&self.tracker));
-        let tracker = tracker.map_err(|e| format!("tracking: {e}"))?;
         for instance in &config.vrrp {
-            // Before the data plane, which listens there.
             let made = self.vmacs.ensure(instance, &self.links, &mut self.requests);
             made.map_err(|e| format!("vrrp_instance {}: no virtual MAC: {e}", instance.name))?;
         }
-        let servers = virtuals.reload(config).map_err(|e| e.to_string())?;
+        Ok(())
+    }
+
+    /// Loads the data plane for a request that is the first to need one, and comes back with it. That
+    /// may take longer than peers wait for an advert: it has a thread of its own.
+    fn load_aside(&self, mut request: Request, virtuals: &Virtuals) {
+        let (control, kept) = (Arc::clone(&self.control), virtuals.kept());
+        let loading = std::thread::Builder::new().name("load".to_owned()).spawn(move || {
+            let loaded = kept.while_loading(|| virtuals::load(&request.config));
+            request.loaded = Some(loaded.map_err(|error| error.to_string()));
+            control.send(request);
+        });
+        if let Err(error) = loading {
+            // Who asked hears that nobody answers.
+            tracing::error!("reload: {error}");
+        }
+    }
+
+    /// Runs `config` from now on, or says why not and goes on as before.
+    fn reload(
+        &mut self,
+        config: &DirectorConfig,
+        loaded: Option<Result<Loaded, String>>,
+        virtuals: &mut Virtuals,
+    ) -> Result<String, String> {
+        // Whatever can fail comes before whatever changes something.
+        let tracker = Tracker::start(config, Some(&self.tracker));
+        let tracker = tracker.map_err(|e| format!("tracking: {e}"))?;
+        let servers = virtuals.reload(config, loaded.transpose()?).map_err(|e| e.to_string())?;
+        if let Some(guard) = &self.guard
+            && let Err(error) = bpf::links().and_then(|links| guard.keep(&links))
+        {
+            tracing::warn!("the guard can't keep the data plane after a crash: {error}");
+        }
 
         self.tracker = tracker;
         let changes = self.change_instances(config);

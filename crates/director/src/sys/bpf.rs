@@ -2,7 +2,7 @@
 
 use std::io;
 use std::marker::PhantomData;
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 
 /// Plain numbers in the layout that C has, without hidden padding.
 ///
@@ -66,6 +66,20 @@ fn call<T>(command: libc::c_long, attributes: &mut T) -> io::Result<()> {
 
 fn address<T>(value: &T) -> u64 {
     std::ptr::from_ref(value) as u64
+}
+
+/// This process's open attachments of programs.
+pub(crate) fn links() -> io::Result<Vec<RawFd>> {
+    let mut links: Vec<RawFd> = Vec::new();
+    for entry in std::fs::read_dir("/proc/self/fd")?.flatten() {
+        // Others come and go meanwhile.
+        let what = std::fs::read_link(entry.path()).unwrap_or_default();
+        if what.as_os_str() == "anon_inode:bpf_link" {
+            let name = entry.file_name();
+            links.extend(name.to_str().and_then(|name| name.parse::<RawFd>().ok()));
+        }
+    }
+    Ok(links)
 }
 
 fn if_there<T>(result: io::Result<T>) -> io::Result<Option<T>> {

@@ -12,17 +12,18 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd, RawFd};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
+use super::descriptors::{self, MAX_FDS};
 use super::link::{Placed, delete_address};
 use super::netlink::Socket;
 use super::route::PlacedRoute;
 use super::succession::{PATIENCE, READY, listen, succeed};
 use super::vrrp_socket::VrrpSocket;
-use super::{check, check_size, now, own, wait_readable};
+use super::{check, check_size, now, own, privileges, wait_readable};
 
 /// How long the guard stays after the daemon. It has inherited the data plane's descriptors, so that
 /// packets still sent here, by those who have not learned yet who holds the addresses now, find
@@ -75,6 +76,8 @@ enum Message {
     },
     /// The daemon ends, for another to begin.
     Restart,
+    /// The descriptors with it are to stay open, instead of those sent before.
+    Keep,
 }
 
 /// The daemon's end.
@@ -101,7 +104,8 @@ impl Guard {
         match check(unsafe { libc::fork() })? {
             0 => {
                 drop(ours);
-                watch(theirs);
+                let mut kept = Vec::new();
+                watch(theirs, &mut kept);
                 std::thread::sleep(LINGER);
                 // SAFETY: ends the child without running the parent's exit handlers.
                 unsafe { libc::_exit(0) }
@@ -143,21 +147,28 @@ impl Guard {
         Err(io::Error::other("it can't be reached by another daemon"))
     }
 
+    /// Has the guard keep `fds` open, too: what it is to find open when the daemon is gone, and was
+    /// not when the guard was started. They replace those of the call before.
+    pub fn keep(&self, fds: &[RawFd]) -> io::Result<()> {
+        let fds = &fds[..fds.len().min(MAX_FDS)];
+        self.send_with(&Message::Keep, fds)
+    }
+
     fn send(&self, message: &Message) -> io::Result<()> {
+        self.send_with(message, &[])
+    }
+
+    fn send_with(&self, message: &Message, fds: &[RawFd]) -> io::Result<()> {
         let bytes = serde_json::to_vec(message).map_err(io::Error::other)?;
         // Never wait for the guard: it may be stopped, and we must go on.
-        let flags = libc::MSG_NOSIGNAL | libc::MSG_DONTWAIT;
-        // SAFETY: the buffer is valid for its length.
-        check_size(unsafe {
-            libc::send(self.fd.as_raw_fd(), bytes.as_ptr().cast(), bytes.len(), flags)
-        })
-        .map(drop)
+        descriptors::send(self.fd.as_fd(), &bytes, fds)
     }
 }
 
-/// The guard's life.
-fn watch(fd: OwnedFd) {
+/// The guard's life. `kept` is what it was sent to keep open.
+fn watch(fd: OwnedFd, kept: &mut Vec<OwnedFd>) {
     outlive_the_daemon();
+    privileges::without_loading();
     let mut buffer = vec![0; MAX_MESSAGE];
     let mut holds: Vec<(Hold, bool)> = Vec::new();
     let mut successors = None;
@@ -178,22 +189,14 @@ fn watch(fd: OwnedFd) {
         }
         // All that waits, before any deadline is looked at again.
         loop {
-            // SAFETY: the buffer is valid for its length.
-            let result = check_size(unsafe {
-                libc::recv(
-                    fd.as_raw_fd(),
-                    buffer.as_mut_ptr().cast(),
-                    buffer.len(),
-                    libc::MSG_DONTWAIT,
-                )
-            });
-            match result {
-                Ok(0) => {
+            match descriptors::receive(fd.as_fd(), &mut buffer) {
+                Ok((0, _)) => {
                     let live = holds.into_iter().filter(|(_, removed)| !removed);
                     succeed(successors.as_ref(), live.map(|(hold, _)| hold).collect());
                     return;
                 }
-                Ok(length) => match serde_json::from_slice(&buffer[..length]) {
+                Ok((length, fds)) => match serde_json::from_slice(&buffer[..length]) {
+                    Ok(Message::Keep) => *kept = fds,
                     Ok(Message::Restart) => {
                         successors = successors.or_else(|| listen().ok());
                         let answer = [if successors.is_some() { READY } else { b'n' }];
@@ -234,7 +237,7 @@ fn note(holds: &mut Vec<(Hold, bool)>, message: Message) {
             }
         }
         Message::Release { router } => holds.retain(|(h, _)| h.router != router),
-        Message::Restart => {}
+        Message::Restart | Message::Keep => {}
     }
 }
 

@@ -1,6 +1,7 @@
 //! The kernel's side: netlink, raw sockets, signals, clocks. All `unsafe` of the crate is in here.
 
 pub(crate) mod bpf;
+mod descriptors;
 pub(crate) mod guard;
 pub(crate) mod link;
 pub(crate) mod netlink;

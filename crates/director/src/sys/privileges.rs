@@ -8,7 +8,7 @@
 use std::io;
 
 use super::check;
-use crate::config::{DirectorConfig, Script};
+use crate::config::{DirectorConfig, PlaneChoice, Script};
 
 // linux/capability.h
 const KILL: u32 = 5;
@@ -18,7 +18,10 @@ const NET_BIND_SERVICE: u32 = 10;
 const NET_ADMIN: u32 = 12;
 const NET_RAW: u32 = 13;
 const SYS_ADMIN: u32 = 21;
-/// Since Linux 5.8; before, SYS_ADMIN stands for it.
+/// The kernel takes a program that computes with addresses of packets from those only who may look
+/// into it.
+const PERFMON: u32 = 38;
+/// Both since Linux 5.8; before, SYS_ADMIN stands for them.
 const BPF: u32 = 39;
 const VERSION_3: u32 = 0x2008_0522;
 
@@ -46,11 +49,14 @@ impl Scripts {
 pub(crate) struct Kept {
     scripts: Scripts,
     low_ports: bool,
+    /// A data plane may still be loaded, for the first virtual server of a reload: what that takes is
+    /// within reach, and in force only meanwhile.
+    loading: bool,
 }
 
 impl Kept {
-    /// Gives up what `config` does not need. Threads keep what they have: call it while there is
-    /// one.
+    /// Gives up what `config` does not need, once its data plane is loaded. Threads keep what they
+    /// have: call it while there is one.
     pub fn only(config: &DirectorConfig) -> io::Result<Self> {
         let kept = Self::needed(config);
         let last = last_capability();
@@ -70,8 +76,33 @@ impl Kept {
             // SAFETY: plain system call.
             check(unsafe { libc::prctl(libc::PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0) })?;
         }
-        keep(wanted)?;
+        kept.keep()?;
         Ok(kept)
+    }
+
+    fn keep(self) -> io::Result<()> {
+        let wanted = self.capabilities(last_capability());
+        keep(if self.loading { wanted | 1 << PERFMON } else { wanted }, wanted)
+    }
+
+    /// Runs `load` with what loading a data plane takes.
+    pub fn while_loading<T>(self, load: impl FnOnce() -> T) -> T {
+        if self.loading {
+            // Without it `load` says what is missing.
+            let _ = keep(!0, self.capabilities(last_capability()) | 1 << PERFMON);
+        }
+        let loaded = load();
+        let _ = self.keep();
+        loaded
+    }
+
+    /// The data plane is loaded: this thread gives up what that took.
+    pub fn without_loading(self) -> Self {
+        let kept = Self { loading: false, ..self };
+        if let Err(error) = kept.keep() {
+            tracing::warn!("giving up privileges: {error}");
+        }
+        kept
     }
 
     /// Whether `config` can be run with what was kept, else why not.
@@ -94,7 +125,9 @@ impl Kept {
         let servers = config.virtual_servers.iter().flat_map(|vs| &vs.real_servers);
         let mut binds = servers.flat_map(|r| &r.checks).filter_map(|c| c.bind);
         let low_ports = binds.any(|bind| (1..1024).contains(&bind.port()));
-        Self { scripts: Scripts::of(config), low_ports }
+        let loading =
+            config.virtual_servers.is_empty() && config.global.data_plane != PlaneChoice::Ipvs;
+        Self { scripts: Scripts::of(config), low_ports, loading }
     }
 
     /// A bit for each.
@@ -134,8 +167,15 @@ struct Data {
     inheritable: u32,
 }
 
-/// Of what this thread may do, no more than `wanted`; nothing of it is inherited.
-fn keep(wanted: u64) -> io::Result<()> {
+/// What [`Kept::while_loading`] needs is not for the guard.
+pub(super) fn without_loading() {
+    // It has it from whoever has it too.
+    let _ = keep(!(1 << PERFMON), !(1 << PERFMON));
+}
+
+/// Of what this thread may do, no more than `permitted`, and of that `effective` at once; nothing of
+/// it is inherited.
+fn keep(permitted: u64, effective: u64) -> io::Result<()> {
     let mut header = Header { version: VERSION_3, pid: 0 };
     let mut data = [Data::default(); 2];
     // SAFETY: header and data are laid out as version 3 wants them, and live over the call.
@@ -143,8 +183,9 @@ fn keep(wanted: u64) -> io::Result<()> {
         libc::syscall(libc::SYS_capget, &mut header, data.as_mut_ptr()) as libc::c_int
     })?;
     for (half, data) in data.iter_mut().enumerate() {
-        let permitted = data.permitted & (wanted >> (32 * half)) as u32;
-        *data = Data { effective: permitted, permitted, inheritable: 0 };
+        let permitted = data.permitted & (permitted >> (32 * half)) as u32;
+        let effective = permitted & (effective >> (32 * half)) as u32;
+        *data = Data { effective, permitted, inheritable: 0 };
     }
     // SAFETY: as above.
     check(unsafe { libc::syscall(libc::SYS_capset, &mut header, data.as_ptr()) as libc::c_int })
@@ -173,13 +214,19 @@ mod tests {
         assert_eq!(bare.capabilities(37), 1 << NET_ADMIN | 1 << NET_RAW | 1 << SYS_ADMIN);
         let low = needed("TCP_CHECK {\n bind_port 99\n bindto 10.0.0.3\n }");
         assert!(low.low_ports && low.capabilities(40) & 1 << NET_BIND_SERVICE != 0);
-        let other = Kept { scripts: Scripts { root: false, others: true }, low_ports: false };
+        let scripts = Scripts { root: false, others: true };
+        let other = Kept { scripts, low_ports: false, loading: false };
         assert!(other.capabilities(40) & 1 << SETUID != 0);
+        assert!(!bare.loading && Kept::needed(&DirectorConfig::default()).loading);
     }
 
     #[test]
     fn a_reload_that_needs_more_is_refused() {
-        let kept = |root, others| Kept { scripts: Scripts { root, others }, low_ports: false };
+        let kept = |root, others| Kept {
+            scripts: Scripts { root, others },
+            low_ports: false,
+            loading: false,
+        };
         let config = DirectorConfig::default();
         assert_eq!(kept(false, false).allow(&config), Ok(()));
         let mut scripted = config;
