@@ -142,6 +142,24 @@ fn a_sync_group_moves_as_one() {
     follows(&lab, &BOTH, &file, &[VIP, VIP_2], &|| plug(&lab, "down"), &|| plug(&lab, "up"));
 }
 
+/// A process that is restarted leaves the addresses to its guard, and nobody comes: whoever takes one of
+/// them has the guard let go of both.
+#[test]
+fn a_sync_group_moves_as_one_from_the_guard_too() {
+    let Some(lab) = lab() else { return };
+    let group = "vrrp_sync_group G {\n group {\n VI_1\n VI_2\n }\n}\n";
+    let mut a = lab.director(88, &config(150, group, ""));
+    let both = |host| lab.holds(host, VIP) && lab.holds(host, VIP_2);
+    assert!(eventually(LIMIT, || both(88)), "{}", a.log());
+    a.signal(libc::SIGUSR2);
+    a.wait();
+    assert!(both(88), "{}", a.log());
+    let one = config(200, "", "");
+    let b = lab.keepalived(99, &one[..one.find("vrrp_instance VI_2").unwrap()]);
+    assert!(eventually(LIMIT, || lab.holds(99, VIP)), "{}", b.log());
+    assert!(eventually(Duration::from_secs(1), || !lab.holds(88, VIP) && !lab.holds(88, VIP_2)));
+}
+
 /// keepalived hears of processes by a connector that is not there in a network namespace: not in our
 /// place here.
 #[test]

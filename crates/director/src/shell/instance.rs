@@ -199,7 +199,8 @@ impl Instance {
         result
     }
 
-    pub fn tell_guard(&self, router: &Router, guard: Option<&Guard>) {
+    /// `group`: the name of its sync group.
+    pub fn tell_guard(&self, router: &Router, group: Option<String>, guard: Option<&Guard>) {
         let Some(guard) = guard else { return };
         let hold = Hold {
             router: self.id.0,
@@ -216,6 +217,8 @@ impl Instance {
                 interval: router.config().advert_interval,
                 peers_wait: router.config().peers_wait(),
                 multicast: self.key.multicast,
+                min_ttl: router.config().min_ttl,
+                group,
                 auth: router.config().auth.as_ref().map(Auth::data),
             },
             until: router.active_until().unwrap_or_else(|| now() + Duration::from_secs(1)),

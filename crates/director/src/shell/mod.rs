@@ -15,7 +15,7 @@ use std::sync::Arc;
 use std::sync::mpsc::Receiver;
 use std::time::{Duration, Instant, SystemTime};
 
-use pointsman_vrrp::{Action, Advert, Node, Router, State, Time};
+use pointsman_vrrp::{Action, Advert, Node, Router, RouterId, State, Time};
 
 use crate::Error;
 use crate::config::{DirectorConfig, Notify, Script, SyncGroup};
@@ -345,7 +345,7 @@ impl Shell {
             match action {
                 Action::AddAddresses => {
                     instance.held = instance.placed(&self.links);
-                    instance.tell_guard(router, self.guard.as_ref());
+                    instance.tell_guard(router, group_of(&self.groups, id), self.guard.as_ref());
                     for placed in &instance.held {
                         if let Err(error) = add_address(&mut self.requests, placed) {
                             let text = format!("adding {}: {error}", placed.ip);
@@ -355,7 +355,11 @@ impl Shell {
                     }
                     if !instance.config.virtual_routes.is_empty() {
                         instance.add_routes(&self.links, &mut self.requests, &self.shared);
-                        instance.tell_guard(router, self.guard.as_ref());
+                        instance.tell_guard(
+                            router,
+                            group_of(&self.groups, id),
+                            self.guard.as_ref(),
+                        );
                     }
                 }
                 Action::RemoveAddresses => {
@@ -476,6 +480,12 @@ fn make_groups(config: &DirectorConfig, instances: &[Instance]) -> Vec<Group> {
         }
     };
     config.sync_groups.iter().map(make).collect()
+}
+
+/// The name of the sync group a router is in; instances have the numbers of their routers.
+fn group_of(groups: &[Group], id: RouterId) -> Option<String> {
+    let group = groups.iter().find(|g| g.members.contains(&id.0))?;
+    Some(group.config.name.clone())
 }
 
 enum AtOnce {

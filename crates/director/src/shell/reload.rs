@@ -9,7 +9,7 @@ use pointsman_vrrp::{Router, State};
 
 use super::instance::Instance;
 use super::track::Tracker;
-use super::{Group, Shell, make_groups};
+use super::{Group, Shell, group_of, make_groups};
 use crate::config::{DirectorConfig, VrrpInstance};
 use crate::control::Request;
 use crate::sys::link::{add_address, delete_address};
@@ -214,7 +214,8 @@ impl Shell {
                 tracing::error!("{}: {error}", instance.config.name);
             }
         }
-        instance.tell_guard(self.node.router(id), self.guard.as_ref());
+        let group = group_of(&self.groups, id);
+        instance.tell_guard(self.node.router(id), group, self.guard.as_ref());
     }
 
     fn change_groups(&mut self, config: &DirectorConfig) {

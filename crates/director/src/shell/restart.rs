@@ -5,7 +5,7 @@
 use std::time::Duration;
 
 use super::instance::Instance;
-use super::{Shell, now};
+use super::{Shell, group_of, now};
 use crate::sys::guard::Hold;
 use crate::sys::link::Links;
 use crate::sys::succession::Predecessor;
@@ -77,7 +77,8 @@ impl Shell {
         self.control.check().map_err(|why| format!("the configuration can't be run: {why}"))?;
         for instance in self.instances.iter().filter(active) {
             // With the priority it has now.
-            instance.tell_guard(node.router(instance.id), Some(guard));
+            let group = group_of(&self.groups, instance.id);
+            instance.tell_guard(node.router(instance.id), group, Some(guard));
         }
         guard.restart().map_err(|error| format!("the guard: {error}"))?;
         let time = now();

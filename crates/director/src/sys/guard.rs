@@ -60,6 +60,10 @@ pub(crate) struct StandIn {
     /// How long its peers wait for one.
     pub peers_wait: Duration,
     pub multicast: bool,
+    /// Adverts with a lower TTL or hop limit are not believed.
+    pub min_ttl: u8,
+    /// Of the sync group it is in: its members go together.
+    pub group: Option<String>,
     /// What adverts of version 2 must carry to be believed.
     pub auth: Option<[u8; 8]>,
 }

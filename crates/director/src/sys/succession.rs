@@ -14,9 +14,9 @@ use std::os::linux::net::SocketAddrExt as _;
 use std::os::unix::net::{SocketAddr as UnixAddr, UnixListener, UnixStream};
 use std::time::Duration;
 
-use pointsman_vrrp::{Advert, Auth, PRIORITY_STOP, Received};
+use pointsman_vrrp::{Advert, Auth, PRIORITY_OWNER, PRIORITY_STOP, Received, Version};
 
-use super::guard::{Hold, part, remove};
+use super::guard::{Hold, StandIn, part, remove};
 use super::vrrp_socket::VrrpSocket;
 use super::{now, wait_readable};
 
@@ -92,6 +92,10 @@ impl Waiting {
         }
     }
 
+    fn group(&self) -> Option<&str> {
+        self.hold.stand_in.group.as_deref()
+    }
+
     /// Whether a router that is above this one advertises.
     fn is_superseded(&mut self) -> bool {
         let Self { hold, socket: Some(socket), .. } = self else { return false };
@@ -111,16 +115,34 @@ fn is_above(hold: &Hold, payload: &[u8], from: Received) -> bool {
     let auth = hold.stand_in.auth.map(|password| Auth::pass(&password));
     let believed = auth.as_ref().is_none_or(|auth| auth.matches(&advert.auth_data))
         && advert.auth_type_matches(auth.as_ref());
-    let is_peer = || hold.stand_in.adverts.iter().any(|(_, dst, _)| *dst == from.src);
-    let expected = if hold.stand_in.multicast { from.ttl == 255 } else { is_peer() };
+    let StandIn { adverts, multicast, min_ttl, priority, interval, .. } = &hold.stand_in;
+    let is_peer = || adverts.iter().any(|(_, dst, _)| *dst == from.src);
     // The first byte has version and type.
     believed
-        && expected
+        && from.ttl >= *min_ttl
+        && (*multicast || is_peer())
         && payload.first() == ours.first()
+        && (advert.version == Version::V3 || advert.interval == *interval)
         && advert.vrid == hold.vrid
         && advert.priority != PRIORITY_STOP
+        && *priority != PRIORITY_OWNER
         && from.src != *own
-        && (advert.priority, from.src) > (hold.stand_in.priority, *own)
+        && (advert.priority, from.src) > (*priority, *own)
+}
+
+/// Takes those out of `waiting` that `lost` says have to go, and then those of their sync groups, who
+/// go with them.
+fn go_together<T>(
+    waiting: &mut Vec<T>,
+    mut lost: impl FnMut(&mut T) -> bool,
+    group: impl Fn(&T) -> Option<&str>,
+) -> (Vec<T>, Vec<T>) {
+    let gone: Vec<T> = waiting.extract_if(.., |w| lost(w)).collect();
+    let is_of_one = |w: &mut T| {
+        group(w).is_some_and(|name| gone.iter().any(|other| group(other) == Some(name)))
+    };
+    let others = waiting.extract_if(.., is_of_one).collect();
+    (gone, others)
 }
 
 /// The daemon is gone. If it is to be followed by another, `holds` are that one's, as far as it takes
@@ -148,14 +170,13 @@ pub(super) fn succeed(successors: Option<&UnixListener>, holds: Vec<Hold>) {
         fds.extend(waiting.iter().filter_map(|w| w.socket.as_ref()).map(AsFd::as_fd));
         let ready = wait_readable(&fds, timeout);
         // What others sent comes first: it may say that we need not go on.
-        waiting.retain_mut(|w| {
-            let superseded = w.is_superseded();
-            if superseded {
-                remove(&w.hold);
-            }
-            !superseded
-        });
-        waiting.extract_if(.., |w| w.hold.until <= now()).for_each(|w| part(&w.hold));
+        let (superseded, others) =
+            go_together(&mut waiting, Waiting::is_superseded, Waiting::group);
+        superseded.iter().for_each(|w| remove(&w.hold));
+        others.iter().for_each(|w| part(&w.hold));
+        let is_late = |w: &mut Waiting| w.hold.until <= now();
+        let (late, others) = go_together(&mut waiting, is_late, Waiting::group);
+        late.iter().chain(&others).for_each(|w| part(&w.hold));
         match (ready.map(|ready| ready[0]), &mut follower) {
             (Ok(false), _) => {}
             (Ok(true), None) => {
@@ -219,9 +240,8 @@ impl Predecessor {
 mod tests {
     use std::net::{IpAddr, Ipv4Addr};
 
-    use pointsman_vrrp::{ChecksumForm, MULTICAST_V4, Outgoing, Version};
+    use pointsman_vrrp::{ChecksumForm, MULTICAST_V4, Outgoing};
 
-    use super::super::guard::StandIn;
     use super::*;
 
     const OURS: IpAddr = IpAddr::V4(Ipv4Addr::new(192, 168, 4, 88));
@@ -257,6 +277,8 @@ mod tests {
                 interval: Duration::from_secs(1),
                 peers_wait: Duration::from_secs(3),
                 multicast: true,
+                min_ttl: 255,
+                group: None,
                 auth: Some(Auth::pass(b"1111").data()),
             },
             until: Duration::from_secs(1000),
@@ -279,6 +301,41 @@ mod tests {
         assert!(!above(99, 51, 200, b"2222", 255), "another password");
         assert!(!above(99, 51, 200, b"1111", 254), "from another network");
         assert!(!above(88, 51, 200, b"1111", 255), "ourselves");
+    }
+
+    #[test]
+    fn to_a_peer_alone_and_from_no_farther_than_it_may_be() {
+        let peer = IpAddr::from([192, 168, 4, 99]);
+        let mut hold = hold();
+        hold.stand_in.multicast = false;
+        hold.stand_in.min_ttl = 254;
+        hold.stand_in.adverts[0].1 = peer;
+        let above = |hold: &Hold, src: IpAddr, ttl| {
+            let (_, dst, payload) = advert(51, 200, b"1111", src);
+            is_above(hold, &payload, Received { src, dst, ttl })
+        };
+        assert!(above(&hold, peer, 254));
+        assert!(!above(&hold, peer, 253));
+        assert!(!above(&hold, IpAddr::from([192, 168, 4, 77]), 255), "nobody it knows");
+        // Nor for what the daemon would not have heard either.
+        hold.stand_in.interval = Duration::from_secs(2);
+        assert!(!above(&hold, peer, 255), "another interval");
+        hold.stand_in.interval = Duration::from_secs(1);
+        hold.stand_in.priority = PRIORITY_OWNER;
+        assert!(!above(&hold, peer, 255), "the addresses are its own");
+    }
+
+    #[test]
+    fn a_group_goes_together() {
+        let go = |lost: usize| {
+            let mut waiting = vec![(1, Some("G")), (2, None), (3, Some("G")), (4, Some("H"))];
+            let (gone, others) = go_together(&mut waiting, |w| w.0 == lost, |w| w.1);
+            let numbers = |of: Vec<(usize, _)>| of.into_iter().map(|w| w.0).collect::<Vec<_>>();
+            (numbers(gone), numbers(others), numbers(waiting))
+        };
+        assert_eq!(go(1), (vec![1], vec![3], vec![2, 4]));
+        assert_eq!(go(2), (vec![2], vec![], vec![1, 3, 4]));
+        assert_eq!(go(4), (vec![4], vec![], vec![1, 2, 3]));
     }
 
     #[test]
