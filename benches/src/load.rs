@@ -120,10 +120,22 @@ pub fn run(
     clients: usize,
     time: Duration,
 ) -> Result<Done> {
+    Ok(run_with(workload, at, tls, clients, time, || Ok(()))?.0)
+}
+
+/// The same; `ready` is called once all are connected, and none does anything yet.
+pub fn run_with<T>(
+    workload: Workload,
+    at: &Forwarder,
+    tls: Option<&Arc<ClientConfig>>,
+    clients: usize,
+    time: Duration,
+    ready: impl FnOnce() -> Result<T>,
+) -> Result<(Done, T)> {
     let stop = AtomicBool::new(false);
     let start = Barrier::new(clients + 1);
     let to = if workload.writes() { at.writes } else { at.reads };
-    let mut done = std::thread::scope(|scope| {
+    let (mut done, ready) = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..clients)
             .map(|i| {
                 let (stop, start) = (&stop, &start);
@@ -133,8 +145,12 @@ pub fn run(
             })
             .collect::<Result<_, _>>()?;
         start.wait();
+        let ready = ready();
+        start.wait();
         let begin = Instant::now();
-        std::thread::sleep(time);
+        if ready.is_ok() {
+            std::thread::sleep(time);
+        }
         stop.store(true, Relaxed);
         let mut all = Done::default();
         for worker in workers {
@@ -143,11 +159,11 @@ pub fn run(
             all.latencies.extend(one.latencies);
         }
         all.time = begin.elapsed();
-        anyhow::Ok(all)
+        anyhow::Ok((all, ready?))
     })?;
     ensure!(done.count > 0.0, "nothing was done");
     done.latencies.sort_unstable();
-    Ok(done)
+    Ok((done, ready))
 }
 
 fn work(
@@ -160,6 +176,7 @@ fn work(
 ) -> Result<Done> {
     let ready = Client::new(workload, to, tls);
     // Whoever fails must not leave the others waiting.
+    start.wait();
     start.wait();
     let mut me = ready?;
     if workload == Workload::BesideManyRows && client == 0 {

@@ -12,6 +12,7 @@ mod load;
 mod plot;
 mod report;
 mod scenario;
+mod syscalls;
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -27,6 +28,7 @@ use crate::cpu::{Autogroup, Quiet};
 use crate::forwarders::{Forwarder, Other};
 use crate::report::{Report, Sample};
 use crate::scenario::Scenario;
+use crate::syscalls::{Counting, PerQuery};
 
 #[derive(Debug, Parser)]
 struct Args {
@@ -54,6 +56,9 @@ struct Args {
     /// So many simultaneous clients, whatever the scenario
     #[arg(long)]
     clients: Option<usize>,
+    /// Count system calls instead of time: what each forwarder makes for a query (needs perf and root)
+    #[arg(long)]
+    syscalls: bool,
     /// Another proxy before the same servers: NAME=ADDRESS:PORT:PID
     #[arg(long, value_name = "PROXY")]
     other: Vec<Other>,
@@ -75,6 +80,7 @@ fn main() -> std::process::ExitCode {
 fn scenarios(args: &Args) -> Result<Vec<Scenario>> {
     let mut all = match args {
         Args { all: true, .. } => Scenario::all(),
+        Args { syscalls: true, .. } => Scenario::small(),
         Args { quick: true, .. } => Scenario::quick(),
         _ => Scenario::usual(),
     };
@@ -120,6 +126,9 @@ fn run(args: &Args) -> Result<()> {
         forwarders.push(Forwarder::other(other.clone())?);
     }
 
+    if args.syscalls {
+        return count_syscalls(&scenarios, &forwarders, &tls, sandbox.dir());
+    }
     let mut report = Report {
         autogroup_off: autogroup.is_off(),
         slice,
@@ -159,6 +168,33 @@ fn run(args: &Args) -> Result<()> {
     std::fs::write(&plot, plot::svg(title, &report.groups()))?;
     println!("numbers: {}\nplot:    {}", args.out.display(), plot.display());
     let _ = std::fs::remove_dir_all(keys);
+    Ok(())
+}
+
+/// For how long system calls are counted for each scenario and forwarder.
+const COUNT_FOR: Duration = Duration::from_millis(1500);
+
+fn count_syscalls(
+    scenarios: &[Scenario],
+    forwarders: &[Forwarder],
+    tls: &Arc<ClientConfig>,
+    dir: &std::path::Path,
+) -> Result<()> {
+    println!("{}\n", syscalls::LEGEND);
+    for scenario in scenarios {
+        println!("{}", PerQuery::head(&scenario.name()));
+        let tls = scenario.tls.then_some(tls);
+        for forwarder in forwarders.iter().filter(|f| f.tls || !scenario.tls) {
+            let Some(pid) = forwarder.pid() else { continue };
+            let Scenario { workload, clients, .. } = *scenario;
+            load::run(workload, forwarder, tls, clients, Duration::from_millis(300))?;
+            let begin = || Counting::begin(pid, dir);
+            let (done, counting) =
+                load::run_with(workload, forwarder, tls, clients, COUNT_FOR, begin)
+                    .with_context(|| format!("{} through {}", scenario.name(), forwarder.name))?;
+            println!("{}", counting.end(done.count)?.row(&format!("  {}", forwarder.name)));
+        }
+    }
     Ok(())
 }
 

@@ -38,6 +38,12 @@ impl Scenario {
         [TextSelect, PreparedReadOnly, TextReadWrite, PhpRequest].map(Self::plain).to_vec()
     }
 
+    /// What consists of small queries, once.
+    pub fn small() -> Vec<Self> {
+        let small = Workload::ALL.into_iter().filter(|w| !w.is_large());
+        small.filter(|w| *w != Workload::BesideManyRows).map(Self::plain).collect()
+    }
+
     /// Everything once, and what is most common with few clients, with many, and with TLS.
     pub fn usual() -> Vec<Self> {
         let mut all: Vec<_> = Workload::ALL.map(Self::plain).to_vec();
