@@ -106,6 +106,45 @@ fn nothing_of_a_session_is_left_to_the_next() {
 }
 
 #[test]
+fn a_connection_is_cleaned_with_the_first_statement_of_its_next_user() {
+    let site = site("");
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v INT)").unwrap();
+    db.query("INSERT INTO t (v) VALUES (1)").unwrap();
+    drop(db);
+    site.sandbox.wait_caught_up().unwrap();
+    settle(&site);
+    // Whatever is first: a read, a write, a prepared statement, another schema, a transaction.
+    let begin = |db: &mut Raw, how: usize| match how {
+        0 => assert_eq!(db.one("SELECT @@time_zone").unwrap(), "SYSTEM"),
+        1 => drop(db.query("INSERT INTO t (v) VALUES (@@time_zone = 'SYSTEM')").unwrap()),
+        2 => drop(db.prepare("SELECT v FROM t WHERE id = ?").unwrap()),
+        3 => {
+            db.command(2, b"app").unwrap();
+            db.ok().unwrap();
+        }
+        _ => drop(db.query("BEGIN").unwrap()),
+    };
+    let made = || site.sandbox.nodes().iter().map(connections).sum::<u64>();
+    let before = made();
+    for round in 0..20 {
+        let mut db = Raw::connect(site.port()).unwrap();
+        begin(&mut db, round % 5);
+        assert_eq!(db.one("SELECT @@time_zone").unwrap(), "SYSTEM", "round {round}");
+        assert_eq!(db.one("SELECT @@sql_mode = @@global.sql_mode").unwrap(), "1");
+        assert_eq!(db.one("SELECT @@character_set_client").unwrap(), "utf8mb4");
+        db.query("SET time_zone = '+03:00', sql_mode = 'ANSI_QUOTES'").unwrap();
+        db.query("SET NAMES latin1").unwrap();
+        // The replica is told, too.
+        assert_eq!(db.one("SELECT @@time_zone FROM t LIMIT 1").unwrap(), "+03:00");
+    }
+    let mut db = Raw::connect(site.port()).unwrap();
+    assert_eq!(db.one("SELECT MIN(v) FROM t").unwrap(), "1", "the zone of another was written");
+    let after = made();
+    assert!(after - before < 20, "{} connections for 20 sessions", after - before);
+}
+
+#[test]
 fn a_reset_session_is_a_new_one() {
     let site = site("");
     let mut db = Raw::connect(site.port()).unwrap();

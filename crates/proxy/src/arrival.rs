@@ -65,7 +65,11 @@ pub async fn arrive(
     write_packet(&mut out, 0, &greeting.build());
     socket.write_all(&out).await?;
 
-    let mut destination = socket.local_address()?;
+    let listeners = &worker.shared.config.listeners;
+    let mut destination = match listeners.get(entrance.listener) {
+        Some(listener) if !worker.shared.tells_destination => listener.address,
+        _ => socket.local_address()?,
+    };
     if let Some((source, to)) = forwarded(worker, socket, buf, info.peer.get(), entrance).await? {
         info.peer.set(source);
         destination = to;

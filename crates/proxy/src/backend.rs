@@ -37,12 +37,17 @@ pub struct Backend {
     pub version: u64,
     /// The client's prepared statements here, by the client's ids.
     pub statements: HashMap<u32, Here>,
-    /// Commands without a reply that go out with the next one.
+    /// Commands that go out with the next one. None of them has a reply, but for what makes it clean.
     pub pending: Vec<u8>,
+    /// The replies to what makes it clean are still to be read, before any other: see
+    /// [`Backend::settle`].
+    owed: bool,
     /// The OK that ended its login.
     pub welcome: Box<[u8]>,
-    /// Status flags of its login.
+    /// Status flags of its login, or as the last command of our own left them.
     pub status: Status,
+    /// Those with which it is as after its login.
+    first_status: Status,
     pub live: Arc<Live>,
     pub counted: Rc<Counted>,
     pub mariadb: bool,
@@ -184,11 +189,14 @@ pub struct Login {
 #[derive(Debug, Clone, Copy)]
 pub struct Origin {
     pub source: SocketAddr,
-    /// What it connected to.
+    /// What it connected to; where no server is told, the listener's address may do.
     pub destination: SocketAddr,
     /// Its connection is encrypted.
     pub secure: bool,
 }
+
+/// How statements of our own begin that are joined to others.
+const SET: &[u8] = b"\x03SET ";
 
 /// The longest packet we say we take, in bytes.
 const MAX_PACKET: u32 = 1 << 30;
@@ -374,7 +382,9 @@ impl Backend {
             version: 0,
             statements: HashMap::new(),
             pending: Vec::new(),
+            owed: false,
             status,
+            first_status: status,
             welcome: welcome.into(),
             live: Arc::clone(&server.live),
             counted: Counted::new(&server.live),
@@ -390,7 +400,10 @@ impl Backend {
             after_login: None,
         };
         match backend.track().await {
-            Ok(Ok(_)) => Ok(backend),
+            Ok(Ok(_)) => {
+                backend.first_status = backend.status;
+                Ok(backend)
+            }
             Ok(Err(payload)) => Err(ConnectError::Refused(payload)),
             Err(Broken::Io(e)) => Err(e.into()),
             Err(Broken::Malformed(e)) => Err(e.into()),
@@ -422,26 +435,59 @@ impl Backend {
 
     /// Makes it as after its login, but for the default schema. False: it can't be.
     pub async fn clean(&mut self) -> bool {
-        let Some(after_login) = self.after_login.clone() else { return false };
-        let mut out = std::mem::take(&mut self.pending);
-        out.clear();
-        self.statements.clear();
-        self.version = 0;
-        write_packet(&mut out, 0, &[0x1f]);
-        self.put_own(&mut out, &after_login);
-        self.put_own(&mut out, self.tracking());
+        if !self.clean_later() {
+            return false;
+        }
         self.in_step = false;
+        let out = std::mem::take(&mut self.pending);
         if self.socket.write_all(&out).await.is_err() {
             return false;
         }
         let mut buf = Buffer::borrow();
-        for command in [Command::ResetConnection, Command::Query, Command::Query] {
-            if !matches!(self.own_reply(command, &mut buf).await, Ok(Ok(_))) {
-                return false;
+        self.in_step = self.settle(&mut buf).await.is_ok();
+        self.in_step
+    }
+
+    /// The same, but all of it goes out in front of what its next user says first: nobody waits for
+    /// that alone. Only where its last user has left nothing behind that would be felt until then.
+    pub fn clean_later(&mut self) -> bool {
+        let Some(after_login) = &self.after_login else { return false };
+        // In one statement: one reply less, for both sides.
+        let set = [after_login, &b","[..], &self.tracking()[SET.len()..]].concat();
+        let mut out = std::mem::take(&mut self.pending);
+        out.clear();
+        self.statements.clear();
+        self.version = 0;
+        self.status = self.first_status;
+        write_packet(&mut out, 0, &[0x1f]);
+        self.put_own(&mut out, &set);
+        self.pending = out;
+        self.owed = true;
+        true
+    }
+
+    /// Reads what was said to its cleaning, if that is still owed. Whoever has sent something must do
+    /// so before reading the answer; what of that came along stays in `buf`.
+    ///
+    /// # Errors
+    /// It is not clean, or gone: not to be used any more, and what was sent may have run or not.
+    pub async fn settle(&mut self, buf: &mut Buffer) -> Result<(), Broken> {
+        if !std::mem::take(&mut self.owed) {
+            return Ok(());
+        }
+        for command in [Command::ResetConnection, Command::Query] {
+            if let Err(payload) = self.own_reply(command, buf).await? {
+                let code = error_code(&payload);
+                return Err(io::Error::other(format!("error {code} on its reset")).into());
             }
         }
-        self.in_step = true;
-        true
+        Ok(())
+    }
+
+    /// Whether [`Backend::settle`] has anything to do.
+    #[must_use]
+    pub fn is_owed(&self) -> bool {
+        self.owed
     }
 
     /// What the client has just set `session_track_...` to: servers report that only if it is in
@@ -491,6 +537,7 @@ impl Backend {
         self.in_step = false;
         self.socket.write_all(&out).await?;
         let mut buf = Buffer::borrow();
+        self.settle(&mut buf).await?;
         let answer = self.own_reply(Command::from_byte(payload[0]), &mut buf).await?;
         self.in_step = true;
         Ok(answer)
@@ -503,6 +550,7 @@ impl Backend {
         self.in_step = false;
         self.socket.write_all(&out).await?;
         let mut buf = Buffer::borrow();
+        self.settle(&mut buf).await?;
         let (_, head) = read_packet(&mut self.socket, &mut buf).await?;
         let columns = match head.first() {
             Some(n @ 1..=250) => usize::from(*n),

@@ -10,9 +10,8 @@ use crate::route::Job;
 use crate::seldom::warn_seldom;
 use crate::worker::Statement;
 
-/// Character sets in which the second byte of a character may look like a quote or backslash.
-const MULTIBYTE_TRAPS: &[&[u8]] = &[b"big5", b"cp932", b"gb18030", b"gbk", b"sjis"];
-/// Ids of their collations, as clients name them at login.
+/// Ids of the collations, as clients name them at login, of character sets in which the second byte of
+/// a character may look like a quote or backslash.
 const MULTIBYTE_TRAP_COLLATIONS: &[u8] = &[1, 13, 28, 84, 87, 88, 95, 96, 248, 249, 250];
 
 /// Where a statement longer than is looked at goes, whatever it says.
@@ -55,23 +54,17 @@ impl Client {
         let (mariadb, version) = self.worker.snapshot(|s| (s.greeting.mariadb, s.greeting.version));
         let flavour =
             if mariadb { Flavour::MariaDb { version } } else { Flavour::MySql { version } };
-        let ansi = match mariadb {
-            true => status.contains(Status::ANSI_QUOTES),
-            false => self
-                .session
-                .variables()
-                .get(b"sql_mode")
-                .is_some_and(|m| m.windows(11).any(|w| w == b"ANSI_QUOTES")),
-        };
-        let charset = self.session.variables().get(b"character_set_client");
+        let often = self.session.variables().often();
         Dialect {
             flavour,
-            ansi_quotes: ansi,
-            no_backslash_escapes: status.contains(Status::NO_BACKSLASH_ESCAPES),
-            multibyte_trap: match charset {
-                Some(name) => MULTIBYTE_TRAPS.contains(&name),
-                None => MULTIBYTE_TRAP_COLLATIONS.contains(&self.login.collation),
+            ansi_quotes: match mariadb {
+                true => status.contains(Status::ANSI_QUOTES),
+                false => often.ansi_quotes,
             },
+            no_backslash_escapes: status.contains(Status::NO_BACKSLASH_ESCAPES),
+            multibyte_trap: often
+                .multibyte_trap
+                .unwrap_or_else(|| MULTIBYTE_TRAP_COLLATIONS.contains(&self.login.collation)),
         }
     }
 

@@ -171,9 +171,8 @@ impl Client {
     /// How long the client may say nothing, if the session has set that. What it has not set, a day
     /// or so by default, ends the connections to the servers only.
     fn idle_limit(&self) -> Option<Duration> {
-        let seconds = self.session.variables().get(b"wait_timeout")?;
-        let seconds: u32 = str::from_utf8(seconds).ok()?.parse().ok()?;
-        Some(Duration::from_secs(seconds.into()))
+        let seconds = self.session.variables().often().wait_timeout?;
+        Some(Duration::from_secs(seconds.get().into()))
     }
 
     /// Ends a session that was idle too long, with what its servers would say.

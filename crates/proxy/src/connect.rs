@@ -281,8 +281,9 @@ impl Client {
             return;
         }
         let within = self.config().limits.connect_timeout;
+        let spotless = self.session.leaves_nothing() && !self.prepared.has_cursor();
         for backend in self.backends.drain(..) {
-            self.worker.pool.give(backend, within);
+            self.worker.pool.give(backend, within, spotless);
         }
     }
 
@@ -317,7 +318,7 @@ impl Client {
             self.session.yielded(backend.server.0);
             // Who was killed meanwhile may still be hit there.
             if !self.info.killed.get() {
-                pool.give(backend, within);
+                pool.give(backend, within, false);
             }
         }
     }

@@ -11,7 +11,7 @@ use pointsman_cluster::AdminState;
 use pointsman_sql::Class;
 use pointsman_wire::{HEADER, Header};
 
-use crate::backend::Backend;
+use crate::backend::{Backend, Broken};
 use crate::buffers::Buffer;
 use crate::client::{Client, End};
 use crate::connect::Unusable;
@@ -122,7 +122,8 @@ impl Client {
 }
 
 /// Waits for the first packet: its length if it is an error, after which the session goes on.
-async fn refusal(backend: &mut Backend, reply: &mut Buffer) -> io::Result<Option<usize>> {
+async fn refusal(backend: &mut Backend, reply: &mut Buffer) -> Result<Option<usize>, Broken> {
+    backend.settle(reply).await?;
     loop {
         let filled = reply.filled();
         if let (Some(header), Some(first)) = (Header::parse(filled), filled.get(HEADER)) {
@@ -134,7 +135,7 @@ async fn refusal(backend: &mut Backend, reply: &mut Buffer) -> io::Result<Option
             }
         }
         if backend.socket.read(reply).await? == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
+            return Err(io::Error::from(io::ErrorKind::UnexpectedEof).into());
         }
     }
 }

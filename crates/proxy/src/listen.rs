@@ -5,9 +5,10 @@ use std::net::{SocketAddr, TcpListener};
 
 use pointsman_config::proxy::ProxyConfig;
 use pointsman_session::Level;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 
 use crate::shared::level;
+use crate::socket::set_options;
 
 /// Connections the kernel holds until a worker accepts them.
 const BACKLOG: i32 = 4096;
@@ -79,6 +80,10 @@ pub fn bind(
         if sockets.is_empty() {
             sockets = bind_one(listener.address, workers).map_err(failed)?;
         }
+        for socket in &sockets {
+            // Those of a process before this one may not have them.
+            set_options(&SockRef::from(socket)).map_err(failed)?;
+        }
         for i in sockets.len()..workers {
             sockets.push(sockets[i % sockets.len()].try_clone().map_err(failed)?);
         }
@@ -101,4 +106,29 @@ fn bind_one(mut address: SocketAddr, workers: usize) -> io::Result<Vec<TcpListen
         sockets.push(TcpListener::from(socket));
     }
     Ok(sockets)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_accepted_has_its_options_from_the_listener() {
+        let config = "[[listener]]\naddress = \"127.0.0.1:0\"\n[[server]]\nname = \"a\"\n\
+                      address = \"127.0.0.1:1\"\n[monitor]\nuser = \"m\"\npassword = \"m\"\n";
+        let (config, _) = ProxyConfig::parse("test", config).unwrap();
+        let listening = bind(&config, 1, &mut Vec::new()).unwrap();
+        let socket = &listening[0].sockets[0];
+        let _client = std::net::TcpStream::connect(socket.local_addr().unwrap()).unwrap();
+        let stream = loop {
+            match socket.accept() {
+                Ok((stream, _)) => break stream,
+                Err(e) => assert_eq!(e.kind(), io::ErrorKind::WouldBlock),
+            }
+        };
+        let accepted = SockRef::from(&stream);
+        assert!(accepted.tcp_nodelay().unwrap() && accepted.keepalive().unwrap());
+        assert_eq!(accepted.tcp_keepalive_time().unwrap().as_secs(), 60);
+        assert_eq!(accepted.tcp_keepalive_retries().unwrap(), 3);
+    }
 }

@@ -102,7 +102,7 @@ async fn let_in(
     peer: SocketAddr,
     entrance: Entrance,
 ) -> Option<(Box<Client>, u8)> {
-    let mut socket = Socket::new(stream).ok()?;
+    let mut socket = Socket::accepted(stream);
     let limits = &worker.shared.config.limits;
     if worker.shared.sessions() > limits.max_connections as u64 {
         let _ = refuse(&mut socket, 0, 1040, "08004", "Too many connections").await;
@@ -544,6 +544,6 @@ mod tests {
         let task = of(|(worker, stream, peer, entrance)| serve(worker, stream, peer, entrance));
         assert!(task <= 256, "{task}");
         let client = std::mem::size_of::<Client>();
-        assert!(client <= 776, "{client}");
+        assert!(client <= 784, "{client}");
     }
 }

@@ -2,7 +2,9 @@
 //! same account. Each worker has its own.
 //!
 //! A connection is cleaned by COM_RESET_CONNECTION when it is given back, off everybody's way: its
-//! transaction is rolled back, its variables, temporary tables, locks and statements are gone. The
+//! transaction is rolled back, its variables, temporary tables, locks and statements are gone. Where it
+//! has none of these but variables, as after most short connections, that goes out in front of its
+//! next user's first statement, and is answered before that. The
 //! default schema stays, so that counts when one is taken. Character sets become the server's own and
 //! are set again to what they were after the login; `init_connect` is not run again, so servers that
 //! have one get every session a connection of its own.
@@ -290,13 +292,21 @@ impl Pool {
         Ok(())
     }
 
-    /// Takes a connection back, and cleans it; closes it if it is not worth that.
-    pub fn give(self: &Rc<Self>, mut backend: Box<Backend>, within: Duration) {
+    /// Takes a connection back, and cleans it; closes it if it is not worth that. `spotless`: its last
+    /// user has left nothing on it that the server, or anybody, would feel; it is cleaned with the next
+    /// user's first statement then, which spares both sides a round trip.
+    pub fn give(self: &Rc<Self>, mut backend: Box<Backend>, within: Duration, spotless: bool) {
         let place = self.of(backend.server);
         let wanted = place.waiting.get() > 0 || place.idle.borrow().len() < self.max_idle;
         let young = backend.born.elapsed() < self.max_age;
         let good = young && self.is_present(&backend) && backend.in_step && backend.may_be_shared();
         if !(wanted && good) || backend.socket.is_stale() {
+            return;
+        }
+        // Statements take room on the server.
+        if spotless && backend.statements.is_empty() && backend.clean_later() {
+            place.idle.borrow_mut().push(Idle { backend, since: Instant::now() });
+            place.freed.notify_one();
             return;
         }
         let pool = Rc::clone(self);

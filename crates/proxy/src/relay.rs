@@ -108,8 +108,20 @@ pub async fn relay(
         return Err(Failure::Server { broken: e.into(), passed, next_seq: Some(1) });
     }
     let mut buf = Buffer::borrow();
+    if backend.is_owed()
+        && let Err(broken) = Box::pin(backend.settle(&mut buf)).await
+    {
+        return Err(Failure::Server { broken, passed, next_seq: Some(1) });
+    }
+    // What came with the last of that.
+    let mut came = !buf.is_empty();
     loop {
-        let failed = match backend.socket.read(&mut buf).await {
+        let failed = match came {
+            true => Ok(buf.filled().len()),
+            false => backend.socket.read(&mut buf).await,
+        };
+        came = false;
+        let failed = match failed {
             Ok(0) => Some(io::Error::from(io::ErrorKind::UnexpectedEof)),
             Ok(_) => None,
             Err(e) => Some(e),

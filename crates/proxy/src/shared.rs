@@ -42,6 +42,8 @@ pub struct Shared {
     /// How often sessions of ours changed what new connections to servers begin with: see
     /// [`pointsman_sql::Effects::SERVER_WIDE`].
     pub server_wide: Arc<AtomicU64>,
+    /// Some server is told which address clients connected to.
+    pub tells_destination: bool,
     next_id: AtomicU32,
     /// Another process serves clients of the same databases: see [`crate::Proxy::set_beside`].
     pub beside: AtomicBool,
@@ -75,6 +77,7 @@ impl Shared {
         let limits = &config.limits;
         let blocked = Blocked::new(limits.max_login_errors, limits.login_block);
         let doubtful = Doubtful::new(limits.max_connections);
+        let tells_destination = config.servers.iter().any(|s| s.proxy_protocol);
         Self {
             config,
             cluster,
@@ -89,6 +92,7 @@ impl Shared {
             own_accounts,
             levels,
             server_wide: Arc::default(),
+            tells_destination,
             next_id: AtomicU32::new(beside.unwrap_or_else(|| rand::random_range(0..IDS / 2))),
             beside: AtomicBool::new(beside.is_some()),
             repeating: AtomicU32::new(0),

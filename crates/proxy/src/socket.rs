@@ -93,19 +93,27 @@ fn poll_write_all(
     Poll::Ready(Ok(()))
 }
 
+/// The options of every connection: packets go at once, and a peer that has vanished is noticed.
+/// Linux hands those of a listening socket on to what it accepts.
+pub fn set_options(socket: &socket2::Socket) -> io::Result<()> {
+    let keepalive = socket2::TcpKeepalive::new()
+        .with_time(std::time::Duration::from_secs(60))
+        .with_interval(std::time::Duration::from_secs(10))
+        .with_retries(3);
+    socket.set_tcp_nodelay(true)?;
+    socket.set_tcp_keepalive(&keepalive)
+}
+
 impl Socket {
-    pub fn new(stream: TcpStream) -> io::Result<Self> {
-        stream.set_nodelay(true)?;
-        let keepalive = socket2::TcpKeepalive::new()
-            .with_time(std::time::Duration::from_secs(60))
-            .with_interval(std::time::Duration::from_secs(10))
-            .with_retries(3);
-        socket2::SockRef::from(&stream).set_tcp_keepalive(&keepalive)?;
-        Ok(Self { stream, layers: None })
+    /// What a listener accepted, which has its options from there: see [`set_options`].
+    pub fn accepted(stream: TcpStream) -> Self {
+        Self { stream, layers: None }
     }
 
     pub async fn connect(address: SocketAddr) -> io::Result<Self> {
-        Self::new(TcpStream::connect(address).await?)
+        let stream = TcpStream::connect(address).await?;
+        set_options(&socket2::SockRef::from(&stream))?;
+        Ok(Self { stream, layers: None })
     }
 
     /// Everything from here on is encrypted. `ahead`: what was read of it already, and is used up.

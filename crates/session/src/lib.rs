@@ -13,4 +13,4 @@ mod variables;
 pub use decide::{Decision, Refusal, Target, Why};
 pub use state::{Level, Lost, Pin, Server, Session};
 pub use transcript::{Digest, Spoilt, Transcript};
-pub use variables::{Restore, Variables};
+pub use variables::{Often, Restore, Variables};

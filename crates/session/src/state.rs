@@ -393,6 +393,19 @@ impl Session {
         self.primary == Some(server) && state
     }
 
+    /// Whether all that the session has on its servers is variables, which nobody else would feel.
+    #[must_use]
+    pub fn leaves_nothing(&self) -> bool {
+        self.pins == 0
+            && self.temporary.is_empty()
+            && !self.user_variables
+            && !self.text_prepared
+            && self.transaction.is_none()
+            && self.status.contains(Status::AUTOCOMMIT)
+            // It would end the connection.
+            && self.variables.often().wait_timeout.is_none()
+    }
+
     /// Whether what the last statement left behind (warnings, FOUND_ROWS(), ...) went with a
     /// connection.
     #[must_use]

@@ -1,6 +1,7 @@
 //! System variables and schema as the server reported them, and how to give them to another server.
 
 use std::collections::BTreeMap;
+use std::num::NonZero;
 
 /// A value and the version it was set with.
 type Versioned = (u64, Box<[u8]>);
@@ -16,6 +17,34 @@ pub struct Variables {
     schema: Option<Versioned>,
     names: Option<Versioned>,
     multi_statements: Option<(u64, bool)>,
+    often: Often,
+}
+
+/// What is asked for with every command, so that nobody looks through the variables for it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Often {
+    /// `wait_timeout` in seconds, if the session has set it.
+    pub wait_timeout: Option<NonZero<u32>>,
+    /// `sql_mode` has ANSI_QUOTES in it.
+    pub ansi_quotes: bool,
+    /// `character_set_client`, if the session has set it, is one in which the second byte of a
+    /// character may look like a quote or backslash.
+    pub multibyte_trap: Option<bool>,
+}
+
+const MULTIBYTE_TRAPS: &[&[u8]] = &[b"big5", b"cp932", b"gb18030", b"gbk", b"sjis"];
+
+impl Often {
+    fn note(&mut self, name: &[u8], value: &[u8]) {
+        match name {
+            b"wait_timeout" => {
+                self.wait_timeout = str::from_utf8(value).ok().and_then(|v| v.parse().ok());
+            }
+            b"sql_mode" => self.ansi_quotes = value.windows(11).any(|w| w == b"ANSI_QUOTES"),
+            b"character_set_client" => self.multibyte_trap = Some(MULTIBYTE_TRAPS.contains(&value)),
+            _ => {}
+        }
+    }
 }
 
 /// One step that brings a server up to date.
@@ -74,6 +103,7 @@ impl Variables {
     pub fn set(&mut self, name: &[u8], value: &[u8]) {
         if is_carried(name) {
             self.version += 1;
+            self.often.note(name, value);
             self.changed.insert(name.into(), (self.version, value.into()));
         }
     }
@@ -102,6 +132,11 @@ impl Variables {
     #[must_use]
     pub fn schema(&self) -> Option<&[u8]> {
         self.schema.as_ref().map(|(_, name)| &name[..])
+    }
+
+    #[must_use]
+    pub fn often(&self) -> Often {
+        self.often
     }
 
     #[must_use]
@@ -223,6 +258,27 @@ mod tests {
             Some(Restore::Set(sql)) => String::from_utf8_lossy(sql).into_owned(),
             other => panic!("no SET in {other:?}"),
         }
+    }
+
+    #[test]
+    fn what_is_asked_often_is_what_the_variables_say_wherever_they_go_back_to() {
+        let mut v = Variables::default();
+        v.set(b"wait_timeout", b"30");
+        v.set(b"sql_mode", b"STRICT_TRANS_TABLES,ANSI_QUOTES");
+        let earlier = v.clone();
+        v.set(b"wait_timeout", b"28800");
+        v.set(b"sql_mode", b"");
+        v.set(b"character_set_client", b"sjis");
+        let often = Often {
+            wait_timeout: NonZero::new(28800),
+            ansi_quotes: false,
+            multibyte_trap: Some(true),
+        };
+        assert_eq!(v.often(), often);
+        v.rewind(earlier);
+        let often =
+            Often { wait_timeout: NonZero::new(30), ansi_quotes: true, multibyte_trap: None };
+        assert_eq!(v.often(), often);
     }
 
     #[test]
