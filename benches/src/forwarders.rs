@@ -131,9 +131,14 @@ impl Forwarder {
     }
 
     /// `certificate`: for clients that want TLS.
-    pub fn pointsman(sandbox: &Sandbox, binary: &Path, certificate: &Pem) -> Result<Self> {
+    pub fn pointsman(
+        name: &str,
+        sandbox: &Sandbox,
+        binary: &Path,
+        certificate: &Pem,
+    ) -> Result<Self> {
         let (port, admin) = (free_port()?, free_port()?);
-        let config = sandbox.dir().join("bench.toml");
+        let config = sandbox.dir().join(format!("{name}.toml"));
         sandbox.write_proxy_config(&config, port, admin, "workers = 2\n")?;
         let tls = format!("[[listener]]\ntls = {{ {} }}\n", certificate.toml());
         let text = std::fs::read_to_string(&config)?.replacen("[[listener]]\n", &tls, 1);
@@ -145,7 +150,7 @@ impl Forwarder {
             .stderr(Stdio::null())
             .spawn()
             .with_context(|| format!("can't run {}", binary.display()))?;
-        let forwarder = Self::started("pointsman", child, port, port);
+        let forwarder = Self::started(name, child, port, port);
         wait_until("pointsman reads from the replica", START, || {
             if http_get(admin, "/readyz")?.0 != 200 {
                 return Ok(false);

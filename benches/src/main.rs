@@ -35,6 +35,9 @@ struct Args {
     /// The release binary
     #[arg(long, value_name = "FILE")]
     pointsman: PathBuf,
+    /// Another release binary, measured beside: what has a change brought?
+    #[arg(long, value_name = "FILE")]
+    before: Option<PathBuf>,
     /// Where the numbers go, as JSON; the plot goes beside them, as SVG
     #[arg(long, value_name = "FILE")]
     out: PathBuf,
@@ -120,8 +123,11 @@ fn run(args: &Args) -> Result<()> {
     let mut forwarders = vec![
         Forwarder::direct(&sandbox),
         Forwarder::haproxy(&sandbox)?,
-        Forwarder::pointsman(&sandbox, &args.pointsman, &certificate)?,
+        Forwarder::pointsman("pointsman", &sandbox, &args.pointsman, &certificate)?,
     ];
+    if let Some(binary) = &args.before {
+        forwarders.push(Forwarder::pointsman("before", &sandbox, binary, &certificate)?);
+    }
     for other in &args.other {
         forwarders.push(Forwarder::other(other.clone())?);
     }

@@ -103,7 +103,9 @@ impl Counting {
 
     fn tell(&mut self, what: &str) -> Result<()> {
         if self.perf.try_wait()?.is_some() {
-            bail!("perf ended: it needs root and tracefs (mount -t tracefs none /sys/kernel/tracing)");
+            bail!(
+                "perf ended: it needs root and tracefs (mount -t tracefs none /sys/kernel/tracing)"
+            );
         }
         writeln!(self.control, "{what}")?;
         let mut answer = [0; 5];
