@@ -8,7 +8,7 @@ use std::io::{Read as _, Write as _};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use pointsman_sandbox::{
@@ -183,7 +183,7 @@ impl Front {
         for _ in 0..4 {
             let (pid, before) = (main_pid(&self.machine, UNIT), starts());
             let (mut in_place, mut started) = (true, None);
-            let gap = self.gap(|| {
+            let gap = self.gap(|_| {
                 let begin = Instant::now();
                 self.systemctl(&["restart", "--no-block", UNIT]);
                 while begin.elapsed() < Duration::from_secs(5) || started.is_none() {
@@ -210,16 +210,33 @@ impl Front {
     }
 
     /// The longest time between two answers while `work` is done, as the client sees it.
-    fn gap(&self, work: impl FnOnce()) -> Duration {
-        let stop = Arc::new(AtomicBool::new(false));
+    fn gap(&self, work: impl FnOnce(&Answers)) -> Duration {
+        let answers = Arc::new(Answers::default());
         let ask = {
-            let stop = Arc::clone(&stop);
-            move || longest_gap(&stop)
+            let answers = Arc::clone(&answers);
+            move || longest_gap(&answers)
         };
         let client = self.network.thread(CLIENT, ask).unwrap();
-        work();
-        stop.store(true, Ordering::Relaxed);
+        work(&answers);
+        answers.enough.store(true, Ordering::Relaxed);
         client.join().unwrap().unwrap()
+    }
+}
+
+/// What a client gets that asks without pause.
+#[derive(Default)]
+struct Answers {
+    count: AtomicUsize,
+    enough: AtomicBool,
+}
+
+impl Answers {
+    /// Waits for one that was asked for after now.
+    fn next(&self) {
+        let before = self.count.load(Ordering::Relaxed);
+        // The first one may have been under way.
+        let came = || Ok(self.count.load(Ordering::Relaxed) > before + 1);
+        wait_until("an answer", LONG, came).unwrap();
     }
 }
 
@@ -249,9 +266,9 @@ fn serve(stop: &AtomicBool) {
     }
 }
 
-fn longest_gap(stop: &AtomicBool) -> Duration {
+fn longest_gap(answers: &Answers) -> Duration {
     let (mut last, mut longest) = (Instant::now(), Duration::ZERO);
-    while !stop.load(Ordering::Relaxed) {
+    while !answers.enough.load(Ordering::Relaxed) {
         let answer = || -> std::io::Result<()> {
             let limit = Duration::from_millis(100);
             let to = SocketAddr::from((VIP, 80));
@@ -262,6 +279,7 @@ fn longest_gap(stop: &AtomicBool) -> Duration {
         if answer().is_ok() {
             longest = longest.max(last.elapsed());
             last = Instant::now();
+            answers.count.fetch_add(1, Ordering::Relaxed);
         }
         std::thread::sleep(Duration::from_millis(2));
     }
@@ -322,7 +340,7 @@ fn a_director_is_started_reloaded_killed_restarted_and_stopped() {
     // kill -9: the guard takes the address away, the peer takes over, systemd starts another.
     let killed = main_pid(machine, UNIT);
     let began = Instant::now();
-    let gap = front.gap(|| {
+    let gap = front.gap(|answers| {
         front.systemctl(&["kill", "-s", "KILL", "--kill-who=main", UNIT]);
         front.wait("the peer has it", || {
             let (here, there) = both();
@@ -330,8 +348,7 @@ fn a_director_is_started_reloaded_killed_restarted_and_stopped() {
             there
         });
         println!("kill -9: the peer has the address after {} ms", began.elapsed().as_millis());
-        // An answer of the peer's.
-        std::thread::sleep(Duration::from_millis(300));
+        answers.next();
     });
     println!("kill -9: the longest time without an answer: {} ms", gap.as_millis());
     let said = std::fs::read_to_string(dir.path().join("peer.log")).unwrap();
@@ -351,10 +368,10 @@ fn a_director_is_started_reloaded_killed_restarted_and_stopped() {
 
     // With a file that can't be used it stops in good order instead.
     machine.output("sed", &["-i", "s/virtual_router_id 51/virtual_router_id 0/", file]).unwrap();
-    let gap = front.gap(|| {
+    let gap = front.gap(|answers| {
         machine.run("systemctl", &["restart", UNIT]).unwrap();
         front.wait("the peer has it", || both() == (false, true));
-        std::thread::sleep(Duration::from_millis(300));
+        answers.next();
     });
     println!("restarted with a broken file: the longest time without an answer: {gap:?}");
     let log = machine.journal(UNIT);
@@ -381,10 +398,10 @@ fn a_director_is_started_reloaded_killed_restarted_and_stopped() {
     front.wait("it takes the address back", || both() == (true, false));
 
     // A planned stop: without a gap, and nothing stays.
-    let gap = front.gap(|| {
+    let gap = front.gap(|answers| {
         front.systemctl(&["disable", "--now", UNIT]);
         front.wait("the peer has it", || both() == (false, true));
-        std::thread::sleep(Duration::from_millis(300));
+        answers.next();
     });
     println!("stopped: the longest time without an answer: {} ms", gap.as_millis());
     assert!(gap < Duration::from_secs(1), "{gap:?}");

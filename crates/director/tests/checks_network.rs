@@ -383,6 +383,66 @@ fn what_checks_say_decides_who_answers() {
     println!("slow start: at first {first} of 22 connections, at last half");
 }
 
+/// `delay_loop`, `retry` with its delay, and `rise`, as the script sees them that is run.
+#[test]
+fn a_check_is_done_as_often_as_it_says() {
+    if let Some(why) = unable() {
+        println!("skipped: {why}");
+        return;
+    }
+    let lab = Lab::new(&[DIRECTOR, HOST]);
+    let (good, runs) = (lab.write("good", ""), lab.dir.path().join("runs"));
+    let (file, told) = (good.display(), runs.display());
+    let script = format!(
+        "#!/bin/sh\ntest -e {file} && word=good || word=bad\n\
+         echo $word $(date +%s%N) >> {told}\ntest $word = good\n"
+    );
+    let script = lab.write("script", &script);
+    fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let config = format!(
+        "vrrp_instance V {{\n interface eth0\n version 3\n virtual_router_id 9\n advert_int 0.1\n\
+         virtual_ipaddress {{\n {VIP}\n }}\n}}\n\
+         virtual_server {VIP} 80 {{\n delay_loop 3\n lb_algo rr\n lb_kind DR\n\
+         real_server 192.168.4.{HOST} 80 {{\n weight 1\n MISC_CHECK {{\n misc_path \"{}\"\n\
+         user root\n retry 2\n delay_before_retry 0.2\n rise 2\n }}\n }}\n}}\n",
+        script.display()
+    );
+    let director = lab.director(DIRECTOR, &config);
+    // What each run found, and when, in ns.
+    let done = || -> Vec<(bool, u64)> {
+        let text = fs::read_to_string(&runs).unwrap_or_default();
+        let run = |line: &str| {
+            let (word, at) = line.split_once(' ')?;
+            Some((word == "good", at.parse().ok()?))
+        };
+        text.lines().filter_map(run).collect()
+    };
+    let wait = |what: &str, done: &dyn Fn() -> bool| {
+        assert!(eventually(LONG, done), "{what}: {}", director.log());
+    };
+    let seconds = |runs: &[(bool, u64)]| -> Vec<f64> {
+        runs.windows(2).map(|w| (w[1].1 - w[0].1) as f64 / 1e9).collect()
+    };
+    wait("two runs", &|| done().len() >= 2);
+    let loops = seconds(&done());
+    println!("good: every {loops:.2?} s");
+    assert!(loops.iter().all(|s| (2.9..6.0).contains(s)), "{loops:?}");
+
+    fs::remove_file(&good).unwrap();
+    wait("down", &|| director.log().contains("is down"));
+    let bad: Vec<_> = done().into_iter().filter(|(good, _)| !good).collect();
+    println!("down after {} bad ones, {:.2?} s apart", bad.len(), seconds(&bad));
+    assert_eq!(bad.len(), 3, "the first, and two retries");
+    assert!(seconds(&bad).iter().all(|s| (0.2..2.5).contains(s)), "{bad:?}");
+
+    fs::write(&good, "").unwrap();
+    wait("up", &|| director.log().contains("is up"));
+    let all = done();
+    let last = all.iter().rposition(|(good, _)| !good).unwrap();
+    println!("up after {} good ones", all.len() - last - 1);
+    assert_eq!(all.len() - last - 1, 2);
+}
+
 /// Many checks that hang, each in another way, and one that does not: its server is taken out and comes
 /// back as fast as if it were alone, and the virtual router advertises in time.
 #[test]

@@ -8,7 +8,7 @@ mod lab;
 
 use std::time::Duration;
 
-use lab::traffic::{Connection, Server, VIP6, datagram, udp};
+use lab::traffic::{Arrivals, Connection, Server, VIP6, datagram, udp};
 use lab::{Daemon, Lab, VIP, eventually, unable};
 
 const CLIENT: u8 = 254;
@@ -115,6 +115,35 @@ fn the_least_loaded_server_gets_the_next_connection() {
     }
 }
 
+/// By turns, by weights, by a hash of the client; over IPv4 and IPv6.
+#[test]
+fn turns_weights_and_hashes() {
+    let Some(site) = Site::new() else { return };
+    for (algo, expected) in
+        [("rr", Some((4, 4))), ("wrr", Some((6, 2))), ("sh", None), ("mh", None)]
+    {
+        let weight = if algo == "wrr" { "weight 3" } else { "weight 1" };
+        let _director = site.director(&format!("lb_algo {algo}"), weight, "weight 1");
+        for vip in [VIP, VIP6] {
+            let open = || Connection::open(&site.lab, CLIENT, vip, None).unwrap();
+            let held: Vec<Connection> = (0..8).map(|_| open()).collect();
+            let shares = (count(&held, 33), count(&held, 44));
+            println!("{algo} {vip}: {shares:?}");
+            match (algo, expected) {
+                (_, Some(expected)) => assert_eq!(shares, expected, "{algo} {vip}"),
+                // All of one client's.
+                ("sh", _) => assert!(shares == (8, 0) || shares == (0, 8), "{shares:?}"),
+                // Each port for itself: that 16 go to one happens once in 32,768 times.
+                _ => {
+                    let more: Vec<Connection> = (0..8).map(|_| open()).collect();
+                    let first = shares.0 + count(&more, 33);
+                    assert!((1..16).contains(&first), "{first} of 16");
+                }
+            }
+        }
+    }
+}
+
 #[test]
 fn dh_sends_all_for_one_address_to_one_server() {
     let Some(site) = Site::new() else { return };
@@ -144,6 +173,15 @@ fn a_client_stays_with_its_server_for_a_while() {
         assert_eq!(site.open_from("192.168.4.250"), first, "the same network");
     }
     assert_eq!(site.open_from("10.9.8.7"), other, "another network gets the next turn");
+    // Over IPv6, and by UDP from another port each time: by turns they would alternate.
+    let v6 = || Connection::open(&site.lab, CLIENT, VIP6, None).unwrap().server;
+    let server = v6();
+    assert!((0..3).all(|_| v6() == server));
+    for vip in [VIP, VIP6] {
+        let ask = || datagram(&udp(&site.lab, CLIENT, vip == VIP6), vip, 10).expect("an answer").0;
+        let server = ask();
+        assert!((0..3).all(|_| ask() == server), "{vip}");
+    }
     // Once a client has no connection, its time passes, and the next turn is the other's.
     let moved = || site.open_from("192.168.4.250") != first;
     let patient = || {
@@ -276,7 +314,7 @@ fn what_went_where_is_counted() {
 #[test]
 fn xdp_forwards_too() {
     let Some(site) = Site::new() else { return };
-    for mode in ["xdp-generic", "xdp"] {
+    for mode in ["tc", "xdp-generic", "xdp"] {
         if mode == "xdp" && !lab::has("ethtool") {
             println!("skipped: {mode}: ethtool is not installed");
             continue;
@@ -292,16 +330,27 @@ fn xdp_forwards_too() {
             Site::config(&format!("data_plane {mode}"), "lb_algo rr", "weight 1", "weight 1");
         let director = site.run(&config, None);
         let shown = site.lab.output(88, "ip", &["link", "show", "dev", "eth0"]);
-        assert!(shown.contains("xdp"), "{shown}");
+        assert_eq!(shown.contains("xdp"), mode != "tc", "{shown}");
         for vip in [VIP, VIP6] {
             let open = || Connection::open(&site.lab, CLIENT, vip, None);
             let mut held: Vec<Connection> = (0..4).map(|_| open().unwrap()).collect();
             assert_eq!((count(&held, 33), count(&held, 44)), (2, 2), "{mode} {vip}");
-            // By now the MACs are known, and packets no longer come as far as tc.
-            for connection in &mut held {
-                for _ in 0..20 {
-                    connection.lives().unwrap();
+            // Once the MACs are known, packets no longer come as far as tc.
+            let mut arrivals = Arrivals::watch(&site.lab, 88);
+            let mut bypassed = || {
+                arrivals.to(vip);
+                for connection in &mut held {
+                    for _ in 0..5 {
+                        connection.lives().unwrap();
+                    }
                 }
+                arrivals.to(vip) == 0
+            };
+            if mode == "tc" {
+                assert!(!bypassed(), "{vip}");
+            } else {
+                let limit = Duration::from_secs(20);
+                assert!(eventually(limit, bypassed), "{mode} {vip}: {}", director.log());
             }
             let socket = udp(&site.lab, CLIENT, vip == VIP6);
             assert!(datagram(&socket, vip, 4000).is_some(), "{mode} {vip}\n{}", director.log());

@@ -204,3 +204,37 @@ pub fn udp(lab: &Lab, host: u8, v6: bool) -> UdpSocket {
     .join()
     .unwrap()
 }
+
+/// TCP packets that come as far as a host's network stack (packet(7)). What XDP sends on does not.
+pub struct Arrivals(socket2::Socket);
+
+impl Arrivals {
+    pub fn watch(lab: &Lab, host: u8) -> Self {
+        let open = || {
+            let everything = i32::from((libc::ETH_P_ALL as u16).to_be());
+            let (domain, kind) = (socket2::Domain::from(libc::AF_PACKET), socket2::Type::DGRAM);
+            socket2::Socket::new(domain, kind, Some(everything.into())).unwrap()
+        };
+        let socket = in_namespace(lab.namespace(host), open).join().unwrap();
+        socket.set_nonblocking(true).unwrap();
+        Self(socket)
+    }
+
+    /// Those to `ip`, since it was asked last.
+    pub fn to(&mut self, ip: &str) -> usize {
+        let wanted: Vec<u8> = match ip.parse().unwrap() {
+            IpAddr::V4(ip) => ip.octets().to_vec(),
+            IpAddr::V6(ip) => ip.octets().to_vec(),
+        };
+        let mut buffer = [0; 2048];
+        let mut count = 0;
+        while let Ok(length) = self.0.read(&mut buffer) {
+            // Where IPv4 and IPv6 have the protocol and the destination.
+            let (protocol, destination) = if wanted.len() == 4 { (9, 16) } else { (6, 24) };
+            let end = destination + wanted.len();
+            let is_tcp = length >= end && i32::from(buffer[protocol]) == libc::IPPROTO_TCP;
+            count += usize::from(is_tcp && buffer[destination..end] == wanted[..]);
+        }
+        count
+    }
+}
