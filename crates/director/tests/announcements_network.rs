@@ -11,7 +11,7 @@ use std::io::Read;
 use std::os::fd::FromRawFd;
 use std::time::{Duration, Instant};
 
-use lab::{Daemon, Lab, VIP, eventually, has, in_namespace, unable};
+use lab::{Daemon, Lab, VIP, able, eventually, in_namespace};
 
 const CLIENT: u8 = 254;
 /// A burst is over by then, and the next one comes after five seconds.
@@ -86,12 +86,7 @@ fn heard(lab: &Lab, daemon: impl Fn() -> Daemon) -> Frames {
 
 #[test]
 fn announcements_are_keepaliveds() {
-    if let Some(why) = unable() {
-        println!("skipped: {why}");
-        return;
-    }
-    if !has("keepalived") {
-        println!("skipped: keepalived is not installed");
+    if !able(&["keepalived"]) {
         return;
     }
     let labs = [(); 2].map(|()| Lab::new(&[CLIENT, 88]));

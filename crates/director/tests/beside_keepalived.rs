@@ -7,7 +7,7 @@ mod lab;
 
 use std::time::{Duration, Instant};
 
-use lab::{Lab, Prober, VIP, eventually, has, unable};
+use lab::{Lab, Prober, VIP, able, eventually};
 
 const CLIENT: u8 = 254;
 const HIGH: u8 = 88;
@@ -82,12 +82,7 @@ fn once(lab: &Lab, ours: bool, interval: &str, event: Event) -> (Duration, bool)
 #[test]
 #[ignore = "minutes long; a measurement"]
 fn times_without_an_answer() {
-    if let Some(why) = unable() {
-        println!("skipped: {why}");
-        return;
-    }
-    if !has("keepalived") {
-        println!("skipped: keepalived is not installed");
+    if !able(&["keepalived"]) {
         return;
     }
     let rounds = std::env::var("ROUNDS").ok().and_then(|r| r.parse().ok()).unwrap_or(8);

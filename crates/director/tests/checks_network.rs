@@ -13,7 +13,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use lab::traffic::{Connection, Server};
-use lab::{Daemon, Lab, VIP, eventually, has, unable};
+use lab::{Daemon, Lab, VIP, able, eventually};
 
 const CLIENT: u8 = 254;
 const DIRECTOR: u8 = 88;
@@ -232,13 +232,7 @@ fn verdicts(log: &str) -> Vec<Option<String>> {
 
 #[test]
 fn each_check_tells_good_from_bad_and_follows_its_server() {
-    if let Some(why) = unable() {
-        println!("skipped: {why}");
-        return;
-    }
-    let needed = ["nginx", "exim4", "dnsmasq", "openssl", "curl", "genhash"];
-    if let Some(missing) = needed.iter().find(|name| !has(name)) {
-        println!("skipped: {missing} is not installed");
+    if !able(&["nginx", "exim4", "dnsmasq", "openssl", "curl", "genhash"]) {
         return;
     }
     let lab = Lab::new(&[DIRECTOR, HOST]);
@@ -316,8 +310,7 @@ fn each_check_tells_good_from_bad_and_follows_its_server() {
 /// A quorum of two, somebody who says sorry, and a slow start for who comes back.
 #[test]
 fn what_checks_say_decides_who_answers() {
-    if let Some(why) = unable() {
-        println!("skipped: {why}");
+    if !able(&[]) {
         return;
     }
     let lab = Lab::new(&[CLIENT, DIRECTOR, 33, 44, 55]);
@@ -386,8 +379,7 @@ fn what_checks_say_decides_who_answers() {
 /// `delay_loop`, `retry` with its delay, and `rise`, as the script sees them that is run.
 #[test]
 fn a_check_is_done_as_often_as_it_says() {
-    if let Some(why) = unable() {
-        println!("skipped: {why}");
+    if !able(&[]) {
         return;
     }
     let lab = Lab::new(&[DIRECTOR, HOST]);
@@ -447,8 +439,7 @@ fn a_check_is_done_as_often_as_it_says() {
 /// back as fast as if it were alone, and the virtual router advertises in time.
 #[test]
 fn checks_that_hang_hurt_nobody_else() {
-    if let Some(why) = unable() {
-        println!("skipped: {why}");
+    if !able(&[]) {
         return;
     }
     let lab = Lab::new(&[CLIENT, DIRECTOR, 33, 44]);

@@ -11,7 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use lab::{has, unable};
+use lab::able;
 
 /// Messages of keepalived that we have no counterpart for, and why.
 const THEIRS: &[(&str, &str)] = &[
@@ -172,12 +172,7 @@ fn files() -> Vec<PathBuf> {
 
 #[test]
 fn both_accept_and_warn_alike() {
-    if let Some(why) = unable() {
-        println!("skipped: {why}");
-        return;
-    }
-    if !has("keepalived") {
-        println!("skipped: keepalived is not installed");
+    if !able(&["keepalived"]) {
         return;
     }
     let namespace = Namespace::new();

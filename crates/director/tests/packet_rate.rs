@@ -9,7 +9,7 @@ use std::net::UdpSocket;
 use std::time::{Duration, Instant};
 
 use lab::traffic::Server;
-use lab::{Daemon, Lab, VIP, eventually, has, in_namespace, unable};
+use lab::{Daemon, Lab, VIP, able, eventually, in_namespace};
 
 const CLIENT: u8 = 254;
 const DIRECTOR: u8 = 88;
@@ -63,8 +63,7 @@ fn director(lab: &Lab, plane: &str) -> Daemon {
 #[test]
 #[ignore = "a measurement"]
 fn packets_a_second() {
-    if let Some(why) = unable() {
-        println!("skipped: {why}");
+    if !able(&[]) {
         return;
     }
     let lab = Lab::new(&[CLIENT, DIRECTOR, SERVER]);
@@ -85,17 +84,6 @@ fn packets_a_second() {
     let has_ipvs = std::path::Path::new("/proc/net/ip_vs").exists();
 
     let mut rows = vec![("plain forwarding", Vec::new()), ("eBPF on tc", Vec::new())];
-    if has("ethtool") {
-        rows.push(("eBPF on XDP", Vec::new()));
-        // What veth needs for it, and from then on for all rows.
-        let switch = lab.namespace("sw");
-        for host in [CLIENT, DIRECTOR, SERVER] {
-            lab.output(host, "ethtool", &["-K", "eth0", "tx", "off"]);
-            let mut port = std::process::Command::new("ip");
-            port.args(["netns", "exec", &switch, "ethtool", "-K", &format!("port{host}")]);
-            assert!(port.args(["gro", "on"]).output().unwrap().status.success());
-        }
-    }
     if has_ipvs {
         rows.push(("IPVS", Vec::new()));
     }
@@ -103,16 +91,10 @@ fn packets_a_second() {
         for (name, rates) in &mut rows {
             let (plane, target) = match *name {
                 "eBPF on tc" => (Some("tc"), VIP),
-                "eBPF on XDP" => (Some("xdp"), VIP),
                 "IPVS" => (Some("ipvs"), VIP),
                 _ => (None, ROUTED),
             };
             let running = plane.map(|plane| director(&lab, plane));
-            if plane == Some("xdp") {
-                // Until the MAC is known, which is looked for every second, packets go on to tc.
-                let _ = rate(&lab, target);
-                std::thread::sleep(Duration::from_millis(2500));
-            }
             rates.push(rate(&lab, target));
             drop(running);
         }

@@ -7,7 +7,7 @@ mod lab;
 
 use std::time::Duration;
 
-use lab::{Daemon, Lab, Prober, VIP, eventually, has, unable};
+use lab::{Daemon, Lab, Prober, VIP, able, eventually};
 
 const CLIENT: u8 = 254;
 const SECOND_VIP: &str = "192.168.4.252";
@@ -91,15 +91,8 @@ impl Reloadable<'_> {
 
 #[test]
 fn what_changes_takes_effect_and_what_stays_is_not_disturbed() {
-    if let Some(why) = unable() {
-        println!("skipped: {why}");
+    if !able(&["nginx", "curl"]) {
         return;
-    }
-    for program in ["nginx", "curl"] {
-        if !has(program) {
-            println!("skipped: {program} is not installed");
-            return;
-        }
     }
     let lab = Lab::new(&[CLIENT, 88, 33, 44]);
     let _web = [web(&lab, 33), web(&lab, 44)];
@@ -161,12 +154,7 @@ fn what_changes_takes_effect_and_what_stays_is_not_disturbed() {
 /// process is killed or restarted, the guard keeps it.
 #[test]
 fn the_first_virtual_server_comes_by_reload() {
-    if let Some(why) = unable() {
-        println!("skipped: {why}");
-        return;
-    }
-    if !has("nginx") || !has("curl") {
-        println!("skipped: nginx or curl is not installed");
+    if !able(&["nginx", "curl"]) {
         return;
     }
     let lab = Lab::new(&[CLIENT, 88, 33]);

@@ -8,7 +8,7 @@ mod lab;
 
 use std::time::Duration;
 
-use lab::{Daemon, Lab, VIP, eventually, has, unable};
+use lab::{Daemon, Lab, VIP, able, eventually};
 
 const SITE_88: &str = include_str!("../../../config/site/keepalived-88.conf");
 const SITE_99: &str = include_str!("../../../config/site/keepalived-99.conf");
@@ -20,15 +20,8 @@ fn seconds(n: u64) -> Duration {
 
 macro_rules! lab_or_skip {
     () => {{
-        if let Some(why) = unable() {
-            println!("skipped: {why}");
+        if !able(&["nginx", "curl"]) {
             return;
-        }
-        for program in ["nginx", "curl"] {
-            if !has(program) {
-                println!("skipped: {program} is not installed");
-                return;
-            }
         }
         Lab::new(&[CLIENT, 88, 99, 33, 44])
     }};

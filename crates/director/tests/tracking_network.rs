@@ -10,18 +10,13 @@ mod lab;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-use lab::{Daemon, Lab, VIP, eventually, has, unable};
+use lab::{Daemon, Lab, VIP, able, eventually};
 
 const VIP_2: &str = "192.168.4.252";
 const LIMIT: Duration = Duration::from_secs(6);
 
 fn lab() -> Option<Lab> {
-    if let Some(why) = unable() {
-        println!("skipped: {why}");
-        return None;
-    }
-    if !has("keepalived") {
-        println!("skipped: keepalived is not installed");
+    if !able(&["keepalived"]) {
         return None;
     }
     Some(Lab::new(&[88, 99]))

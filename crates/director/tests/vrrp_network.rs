@@ -7,7 +7,7 @@ mod lab;
 
 use std::time::Duration;
 
-use lab::{Lab, Prober, VIP, eventually, has, unable};
+use lab::{Lab, Prober, VIP, able, eventually};
 
 const SITE_88: &str = include_str!("../../../config/site/keepalived-88.conf");
 const SITE_99: &str = include_str!("../../../config/site/keepalived-99.conf");
@@ -22,14 +22,9 @@ fn seconds(n: u64) -> Duration {
 /// A lab, unless it can't be had here.
 macro_rules! lab_or_skip {
     ($($program:expr),*) => {{
-        if let Some(why) = unable() {
-            println!("skipped: {why}");
+        if !able(&[$($program),*]) {
             return;
         }
-        $(if !has($program) {
-            println!("skipped: {} is not installed", $program);
-            return;
-        })*
         Lab::new(&[CLIENT, 88, 99])
     }};
 }

@@ -26,6 +26,17 @@ pub fn unable() -> Option<&'static str> {
     *ANSWER.get_or_init(look)
 }
 
+/// Whether a test can run that needs these programs, too; if not, why is told.
+pub fn able(programs: &[&str]) -> bool {
+    let missing =
+        || programs.iter().find(|name| !has(name)).map(|name| format!("{name} is not installed"));
+    let why = unable().map(str::to_owned).or_else(missing);
+    if let Some(why) = &why {
+        println!("skipped: {why}");
+    }
+    why.is_none()
+}
+
 fn look() -> Option<&'static str> {
     // SAFETY: plain system call.
     if unsafe { libc::geteuid() } != 0 {
