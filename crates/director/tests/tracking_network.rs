@@ -132,13 +132,32 @@ fn an_interface_has_a_weight_or_is_needed() {
 fn a_sync_group_moves_as_one() {
     let Some(lab) = lab() else { return };
     cable(&lab);
-    let group = "vrrp_sync_group G {\n group {\n VI_1\n VI_2\n }\n}\n";
-    let file = config(150, group, "track_interface {\n t0\n }");
-    follows(&lab, &BOTH, &file, &[VIP, VIP_2], &|| plug(&lab, "down"), &|| plug(&lab, "up"));
+    let told = lab.dir.path().join("told");
+    let script = lab.write("tell", &format!("#!/bin/sh\necho \"$@\" >> {}\n", told.display()));
+    let executable = <std::fs::Permissions as std::os::unix::fs::PermissionsExt>::from_mode(0o755);
+    std::fs::set_permissions(&script, executable).unwrap();
+    let notify = format!("notify \"{}\"", script.display());
+    let group = format!("vrrp_sync_group G {{\n group {{\n VI_1\n VI_2\n }}\n {notify}\n}}\n");
+    let file = config(150, &group, &format!("{notify}\n track_interface {{\n t0\n }}"));
+    // The scripts of both are told the same, stop and all.
+    let [ours, theirs] = BOTH.map(|program| {
+        let _ = std::fs::remove_file(&told);
+        let (down, up) = (|| plug(&lab, "down"), || plug(&lab, "up"));
+        follows(&lab, &[program], &file, &[VIP, VIP_2], &down, &up);
+        let words = || std::fs::read_to_string(&told).unwrap_or_default();
+        assert!(eventually(LIMIT, || words().matches("STOP").count() == 2), "{}", words());
+        let words = words();
+        // Between the two scripts there is no order.
+        ["INSTANCE", "GROUP"].map(|kind| {
+            words.lines().filter(|l| l.starts_with(kind)).map(str::to_owned).collect::<Vec<_>>()
+        })
+    });
+    println!("{ours:#?}");
+    assert_eq!(ours, theirs);
 }
 
-/// A process that is restarted leaves the addresses to its guard, and nobody comes: whoever takes one of
-/// them has the guard let go of both.
+/// A process that is restarted leaves the addresses to its guard, and the next one takes both; if nobody
+/// comes, whoever takes one of them has the guard let go of both.
 #[test]
 fn a_sync_group_moves_as_one_from_the_guard_too() {
     let Some(lab) = lab() else { return };
@@ -146,6 +165,14 @@ fn a_sync_group_moves_as_one_from_the_guard_too() {
     let mut a = lab.director(88, &config(150, group, ""));
     let both = |host| lab.holds(host, VIP) && lab.holds(host, VIP_2);
     assert!(eventually(LIMIT, || both(88)), "{}", a.log());
+    a.signal(libc::SIGUSR2);
+    a.wait();
+    assert!(both(88), "{}", a.log());
+    let mut a = lab.director(88, &config(150, group, ""));
+    let restarted = || a.log().matches("BACKUP -> MASTER: restarted in place").count() == 2;
+    assert!(eventually(LIMIT, restarted) && both(88), "{}", a.log());
+    assert!(!a.log().contains("left on the interface"), "{}", a.log());
+
     a.signal(libc::SIGUSR2);
     a.wait();
     assert!(both(88), "{}", a.log());

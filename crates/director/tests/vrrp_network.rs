@@ -244,6 +244,19 @@ fn with_keepalived_version_3_unicast() {
 }
 
 #[test]
+fn with_keepalived_version_3_unicast_over_ipv6() {
+    let lab = lab_or_skip!("keepalived");
+    let config = |own: u8, peer: u8, priority| {
+        let words = format!(
+            " state BACKUP\n unicast_src_ip fd00::{own}\n unicast_peer {{\n fd00::{peer}\n }}"
+        );
+        v3_ipv6(priority).replace(" state BACKUP", &words)
+    };
+    let (high, low) = (config(88, 99, 150), config(99, 88, 100));
+    with_keepalived(&lab, &high, &low, "fd00::253", seconds(4));
+}
+
+#[test]
 fn with_keepalived_version_3_over_ipv6() {
     let lab = lab_or_skip!("keepalived");
     with_keepalived(&lab, &v3_ipv6(150), &v3_ipv6(100), "fd00::253", seconds(4));

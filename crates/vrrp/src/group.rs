@@ -194,6 +194,34 @@ mod tests {
     }
 
     #[test]
+    fn a_start_is_no_fault() {
+        let mut node = Node::new();
+        let routers = [1, 2].map(|vrid| {
+            let config = RouterConfig::new(vrid, Version::V3, 100);
+            node.add(Router::new(config, ms(0)).unwrap())
+        });
+        node.add_group(routers.to_vec());
+        for id in routers {
+            node.with(id, ms(0), |r, now| r.handle_interface(true, Some(OURS), now));
+        }
+        let to_fault =
+            |action: &Action| matches!(action, Action::Transition { to: State::Fault, .. });
+        assert!(drain(&mut node).iter().all(|(_, action)| !to_fault(action)));
+        assert_eq!(states(&node), [State::Backup; 2]);
+        // With one link down from the start both are.
+        let mut node = Node::new();
+        let routers = [1, 2].map(|vrid| {
+            let config = RouterConfig::new(vrid, Version::V3, 100);
+            node.add(Router::new(config, ms(0)).unwrap())
+        });
+        node.add_group(routers.to_vec());
+        for (id, up) in routers.into_iter().zip([false, true]) {
+            node.with(id, ms(0), |r, now| r.handle_interface(up, Some(OURS), now));
+        }
+        assert_eq!(states(&node), [State::Fault; 2]);
+    }
+
+    #[test]
     fn both_take_over_together() {
         let (mut node, ..) = pair();
         node.handle_timeout(ms(3700));

@@ -404,8 +404,10 @@ impl Router {
         self.state == State::Backup && self.ready
     }
 
+    /// One that was not told of its interface yet has none: the others of its group, that were told a
+    /// moment before, are not at fault.
     pub(crate) fn has_own_fault(&self) -> bool {
-        self.faults & !(Fault::Group as u8) != 0
+        self.state != State::Initialize && self.faults & !(Fault::Group as u8) != 0
     }
 
     pub(crate) fn handle_group_fault(&mut self, failed: bool, now: Time) {

@@ -437,7 +437,8 @@ impl Shell {
                 State::Active
             } else if states.contains(&State::Fault) {
                 State::Fault
-            } else if all(State::Stopped) {
+            } else if states.iter().all(|s| matches!(s, State::Leaving | State::Stopped)) {
+                // As of a router, it is told when it begins.
                 State::Stopped
             } else {
                 State::Backup
