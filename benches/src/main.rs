@@ -53,7 +53,7 @@ struct Args {
     /// Seconds of one measurement
     #[arg(long)]
     seconds: Option<f64>,
-    /// Only what has this in its name, as the table gives it
+    /// Only what has this name, or where none has, has this in its name, as the table gives it
     #[arg(long, value_name = "TEXT")]
     only: Option<String>,
     /// So many simultaneous clients, whatever the scenario
@@ -87,7 +87,10 @@ fn scenarios(args: &Args) -> Result<Vec<Scenario>> {
         Args { quick: true, .. } => Scenario::quick(),
         _ => Scenario::usual(),
     };
-    all.retain(|s| args.only.as_ref().is_none_or(|only| s.name().contains(only.as_str())));
+    if let Some(only) = &args.only {
+        let exactly = all.iter().any(|s| s.name() == *only);
+        all.retain(|s| if exactly { s.name() == *only } else { s.name().contains(only.as_str()) });
+    }
     if let Some(clients) = args.clients {
         all.iter_mut().for_each(|s| s.clients = clients);
         all.dedup();
