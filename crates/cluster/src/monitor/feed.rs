@@ -15,15 +15,16 @@ use crate::link::Link;
 /// well, so it is short while the replica keeps up, and long when asking more often changes nothing.
 const WAIT: [Duration; 2] = [Duration::from_millis(10), Duration::from_millis(500)];
 
-/// How long a feed rests after an answer that nobody waits for. A primary that commits thousands of
-/// times a second would otherwise have thousands of questions asked on its account, at a tenth of all
-/// that the proxy costs; whoever does wait, wakes it.
-const REST: Duration = Duration::from_millis(5);
+/// How long a feed rests after an answer that nobody waits for: at first, and at most, while nobody
+/// comes. A primary that commits thousands of times a second would otherwise have thousands of
+/// questions asked on its account, at a tenth of all that the proxy costs; whoever does wait, wakes it.
+const REST: [Duration; 2] = [Duration::from_millis(5), Duration::from_millis(40)];
 
 pub(super) async fn run(shared: Arc<Shared>, i: usize) {
     let watched = &shared.watched[i];
     let mut link: Option<Link> = None;
     let mut wait = WAIT[0];
+    let mut rest = REST[0];
     // Whether the connection worked when last used.
     let mut proven = false;
     loop {
@@ -51,7 +52,7 @@ pub(super) async fn run(shared: Arc<Shared>, i: usize) {
                 && !watched.live.has_applied(target)
         });
         if target.is_none() && proof.is_none() {
-            wait = WAIT[0];
+            (wait, rest) = (WAIT[0], REST[0]);
             watched.wake_feed.notified().await;
             continue;
         }
@@ -77,7 +78,9 @@ pub(super) async fn run(shared: Arc<Shared>, i: usize) {
                     shared.progress.notify_waiters();
                 }
                 if covers {
-                    let _ = timeout(REST, watched.hurry_feed.notified()).await;
+                    let hurried = timeout(rest, watched.hurry_feed.notified()).await.is_ok();
+                    // A node of a cluster may have to prove itself meanwhile.
+                    rest = if hurried || galera { REST[0] } else { REST[1].min(rest * 2) };
                 }
             }
             failed => {
