@@ -376,7 +376,8 @@ fn what_checks_say_decides_who_answers() {
     println!("slow start: at first {first} of 22 connections, at last half");
 }
 
-/// `delay_loop`, `retry` with its delay, and `rise`, as the script sees them that is run.
+/// `delay_loop`, `retry` with its delay, and `rise`, as the script sees them that is run; and others are
+/// told of what came of it.
 #[test]
 fn a_check_is_done_as_often_as_it_says() {
     if !able(&[]) {
@@ -391,12 +392,16 @@ fn a_check_is_done_as_often_as_it_says() {
     );
     let script = lab.write("script", &script);
     fs::set_permissions(&script, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let heard = lab.dir.path().join("heard");
+    let tell = |word: &str| format!("\"/bin/sh -c 'echo {word} >> {}'\"", heard.display());
     let config = format!(
         "vrrp_instance V {{\n interface eth0\n version 3\n virtual_router_id 9\n advert_int 0.1\n\
          virtual_ipaddress {{\n {VIP}\n }}\n}}\n\
          virtual_server {VIP} 80 {{\n delay_loop 3\n lb_algo rr\n lb_kind DR\n\
-         real_server 192.168.4.{HOST} 80 {{\n weight 1\n MISC_CHECK {{\n misc_path \"{}\"\n\
-         user root\n retry 2\n delay_before_retry 0.2\n rise 2\n }}\n }}\n}}\n",
+         real_server 192.168.4.{HOST} 80 {{\n weight 1\n notify_up {}\n notify_down {}\n\
+         MISC_CHECK {{\n misc_path \"{}\"\n user root\n retry 2\n delay_before_retry 0.2\n rise 2\n }}\n }}\n}}\n",
+        tell("up"),
+        tell("down"),
         script.display()
     );
     let director = lab.director(DIRECTOR, &config);
@@ -433,6 +438,8 @@ fn a_check_is_done_as_often_as_it_says() {
     let last = all.iter().rposition(|(good, _)| !good).unwrap();
     println!("up after {} good ones", all.len() - last - 1);
     assert_eq!(all.len() - last - 1, 2);
+    let words = || fs::read_to_string(&heard).unwrap_or_default();
+    assert!(eventually(LONG, || words() == "down\nup\n"), "{:?}", words());
 }
 
 /// Many checks that hang, each in another way, and one that does not: its server is taken out and comes

@@ -37,6 +37,38 @@ fn check_is_content_with_the_samples() {
 }
 
 #[test]
+fn a_keepalived_conf_is_checked_line_by_line_and_imported() {
+    let site = concat!(env!("CARGO_MANIFEST_DIR"), "/../../config/site/keepalived-88.conf");
+    let run = pointsman(&["check", site]).run();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.out.ends_with(": ok (keepalived configuration, 2 warnings)\n"), "{}", run.out);
+    for place in ["keepalived-88.conf:20:5", "keepalived-88.conf:24:5"] {
+        assert!(run.err.contains(place), "{place}: {}", run.err);
+    }
+    let run = pointsman(&["import", site]).run();
+    assert_eq!(run.code, Some(0), "{run:?}");
+    assert!(run.err.contains("keepalived-88.conf:20:5"), "{}", run.err);
+    let dir = tempfile::tempdir().unwrap();
+    let toml = dir.path().join("director.toml");
+    std::fs::write(&toml, &run.out).unwrap();
+    let run = pointsman(&["check", toml.to_str().unwrap()]).run();
+    assert_eq!((run.code, run.err.as_str()), (Some(0), ""), "{run:?}");
+
+    // What is missing because it was wrong: both places are told.
+    let broken = std::fs::read_to_string(site).unwrap();
+    let broken = broken.replace("virtual_router_id 51", "virtual_router_id 0");
+    let line = 1 + broken.lines().position(|l| l.contains("virtual_router_id 0")).unwrap();
+    let path = dir.path().join("broken.conf");
+    std::fs::write(&path, &broken).unwrap();
+    for command in ["check", "import"] {
+        let run = pointsman(&[command, path.to_str().unwrap()]).run();
+        assert_eq!(run.code, Some(2), "{run:?}");
+        assert!(run.err.contains("has no virtual_router_id"), "{}", run.err);
+        assert!(run.err.contains(&format!("broken.conf:{line}:")), "{}", run.err);
+    }
+}
+
+#[test]
 fn a_proxy_with_a_broken_config_does_not_start() {
     let dir = tempfile::tempdir().unwrap();
     let bad = dir.path().join("proxy.toml");

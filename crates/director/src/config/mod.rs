@@ -27,6 +27,7 @@ pub use model::*;
 #[derive(Debug, Clone)]
 pub struct Errors {
     reports: Vec<Report>,
+    warnings: Vec<Warning>,
 }
 
 impl Errors {
@@ -35,11 +36,26 @@ impl Errors {
     pub fn reports(&self) -> &[Report] {
         &self.reports
     }
+
+    /// What is doubtful besides. The reason of an error may be among it: a value that was left out
+    /// because it can't be, and is missing then.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// `file:line:column: message` for all of it, the doubts first.
+    #[must_use]
+    pub fn lines(&self) -> Vec<String> {
+        let doubts = self.warnings.iter().map(Warning::line);
+        doubts.chain(self.reports.iter().flat_map(Report::lines)).collect()
+    }
 }
 
 impl fmt::Display for Errors {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for report in &self.reports {
+        let doubts = self.warnings.iter().map(|w| &w.report);
+        for report in doubts.chain(&self.reports) {
             report.fmt(f)?;
         }
         Ok(())
@@ -88,7 +104,8 @@ pub fn load(path: &Path) -> Result<(DirectorConfig, Vec<Warning>), Errors> {
         Ok(bytes) => parse(&name, &String::from_utf8_lossy(&bytes)),
         Err(error) => {
             let problem = Problem::new(format!("can't be read: {error}"));
-            Err(Errors { reports: vec![Report::new(&name, "", vec![problem])] })
+            let reports = vec![Report::new(&name, "", vec![problem])];
+            Err(Errors { reports, warnings: Vec::new() })
         }
     }
 }
@@ -152,9 +169,6 @@ fn parse_keepalived(
             reports.push(Report::new(name, text, problems));
         }
     }
-    if !reports.is_empty() {
-        return Err(Errors { reports });
-    }
     let mut warnings = found.warnings;
     warnings.sort_by_key(|(file, p)| (*file, p.span.as_ref().map_or(usize::MAX, |s| s.start)));
     let warnings = warnings
@@ -164,7 +178,7 @@ fn parse_keepalived(
             Warning { report: Report::new(name, text, vec![problem]) }
         })
         .collect();
-    Ok((config, warnings))
+    if reports.is_empty() { Ok((config, warnings)) } else { Err(Errors { reports, warnings }) }
 }
 
 /// Passwords as asterisks, byte for byte, so that places stay right.

@@ -66,7 +66,12 @@ fn check(path: &Path) -> Result<(Kind, Vec<String>), Vec<Report>> {
         kind @ (Kind::Director | Kind::Keepalived) => {
             match pointsman_director::config::load(path) {
                 Ok((_, warnings)) => Ok((kind, warnings.iter().map(|w| w.render(style)).collect())),
-                Err(errors) => Err(errors.reports().to_vec()),
+                Err(errors) => {
+                    for warning in errors.warnings() {
+                        eprintln!("{}", warning.render(style).trim_end());
+                    }
+                    Err(errors.reports().to_vec())
+                }
             }
         }
     }

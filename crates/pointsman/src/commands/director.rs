@@ -37,6 +37,9 @@ pub fn run(args: Args) -> Result<ExitCode> {
             config
         }
         Err(errors) => {
+            for warning in errors.warnings() {
+                eprint!("{}", warning.render(super::style()));
+            }
             for report in errors.reports() {
                 eprint!("{}", report.render(super::style()));
             }
@@ -85,8 +88,7 @@ fn reread(file: &Path, events: &EventLog) -> Result<config::DirectorConfig, Stri
             Ok(config)
         }
         Err(errors) => {
-            let lines: Vec<_> = errors.reports().iter().flat_map(|r| r.lines()).collect();
-            let text = lines.join("; ");
+            let text = errors.lines().join("; ");
             tracing::error!("not reloaded, nothing was changed: {text}");
             events.push("reload_failed", "", &text);
             Err(text)

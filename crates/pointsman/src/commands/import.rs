@@ -5,6 +5,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use pointsman_config::{Kind, Problem, Report, import};
+use pointsman_director::config::Warning;
 
 use crate::USAGE;
 
@@ -60,17 +61,24 @@ pub fn run(args: Args) -> Result<ExitCode> {
     }
     let (config, warnings) = match pointsman_director::config::load(&args.file) {
         Ok(loaded) => loaded,
-        Err(errors) => return Ok(refuse(&name, errors.reports())),
+        Err(errors) => {
+            draw(errors.warnings());
+            return Ok(refuse(&name, errors.reports()));
+        }
     };
-    for warning in &warnings {
-        eprintln!("{}", warning.render(super::style()).trim_end());
-    }
+    draw(&warnings);
     if !warnings.is_empty() {
         told(&name, warnings.len());
     }
     println!("# From {name}, by `pointsman import`.");
     print!("{}", pointsman_director::config::to_toml(&config));
     Ok(ExitCode::SUCCESS)
+}
+
+fn draw(warnings: &[Warning]) {
+    for warning in warnings {
+        eprintln!("{}", warning.render(super::style()).trim_end());
+    }
 }
 
 fn told(name: &str, n: usize) {

@@ -29,7 +29,10 @@ pub(crate) fn parse_on(
     text: &str,
     machine: Machine,
 ) -> Result<(DirectorConfig, Vec<Warning>), Errors> {
-    let fail = |problems| Err(Errors { reports: vec![Report::new(name, text, problems)] });
+    let fail = |problems| {
+        let reports = vec![Report::new(name, text, problems)];
+        Err(Errors { reports, warnings: Vec::new() })
+    };
     let table = match DeTable::parse(text) {
         Ok(table) => table,
         Err(error) => {
