@@ -102,6 +102,24 @@ fn without_virtual_servers_it_could_load_what_the_first_one_takes() {
     assert_eq!(sets(&format!("/proc/{own}/task/{own}/status")), [bare; 3]);
 }
 
+/// As in a container of Docker 20.10, which has no other name for it.
+#[test]
+fn who_may_only_administer_the_system_keeps_that_for_its_tables() {
+    const ADMIN: u64 = 1 << 12 | 1 << 13 | 1 << 21;
+    let Some(lab) = site() else { return };
+    if !lab::able(&["setpriv"]) {
+        return;
+    }
+    let config = config("", "", "TCP_CHECK {\n connect_timeout 1\n delay_loop 0.2\n }");
+    let director = lab.director_by(&["setpriv", "--bounding-set", "-bpf,-perfmon"], 88, &config);
+    let ready = || lab.holds(88, VIP) && lab.metric(88, &["current_connections"]).is_some();
+    assert!(eventually(Duration::from_secs(10), ready), "{}", director.log());
+    assert!(!director.log().contains("data plane:"), "{}", director.log());
+    for who in everybody(&director) {
+        assert_eq!([status(&who, "CapEff"), status(&who, "CapPrm")], [ADMIN; 2], "{who}");
+    }
+}
+
 #[test]
 fn scripts_run_as_their_user() {
     let Some(lab) = site() else { return };

@@ -60,7 +60,7 @@ impl Kept {
     pub fn only(config: &DirectorConfig) -> io::Result<Self> {
         let kept = Self::needed(config);
         let last = last_capability();
-        let wanted = kept.capabilities(last);
+        let wanted = kept.capabilities(bpf_capability());
         if !kept.scripts.root {
             for capability in (0..=last).filter(|c| wanted >> c & 1 == 0) {
                 // Without the right to, whoever started us has seen to it.
@@ -81,7 +81,7 @@ impl Kept {
     }
 
     fn keep(self) -> io::Result<()> {
-        let wanted = self.capabilities(last_capability());
+        let wanted = self.capabilities(bpf_capability());
         keep(if self.loading { wanted | 1 << PERFMON } else { wanted }, wanted)
     }
 
@@ -89,7 +89,7 @@ impl Kept {
     pub fn while_loading<T>(self, load: impl FnOnce() -> T) -> T {
         if self.loading {
             // Without it `load` says what is missing.
-            let _ = keep(!0, self.capabilities(last_capability()) | 1 << PERFMON);
+            let _ = keep(!0, self.capabilities(bpf_capability()) | 1 << PERFMON);
         }
         let loaded = load();
         let _ = self.keep();
@@ -130,9 +130,8 @@ impl Kept {
         Self { scripts: Scripts::of(config), low_ports, loading }
     }
 
-    /// A bit for each.
-    fn capabilities(self, last: u32) -> u64 {
-        let bpf = if last >= BPF { BPF } else { SYS_ADMIN };
+    /// A bit for each; `bpf` is the one for tables of eBPF.
+    fn capabilities(self, bpf: u32) -> u64 {
         let mut all = vec![NET_ADMIN, NET_RAW, bpf];
         if self.scripts.root || self.scripts.others {
             // To become their user, and to end them when they take too long.
@@ -151,6 +150,18 @@ fn last_capability() -> u32 {
     text.trim().parse().unwrap_or(BPF).min(63)
 }
 
+/// BPF, or what stands for it where the kernel or whoever started us (Docker 20.10) does not know it.
+fn bpf_capability() -> u32 {
+    let is_ours = permitted().is_ok_and(|permitted| permitted >> BPF & 1 != 0);
+    if is_ours { BPF } else { SYS_ADMIN }
+}
+
+/// What this thread may do, or take in force.
+fn permitted() -> io::Result<u64> {
+    let data = get()?;
+    Ok(u64::from(data[1].permitted) << 32 | u64::from(data[0].permitted))
+}
+
 /// struct __user_cap_header_struct
 #[repr(C)]
 struct Header {
@@ -167,6 +178,16 @@ struct Data {
     inheritable: u32,
 }
 
+fn get() -> io::Result<[Data; 2]> {
+    let mut header = Header { version: VERSION_3, pid: 0 };
+    let mut data = [Data::default(); 2];
+    // SAFETY: header and data are laid out as version 3 wants them, and live over the call.
+    check(unsafe {
+        libc::syscall(libc::SYS_capget, &mut header, data.as_mut_ptr()) as libc::c_int
+    })?;
+    Ok(data)
+}
+
 /// What [`Kept::while_loading`] needs is not for the guard.
 pub(super) fn without_loading() {
     // It has it from whoever has it too.
@@ -177,11 +198,7 @@ pub(super) fn without_loading() {
 /// it is inherited.
 fn keep(permitted: u64, effective: u64) -> io::Result<()> {
     let mut header = Header { version: VERSION_3, pid: 0 };
-    let mut data = [Data::default(); 2];
-    // SAFETY: header and data are laid out as version 3 wants them, and live over the call.
-    check(unsafe {
-        libc::syscall(libc::SYS_capget, &mut header, data.as_mut_ptr()) as libc::c_int
-    })?;
+    let mut data = get()?;
     for (half, data) in data.iter_mut().enumerate() {
         let permitted = data.permitted & (permitted >> (32 * half)) as u32;
         let effective = permitted & (effective >> (32 * half)) as u32;
@@ -210,13 +227,13 @@ mod tests {
     #[test]
     fn no_more_than_the_configuration_needs() {
         let bare = needed("TCP_CHECK {\n }");
-        assert_eq!(bare.capabilities(40), 1 << NET_ADMIN | 1 << NET_RAW | 1 << BPF);
-        assert_eq!(bare.capabilities(37), 1 << NET_ADMIN | 1 << NET_RAW | 1 << SYS_ADMIN);
+        assert_eq!(bare.capabilities(BPF), 1 << NET_ADMIN | 1 << NET_RAW | 1 << BPF);
+        assert_eq!(bare.capabilities(SYS_ADMIN), 1 << NET_ADMIN | 1 << NET_RAW | 1 << SYS_ADMIN);
         let low = needed("TCP_CHECK {\n bind_port 99\n bindto 10.0.0.3\n }");
-        assert!(low.low_ports && low.capabilities(40) & 1 << NET_BIND_SERVICE != 0);
+        assert!(low.low_ports && low.capabilities(BPF) & 1 << NET_BIND_SERVICE != 0);
         let scripts = Scripts { root: false, others: true };
         let other = Kept { scripts, low_ports: false, loading: false };
-        assert!(other.capabilities(40) & 1 << SETUID != 0);
+        assert!(other.capabilities(BPF) & 1 << SETUID != 0);
         assert!(!bare.loading && Kept::needed(&DirectorConfig::default()).loading);
     }
 

@@ -158,9 +158,14 @@ impl Lab {
     }
 
     pub fn director(&self, host: u8, config: &str) -> Daemon {
+        self.director_by(&["env"], host, config)
+    }
+
+    /// As [`Lab::director`], started by a program that becomes it.
+    pub fn director_by(&self, starter: &[&str], host: u8, config: &str) -> Daemon {
         let file = self.write(&format!("director-{host}.conf"), config);
-        let mut command = self.command(host, director().to_str().unwrap());
-        command.arg(file).arg(self.metrics_file(host));
+        let mut command = self.command(host, starter[0]);
+        command.args(&starter[1..]).arg(director()).arg(file).arg(self.metrics_file(host));
         Daemon::start(command, self.dir.path().join(format!("director-{host}.log")))
     }
 
