@@ -7,6 +7,7 @@ mod binary;
 pub mod checker;
 mod clients;
 pub mod compare;
+mod disk;
 pub mod freshness;
 mod http;
 pub mod instructions;
@@ -22,6 +23,7 @@ pub mod times;
 
 pub use binary::pointsman;
 pub use clients::{Load, Output, php_script};
+pub use disk::SmallDisk;
 pub use http::{http, http_get};
 pub use oracle::Oracle;
 pub use pki::{Pem, Pki};

@@ -10,14 +10,20 @@ use std::time::{Duration, Instant};
 use mysql_async::prelude::Queryable as _;
 use mysql_async::{Conn, OptsBuilder};
 use pointsman_sandbox::Flavour;
-use pointsman_tests::{APP_PASSWORD, APP_USER, LONG, Node, Setup, Site, wait_until};
+use pointsman_tests::{APP_PASSWORD, APP_USER, LONG, Node, Setup, Site, SmallDisk, wait_until};
 
 fn site(flavour: Flavour, replicas: usize) -> Option<Site> {
     if let Err(error) = flavour.check() {
         println!("skipped: {error:#}");
         return None;
     }
-    let site = Site::with(Setup { replicas, failover: true, flavour, ..Setup::default() });
+    let server_args = match flavour {
+        // As it is by default: Pointsman asks it for what the lists of processes do not tell.
+        Flavour::MySql => vec!["--performance-schema=ON".to_owned()],
+        _ => Vec::new(),
+    };
+    let site =
+        Site::with(Setup { replicas, failover: true, flavour, server_args, ..Setup::default() });
     site.primary().client_sql("CREATE TABLE app.t (id BIGINT PRIMARY KEY)").unwrap();
     site.sandbox.wait_caught_up().unwrap();
     wait_until("Pointsman may fail over", LONG, || {
@@ -204,4 +210,50 @@ fn the_primary_is_killed_in_mysql() {
 #[test]
 fn a_switchover_costs_no_error_in_mysql() {
     switched(Flavour::MySql);
+}
+
+/// Its commits wait for space, while it answers everything else and replicas are connected to it.
+fn filled(flavour: Flavour) {
+    let Some(site) = site(flavour, 2) else { return };
+    site.cli(&["maintain", "db1"]).ok();
+    let Some(disk) = SmallDisk::under(site.primary()).unwrap() else {
+        println!("skipped: only root may mount a small disk");
+        return;
+    };
+    site.cli(&["resume", "db1"]).ok();
+    site.wait_server("it is back", "db1", |row| row["role"] == "primary");
+    let seen = under_writes(&site, || {
+        disk.fill().unwrap();
+        let replaced = wait_until("another primary", LONG, || {
+            Ok(site.metric("pointsman_failovers_total", &[("kind", "failover")]) == 1.0)
+        });
+        if replaced.is_err() {
+            // Else its clients wait on.
+            println!("{}", site.primary().client_sql("SHOW FULL PROCESSLIST").unwrap());
+            println!("{}", site.cli(&["events"]).stdout);
+            site.primary().kill9().unwrap();
+        }
+        replaced.unwrap();
+    });
+    let (_, lost, gap) = account(&site, &format!("{flavour:?} disk full"), &seen);
+    let events = site.cli(&["events"]).stdout;
+    println!("{events}");
+    assert!(events.contains("db1's disk is full"), "{events}");
+    assert_eq!(lost, 0);
+    assert!(gap < Duration::from_secs(6), "{gap:?}");
+    disk.free().unwrap();
+    // The server looks for space once a minute.
+    assert_ne!(primary(&site).name(), "db1");
+    let doubled = primary(&site).client_sql("SELECT id FROM app.t GROUP BY id HAVING COUNT(*) > 1");
+    assert_eq!(doubled.unwrap(), "");
+}
+
+#[test]
+fn the_disk_of_the_primary_is_full() {
+    filled(Flavour::MariaDb);
+}
+
+#[test]
+fn the_disk_of_the_primary_is_full_in_mysql() {
+    filled(Flavour::MySql);
 }

@@ -1,6 +1,7 @@
 //! A connection to one server, and the questions the monitor asks over it.
 
 mod group;
+mod space;
 mod tls;
 
 use std::sync::Arc;
@@ -57,7 +58,15 @@ impl Target {
         let about = group::ask(&mut conn).await?;
         let flavour = if about.mariadb { Flavour::MariaDb } else { Flavour::MySql };
         let old_words = flavour == Flavour::MySql && conn.server_version() < (8, 0, 22);
-        Ok(Link { conn, flavour, old_words, collation: None, group: about.group, waits: false })
+        Ok(Link {
+            conn,
+            flavour,
+            old_words,
+            collation: None,
+            group: about.group,
+            waits: false,
+            space: space::Space::default(),
+        })
     }
 }
 
@@ -73,6 +82,7 @@ pub(crate) struct Link {
     group: Option<Kind>,
     /// Its reads wait until the server has applied all that its Galera cluster has ordered.
     waits: bool,
+    space: space::Space,
 }
 
 impl Link {
@@ -117,6 +127,7 @@ impl Link {
             flavour,
             server_id: row.number(&["id"]).unwrap_or(0),
             read_only: on("ro"),
+            disk_full: false,
             version: Arc::from(row.text(&["version"]).unwrap_or_default()),
             collation: known.as_ref().map_or(0, |(_, id)| *id),
             autocommit: on("autocommit"),
@@ -133,6 +144,7 @@ impl Link {
         if known.is_none_or(|(name, _)| name != collation) {
             report.collation = self.learn_collation(collation).await?;
         }
+        report.disk_full = self.waits_for_space(&report).await?;
         if let Some(early) = early {
             // Nobody may be listening any more; then the outcome is not wanted either.
             let _ = early.send(report.clone());

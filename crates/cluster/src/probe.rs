@@ -22,6 +22,8 @@ pub struct Report {
     /// `@@server_id`.
     pub server_id: u32,
     pub read_only: bool,
+    /// Somebody's write waits until there is space on its disk. Only asked of servers that are writable.
+    pub disk_full: bool,
     /// `@@version`.
     pub version: Arc<str>,
     /// Id of the default collation; 0 if it has none.

@@ -154,6 +154,8 @@ struct Known {
     looked: bool,
     answer: Option<Answer>,
     trouble: Option<Trouble>,
+    /// Since when writes wait for space on its disk.
+    full_since: Option<Instant>,
     /// All it was ever seen to have, and on which connection that was.
     best: Option<(Position, u64)>,
     /// Was seen to replicate from the present primary.
@@ -209,6 +211,7 @@ impl Topology {
                 looked: false,
                 answer: None,
                 trouble: None,
+                full_since: None,
                 best: None,
                 followed: false,
                 accepted: false,
@@ -259,6 +262,12 @@ impl Topology {
 
     pub fn set_admin(&mut self, id: ServerId, admin: AdminState) {
         if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
+            // It may have been restarted meanwhile: what was last seen of it says nothing by itself.
+            if known.admin != admin
+                && let Some(trouble) = &mut known.trouble
+            {
+                trouble.refused = false;
+            }
             known.admin = admin;
         }
     }
@@ -400,6 +409,7 @@ impl Topology {
         match look {
             Look::Answer(report) => {
                 known.trouble = None;
+                known.full_since = report.disk_full.then(|| known.full_since.unwrap_or(now));
                 if self.primary == Some(i) {
                     self.timeline.record(asked, now, &report.committed);
                 }
@@ -435,6 +445,12 @@ impl Topology {
             }
             (None, None) => Health::Unknown("not looked at yet".to_owned()),
         }
+    }
+
+    /// Whether writes have waited for space on its disk for longer than it may take to answer.
+    fn disk_full(&self, i: usize, now: Instant) -> bool {
+        let since = self.servers[i].full_since;
+        since.is_some_and(|since| now.saturating_duration_since(since) >= self.settings.timeout)
     }
 
     fn report(&self, i: usize) -> Option<&Report> {

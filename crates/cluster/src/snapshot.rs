@@ -93,6 +93,8 @@ pub struct Server {
     pub source: Option<ServerId>,
     /// It was the primary, or was to become it, and is none, however writable it is.
     pub kept_out: bool,
+    /// Writes wait for space on its disk, and have for a while.
+    pub disk_full: bool,
     /// `@@read_only`; `None` when unknown.
     pub read_only: Option<bool>,
     /// As a member of a cluster that elects for itself, in its own words: "Synced", "ONLINE". `None`

@@ -523,6 +523,7 @@ mod tests {
             why: "".into(),
             weight: 1,
             kept_out: false,
+            disk_full: false,
             server_id: replica.server_id(),
             version: "".into(),
             source: None,

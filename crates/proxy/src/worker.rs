@@ -354,7 +354,9 @@ impl Worker {
                     s.servers.iter().filter(|s| f(s)).map(|s| s.id).collect::<Vec<_>>()
                 })
             };
-            let dead = with(&|s| s.role == Role::Down);
+            // One whose disk is full answers, but not those who write.
+            let stuck = |s: &Server| s.disk_full && s.role != Role::Primary;
+            let dead = with(&|s| s.role == Role::Down || stuck(s));
             let out = with(&|s| s.admin == AdminState::Maintenance);
             self.close_idle_connections(&out);
             if dead.is_empty() && out.is_empty() {

@@ -47,11 +47,11 @@ impl Machine {
         self.phase = Phase::Freeze(change);
         if !asked {
             let name = self.facts.name(old).to_owned();
-            self.tell(
-                "failover_begun",
-                old,
-                format!("{name} is dead: looking for the best replica"),
-            );
+            let why = match self.facts.servers[old].disk_full {
+                true => "can't write, since its disk is full",
+                false => "is dead",
+            };
+            self.tell("failover_begun", old, format!("{name} {why}: looking for the best replica"));
         }
     }
 

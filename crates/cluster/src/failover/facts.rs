@@ -28,6 +28,8 @@ pub struct Fact {
     pub promote: bool,
     pub state: State,
     pub read_only: bool,
+    /// Writes have waited for space on its disk for as long as it may take to answer.
+    pub disk_full: bool,
     /// Counts the monitor's connections to it: after a restart it is another.
     pub connection: u64,
     /// All transactions it is known to have applied.

@@ -261,7 +261,7 @@ impl Machine {
             Phase::Idle if self.facts.reigns => {
                 self.told = None;
                 self.doubt = None;
-                if self.lead.acts {
+                if self.lead.acts && !self.relieve(now) {
                     self.tend(now);
                 }
             }
@@ -279,7 +279,8 @@ impl Machine {
                 if !change.planned
                     && !change.force
                     && self.facts.reigns
-                    && self.facts.primary == Some(change.old) =>
+                    && self.facts.primary == Some(change.old)
+                    && !self.facts.servers[change.old].disk_full =>
             {
                 let change = change.clone();
                 let old = self.facts.name(change.old).to_owned();

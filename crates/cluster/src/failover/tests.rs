@@ -234,6 +234,7 @@ impl Sim {
             flavour: Flavour::MariaDb,
             server_id: u32::try_from(i).unwrap() + 1,
             read_only: s.read_only,
+            disk_full: false,
             version: Arc::from("10.11.6-MariaDB"),
             collation: 45,
             autocommit: true,

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::machine::{Machine, PAUSE, Phase};
+use super::machine::{Effect, Machine, PAUSE, Phase};
 use super::tend::ASTRAY;
 use super::{Fact, Failure, Link, Outcome, State, Step};
 use crate::snapshot::AdminState;
@@ -65,6 +65,26 @@ impl Machine {
             self.doubt = None;
             self.freeze(self.change(old, None, now));
         }
+    }
+
+    /// A primary whose disk is full answers, and replicas are connected to it, but nothing is written
+    /// there before somebody makes room. Whether it is being replaced.
+    pub(super) fn relieve(&mut self, now: Instant) -> bool {
+        let Some(old) = self.facts.primary else { return false };
+        let fact = &self.facts.servers[old];
+        if !fact.disk_full
+            || fact.admin == AdminState::Maintenance
+            || !self.settings.auto
+            || self.able.is_err()
+            || self.not_before.is_some()
+            || self.candidates(None, false).is_err()
+        {
+            return false;
+        }
+        let why = format!("{}'s disk is full", fact.name);
+        self.push(Effect::Hold { old, why });
+        self.freeze(self.change(old, None, now));
+        true
     }
 
     /// A site that was started whole, with a configuration that makes all servers read-only; or a primary

@@ -18,7 +18,10 @@ impl Topology {
             reigns: primary.is_some(),
             rightful: self.rightful(&healths),
             servers: (0..self.servers.len())
-                .map(|i| self.fact(i, &healths[i], primary.or(self.primary)))
+                .map(|i| Fact {
+                    disk_full: self.disk_full(i, now),
+                    ..self.fact(i, &healths[i], primary.or(self.primary))
+                })
                 .collect(),
         }
     }
@@ -47,6 +50,7 @@ impl Topology {
                 Health::Unknown(_) => State::Unknown,
             },
             read_only: report.is_none_or(|report| report.read_only),
+            disk_full: false,
             connection: report.map_or(0, |report| report.connection),
             standing,
             received,

@@ -68,6 +68,7 @@ impl Topology {
             version: report.map_or_else(|| Arc::from(""), |report| report.version.clone()),
             source: self.source_id(i),
             kept_out: known.deposed.is_some(),
+            disk_full: self.disk_full(i, now),
             read_only: report.map(|report| report.read_only),
             state: match &healths[i] {
                 Health::Up => self.membership(i).map(|member| member.state.clone()),
@@ -237,6 +238,7 @@ pub(super) fn same(old: &Snapshot, new: &Snapshot) -> bool {
                 && a.source == b.source
                 && a.read_only == b.read_only
                 && a.kept_out == b.kept_out
+                && a.disk_full == b.disk_full
                 && a.state == b.state
         })
 }
@@ -285,6 +287,14 @@ pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
                 "replica_writable",
                 format!("{name} is a replica but writable: set read_only=1 there"),
             );
+        }
+        match (a.disk_full, b.disk_full) {
+            (false, true) => tell(
+                "disk_full",
+                format!("{name}'s disk is full: writes wait until there is space on it"),
+            ),
+            (true, false) => tell("disk_freed", format!("{name} has space on its disk again")),
+            _ => {}
         }
         if a.admin != b.admin {
             let text = match b.admin {

@@ -114,6 +114,7 @@ impl World {
             flavour: Flavour::MariaDb,
             server_id: u32::try_from(i).unwrap() + 1,
             read_only: m.read_only,
+            disk_full: false,
             version: "10.11.6-MariaDB".into(),
             collation: 45,
             autocommit: true,

@@ -75,6 +75,7 @@ impl World {
                             flavour: if galera { Flavour::MariaDb } else { Flavour::MySql },
                             server_id: u32::try_from(i).unwrap() + 1,
                             read_only: member.elected == Some(false),
+                            disk_full: false,
                             version: "10.11.6-MariaDB".into(),
                             collation: 45,
                             autocommit: true,
