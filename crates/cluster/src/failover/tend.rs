@@ -172,7 +172,7 @@ impl Machine {
         let due = |&i: &usize| {
             let fact = &self.facts.servers[i];
             let well = i == primary && self.facts.reigns
-                || fact.link == Link::Connected && fact.read_only && !self.frozen.contains(&i);
+                || fact.link == Link::Connected && !self.frozen.contains(&i);
             well && fact.state == State::Up
                 && fact.admin != AdminState::Maintenance
                 && !self.care.rests(i, now)

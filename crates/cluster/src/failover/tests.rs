@@ -26,6 +26,8 @@ struct Machine_ {
     away: bool,
     alone: bool,
     read_only: bool,
+    /// Whoever commits waits for space.
+    full: bool,
     log: Vec<Transaction>,
     relay: Vec<Transaction>,
     source: Option<usize>,
@@ -104,6 +106,7 @@ impl Sim {
             away: false,
             alone: false,
             read_only: i > 0,
+            full: false,
             log: vec![(0, 0)],
             relay: Vec::new(),
             source: (i > 0).then_some(0),
@@ -234,7 +237,7 @@ impl Sim {
             flavour: Flavour::MariaDb,
             server_id: u32::try_from(i).unwrap() + 1,
             read_only: s.read_only,
-            disk_full: false,
+            disk_full: s.full && !s.read_only,
             version: Arc::from("10.11.6-MariaDB"),
             collation: 45,
             autocommit: true,
@@ -395,7 +398,7 @@ impl Sim {
             return;
         };
         let p = usize::from(primary.0);
-        if !self.reached(p) || self.servers[p].read_only {
+        if !self.reached(p) || self.servers[p].read_only || self.servers[p].full {
             return;
         }
         self.numbers += 1;
@@ -556,7 +559,7 @@ impl Sim {
         for i in 0..self.servers.len() {
             self.start(i);
             let s = &mut self.servers[i];
-            (s.hangs, s.away, s.alone) = (false, false, false);
+            (s.hangs, s.away, s.alone, s.full) = (false, false, false, false);
         }
         self.note("all is healed".to_owned());
     }
@@ -627,6 +630,24 @@ fn a_frozen_primary_is_replaced_and_a_slow_or_unreachable_one_is_not() {
         sim.servers[0].hangs = false;
         sim.run(ms(10_000), true);
         sim.expect(sim.views[0].changes.0 == 1 && sim.primary() != Some(0), "one failover");
+        sim.expect(sim.servers[0].read_only, "the old primary is fenced");
+    }
+}
+
+#[test]
+fn a_primary_whose_disk_is_full_is_replaced() {
+    for seed in 0..100 {
+        let mut sim = Sim::new(3, seed, seed % 2 == 0);
+        sim.run(ms(1000), true);
+        sim.servers[0].full = true;
+        sim.run(ms(1500), true);
+        sim.expect(sim.primary() == Some(0), "somebody may make room");
+        sim.run(ms(8000), true);
+        sim.expect(sim.primary().is_some_and(|p| p != 0), "another one");
+        sim.expect(!sim.semi_sync || sim.lost() == 0, "nothing is lost");
+        sim.servers[0].full = false;
+        sim.run(ms(10_000), true);
+        sim.expect(sim.views[0].changes == (1, 0), "one failover");
         sim.expect(sim.servers[0].read_only, "the old primary is fenced");
     }
 }
@@ -738,7 +759,7 @@ proptest! {
     fn whatever_happens_there_is_one_primary_in_the_end(
         servers in 2..5_usize,
         seed in any::<u64>(),
-        faults in prop::collection::vec((0..5_usize, 0..9_u8, 0..4000_u64), 0..12),
+        faults in prop::collection::vec((0..5_usize, 0..10_u8, 0..4000_u64), 0..12),
     ) {
         let mut sim = Sim::new(servers, seed, false);
         sim.run(ms(1000), true);
@@ -756,6 +777,7 @@ proptest! {
                     let _ = sim.views[0].machine.switchover(None, &lags, sim.now);
                     sim.effects();
                 }
+                8 => sim.servers[i].full ^= true,
                 _ => sim.heal(),
             }
             sim.run(ms(wait), true);

@@ -196,15 +196,18 @@ impl Topology {
     }
 
     /// Nobody takes writes, nor was anybody seen to since this process began: a primary has restarted
-    /// and its configuration makes it read-only, or a change was broken off. All servers are there and
-    /// read-only; then one that follows nobody and has all that there is is the primary by rights: of
+    /// and its configuration makes it read-only, or a change was broken off. All servers are there, and
+    /// read-only or replicas; then one that follows nobody and has all that there is is the primary by rights: of
     /// several that which others fetch from, or were not told to stop fetching from.
     pub(super) fn rightful(&self, healths: &[Health]) -> Option<usize> {
         let all = || 0..healths.len();
         let quiet = |i: usize| {
             healths[i] == Health::Up
                 && self.servers[i].deposed.is_none()
-                && self.report(i).is_some_and(|r| r.read_only)
+                // A former primary that follows another may not have been made read-only yet.
+                && self.report(i).is_some_and(|r| {
+                    r.read_only || !r.channels.is_empty() && !self.is_candidate(i, healths)
+                })
         };
         if self.primary.is_some() || healths.len() < 2 || !all().all(quiet) {
             return None;

@@ -591,6 +591,7 @@ fn who_has_all_is_the_primary_by_rights() {
     assert_eq!(read_only(|w| w.machines[2].state = "0-1-7,0-3-8"), None);
     assert_eq!(read_only(|w| w.machines[2].position = 8), None, "not applied yet");
     assert_eq!(read_only(|w| w.machines.iter_mut().for_each(|m| m.state = "")), None);
+    assert_eq!(read_only(|w| w.machines[1].read_only = false), Some(0), "it follows db1");
     // Killed before it opened the next primary, which follows nobody by now.
     let broken_off = |w: &mut World| {
         w.machines[1].source = None;
