@@ -58,8 +58,11 @@ fn such_a_replica_can_take_over(flavour: Flavour) {
     })
     .unwrap();
     let role = replica.name();
-    let done = site.cli(&["switchover", "--to", role]);
-    assert!(done.stdout.contains("is the primary now"), "{}{}", done.stdout, done.stderr);
+    // Refused until it is connected to its source again.
+    let done = wait_until("it is the primary", LONG, || {
+        Ok(site.cli(&["switchover", "--to", role]).stdout.contains("is the primary now"))
+    });
+    assert!(done.is_ok(), "{}", site.cli(&["events"]).stdout);
     assert_eq!(place.primary().unwrap().name(), role);
     assert_ne!(old.name(), role);
 }
