@@ -1,11 +1,11 @@
 //! A server on a small disk of its own, to be filled.
 
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::Write as _;
 use std::path::PathBuf;
 use std::process::Command;
 
-use anyhow::{Context as _, Result, ensure};
+use anyhow::{Result, ensure};
 use pointsman_sandbox::Node;
 
 use crate::reference::unable;
@@ -44,25 +44,13 @@ impl SmallDisk {
     /// # Errors
     /// It can't be written to at all.
     pub fn fill(&self) -> Result<()> {
-        let mut file = File::create(self.rest())?;
+        let mut file = File::create(self.dir.join("rest"))?;
         let mut block = vec![0; 1 << 20];
         // What is left after the last whole MiB goes by pages.
         while file.write_all(&block).is_ok() {}
         block.truncate(4096);
         while file.write_all(&block).is_ok() {}
         Ok(())
-    }
-
-    /// Makes room again.
-    ///
-    /// # Errors
-    /// It was not filled.
-    pub fn free(&self) -> Result<()> {
-        fs::remove_file(self.rest()).context("the disk is not full")
-    }
-
-    fn rest(&self) -> PathBuf {
-        self.dir.join("rest")
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod lab;
 
+use std::path::PathBuf;
 use std::time::Duration;
 
 use lab::{Daemon, Lab, Prober, VIP, able, eventually};
@@ -83,6 +84,18 @@ impl Reloadable<'_> {
         assert!(eventually(seconds(5), || count() > before), "{}", self.director.log());
     }
 
+    /// Begins to fetch a large file, which goes where it says; returns when that is on its way.
+    fn download(&self) -> (Daemon, PathBuf) {
+        let body = self.lab.dir.path().join("body");
+        let mut curl = self.lab.command(CLIENT, "curl");
+        let url = format!("http://{VIP}/big");
+        curl.args(["-sS", "--limit-rate", "8M", "--max-time", "40", &url, "-o"]).arg(&body);
+        let download = Daemon::start(curl, self.lab.dir.path().join("download.log"));
+        let begun = || std::fs::metadata(&body).is_ok_and(|m| m.len() > 1 << 20);
+        assert!(eventually(seconds(10), begun), "{}", self.director.log());
+        (download, body)
+    }
+
     fn holds(&self, vip: &str) -> bool {
         let shown = self.lab.output(88, "ip", &["-br", "addr", "show"]);
         shown.split_whitespace().any(|w| w.split('/').next() == Some(vip))
@@ -102,13 +115,7 @@ fn what_changes_takes_effect_and_what_stays_is_not_disturbed() {
 
     // Both go on through all that follows.
     let prober = Prober::start(&lab, CLIENT, VIP, Duration::from_millis(5));
-    let body = lab.dir.path().join("body");
-    let mut curl = lab.command(CLIENT, "curl");
-    let url = format!("http://{VIP}/big");
-    curl.args(["-sS", "--limit-rate", "8M", "--max-time", "40", &url, "-o"]).arg(&body);
-    let mut download = Daemon::start(curl, lab.dir.path().join("download.log"));
-    let begun = || std::fs::metadata(&body).is_ok_and(|m| m.len() > 1 << 20);
-    assert!(eventually(seconds(10), begun), "{}", site.director.log());
+    let (mut download, body) = site.download();
 
     // Another real server.
     let two = instance("VI_1", 51, &[VIP]) + &service(VIP, &[(33, 1), (44, 1)]);
@@ -176,13 +183,7 @@ fn the_first_virtual_server_comes_by_reload() {
     assert!(eventually(seconds(5), || get(&lab, VIP) == "web33"), "{}", site.director.log());
 
     // The process ends, and another begins: packets never came to a host without a program.
-    let body = lab.dir.path().join("body");
-    let mut curl = lab.command(CLIENT, "curl");
-    let url = format!("http://{VIP}/big");
-    curl.args(["-sS", "--limit-rate", "8M", "--max-time", "40", &url, "-o"]).arg(&body);
-    let mut download = Daemon::start(curl, lab.dir.path().join("download.log"));
-    let begun = || std::fs::metadata(&body).is_ok_and(|m| m.len() > 1 << 20);
-    assert!(eventually(seconds(10), begun), "{}", site.director.log());
+    let (mut download, body) = site.download();
     site.director.signal(libc::SIGUSR2);
     site.director.wait();
     assert!(site.director.log().contains("the addresses stay"), "{}", site.director.log());

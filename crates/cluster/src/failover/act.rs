@@ -124,7 +124,7 @@ impl Hands {
             }
             Step::Fence { .. } => self.fence().await,
             Step::Join { to, .. } => self.join(*to).await,
-            Step::Prepare { note, .. } => self.prepare(*note).await,
+            Step::Prepare { replica, note, .. } => self.prepare(*replica, *note).await,
         }
     }
 

@@ -8,10 +8,10 @@ const IS_OFF: &str = "SELECT 1 FROM DUAL WHERE NOT @@global.binlog_rows_query_lo
 const SWITCH_ON: &str = "SET GLOBAL binlog_rows_query_log_events = 1";
 
 impl Hands {
-    /// `note`: statements are to be noted.
-    pub(super) async fn prepare(&mut self, note: bool) -> Result<Outcome, Broken> {
-        let (_, report) = self.channel().await?;
-        let released = !report.channels.is_empty() && self.let_apply().await?;
+    /// `replica`: not the primary, which may replicate too, as in a ring, and whose commits are to be
+    /// confirmed; `note`: statements are to be noted.
+    pub(super) async fn prepare(&mut self, replica: bool, note: bool) -> Result<Outcome, Broken> {
+        let released = replica && self.let_apply().await?;
         let noted = note && self.note().await?;
         Ok(Outcome::Prepared { released, noted })
     }

@@ -34,9 +34,9 @@ pub enum Step {
     /// Replicates from `to`, and becomes read-only, if it has nothing that `to` lacks; fails if
     /// replication does not run then. [`Outcome::Diverged`] if it has.
     Join { server: usize, to: usize },
-    /// A replica applies without waiting for confirmations; `note`: statements are noted in the binary
-    /// log from now on, if that can be and is not. [`Outcome::Prepared`].
-    Prepare { server: usize, note: bool },
+    /// `replica`: it applies without waiting for confirmations; `note`: statements are noted in the
+    /// binary log from now on, if that can be and is not. [`Outcome::Prepared`].
+    Prepare { server: usize, replica: bool, note: bool },
 }
 
 /// What a step brought.

@@ -183,7 +183,8 @@ impl Machine {
             && let Some(i) = (0..self.facts.servers.len()).find(due)
         {
             self.care.prepared.insert(i, self.facts.servers[i].connection);
-            self.nurse(Step::Prepare { server: i, note: self.settings.note_statements });
+            let note = self.settings.note_statements;
+            self.nurse(Step::Prepare { server: i, replica: i != primary, note });
         }
     }
 

@@ -652,6 +652,18 @@ fn a_primary_whose_disk_is_full_is_replaced() {
     }
 }
 
+/// A primary that also replicates, as in a ring, goes on having its commits confirmed.
+#[test]
+fn only_replicas_are_told_not_to_wait_for_confirmations() {
+    let mut sim = Sim::new(3, 1, true);
+    sim.run(ms(1000), true);
+    for i in 0..3 {
+        let step = Step::Prepare { server: i, replica: i != 0, note: false };
+        let told = sim.story.iter().any(|line| line.ends_with(&format!("does {step:?}")));
+        sim.expect(told, &format!("db{} is prepared", i + 1));
+    }
+}
+
 #[test]
 fn a_switchover_loses_nothing_or_is_undone() {
     let mut done = 0;

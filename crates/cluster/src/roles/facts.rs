@@ -18,15 +18,12 @@ impl Topology {
             reigns: primary.is_some(),
             rightful: self.rightful(&healths),
             servers: (0..self.servers.len())
-                .map(|i| Fact {
-                    disk_full: self.disk_full(i, now),
-                    ..self.fact(i, &healths[i], primary.or(self.primary))
-                })
+                .map(|i| self.fact(i, &healths[i], primary.or(self.primary), now))
                 .collect(),
         }
     }
 
-    fn fact(&self, i: usize, health: &Health, primary: Option<usize>) -> Fact {
+    fn fact(&self, i: usize, health: &Health, primary: Option<usize>, now: Instant) -> Fact {
         let known = &self.servers[i];
         let report = self.report(i);
         let standing = report
@@ -50,7 +47,7 @@ impl Topology {
                 Health::Unknown(_) => State::Unknown,
             },
             read_only: report.is_none_or(|report| report.read_only),
-            disk_full: false,
+            disk_full: self.disk_full(i, now),
             connection: report.map_or(0, |report| report.connection),
             standing,
             received,
