@@ -201,6 +201,31 @@ fn sigterm_drains_and_ends_well() {
     assert_eq!(site.primary().client_sql("SELECT COUNT(*) FROM app.t").unwrap().trim(), "2");
 }
 
+/// Each would be a line in the servers' logs, for good.
+#[test]
+fn no_server_counts_an_aborted_connection() {
+    let site = Site::start();
+    // What the monitor may not see it asks for again and again, over connections of their own.
+    site.primary().client_sql("REVOKE TRIGGER, PROCESS ON *.* FROM pointsman@'%'").unwrap();
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("CREATE TABLE a (v INT)").unwrap();
+    db.query("INSERT INTO a VALUES (1)").unwrap();
+    assert_eq!(db.one("SELECT v FROM a").unwrap(), "1");
+    wait_until("it is known that something is missing", LONG, || {
+        Ok(site.cli(&["status"]).stdout.contains("GRANT TRIGGER"))
+    })
+    .unwrap();
+    drop(db);
+    wait_until("the client is gone", LONG, || {
+        Ok(site.cli(&["sessions"]).stdout.lines().count() <= 1)
+    })
+    .unwrap();
+    for server in [site.primary(), site.replica()] {
+        let aborted = server.client_sql("SHOW GLOBAL STATUS LIKE 'Aborted_clients'").unwrap();
+        assert_eq!(aborted.trim(), "Aborted_clients\t0");
+    }
+}
+
 #[test]
 fn metrics_are_clean_and_prometheus_scrapes_them() {
     let site = Site::start();

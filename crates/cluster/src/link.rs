@@ -19,6 +19,9 @@ use crate::member::Kind;
 use crate::probe::{Channel, Error, IoThread, Look, Report};
 use tls::Ways;
 
+/// A server that takes nothing more is not waited for when a connection to it is given up.
+const FAREWELL: Duration = Duration::from_secs(1);
+
 /// How to reach and log in to a server.
 pub(crate) struct Target {
     plain: Opts,
@@ -59,7 +62,7 @@ impl Target {
         let flavour = if about.mariadb { Flavour::MariaDb } else { Flavour::MySql };
         let old_words = flavour == Flavour::MySql && conn.server_version() < (8, 0, 22);
         Ok(Link {
-            conn,
+            conn: Some(conn),
             flavour,
             old_words,
             collation: None,
@@ -72,7 +75,8 @@ impl Target {
 
 /// A live connection.
 pub(crate) struct Link {
-    conn: Conn,
+    /// There until it is dropped.
+    conn: Option<Conn>,
     flavour: Flavour,
     /// MySQL before 8.0.22 knows slaves, not replicas.
     old_words: bool,
@@ -85,7 +89,23 @@ pub(crate) struct Link {
     space: space::Space,
 }
 
+/// The server is told, lest it logs an aborted connection each time. (`mysql_async` means to, but has
+/// marked the connection as closed by the time it would.)
+impl Drop for Link {
+    fn drop(&mut self) {
+        if let Some(conn) = self.conn.take()
+            && let Ok(runtime) = tokio::runtime::Handle::try_current()
+        {
+            runtime.spawn(tokio::time::timeout(FAREWELL, conn.disconnect()));
+        }
+    }
+}
+
 impl Link {
+    fn conn(&mut self) -> Result<&mut Conn, SqlError> {
+        self.conn.as_mut().ok_or_else(|| odd("closed"))
+    }
+
     pub(crate) fn flavour(&self) -> Flavour {
         self.flavour
     }
@@ -119,7 +139,7 @@ impl Link {
         };
         let flavour = self.flavour;
         let known = self.collation.clone();
-        let row: Row = self.conn.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
+        let row: Row = self.conn()?.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
         let row = Fields(&row);
         let on = |name: &str| row.text(&[name]).is_none_or(|v| !matches!(v.as_str(), "0" | "OFF"));
         let collation = row.text(&["collation"]).unwrap_or_default();
@@ -153,7 +173,7 @@ impl Link {
                 (Flavour::MySql, false) => "SHOW REPLICA STATUS",
                 (Flavour::MySql, true) => "SHOW SLAVE STATUS",
             };
-            let rows: Vec<Row> = self.conn.query(sql).await?;
+            let rows: Vec<Row> = self.conn()?.query(sql).await?;
             let channels = rows.iter().map(|row| channel(flavour, &Fields(row)));
             // A group's own channels are its business.
             report.channels =
@@ -165,7 +185,7 @@ impl Link {
     async fn learn_collation(&mut self, name: String) -> Result<u16, SqlError> {
         // Some collations of newer MariaDB have no id of their own outside a character set.
         let id: Option<Option<u16>> = self
-            .conn
+            .conn()?
             .exec_first(
                 "SELECT ID FROM information_schema.COLLATIONS WHERE COLLATION_NAME = ?",
                 (&name,),
@@ -194,7 +214,7 @@ impl Link {
                  @@global.gtid_executed AS applied"
             ),
         };
-        let row: Row = self.conn.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
+        let row: Row = self.conn()?.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
         let row = Fields(&row);
         let mut applied = position(self.flavour, &row, "applied")?;
         // The variable may have been read before the wait; either way it was true then.
@@ -210,18 +230,18 @@ impl Link {
             Flavour::MariaDb => "SELECT @@global.gtid_binlog_pos AS committed",
             Flavour::MySql => "SELECT @@global.gtid_executed AS committed",
         };
-        let row: Row = self.conn.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
+        let row: Row = self.conn()?.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
         position(self.flavour, &Fields(&row), "committed")
     }
 
     /// Runs `sql`, of which no rows are wanted.
     pub(crate) async fn run(&mut self, sql: &str) -> Result<(), SqlError> {
-        self.conn.query_drop(sql).await
+        self.conn()?.query_drop(sql).await
     }
 
     /// Rows of `sql`, each field as bytes.
     pub(crate) async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, SqlError> {
-        self.conn.query(sql).await
+        self.conn()?.query(sql).await
     }
 }
 

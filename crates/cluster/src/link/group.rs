@@ -66,7 +66,7 @@ impl Link {
                     "SHOW GLOBAL VARIABLES WHERE Variable_name IN \
                      ('wsrep_reject_queries', 'wsrep_sst_donor_rejects_queries')",
                 ] {
-                    let rows: Vec<(String, String)> = self.conn.query(sql).await?;
+                    let rows: Vec<(String, String)> = self.conn()?.query(sql).await?;
                     values.extend(rows.into_iter().map(|(k, v)| (k.to_ascii_lowercase(), v)));
                 }
                 let committed = values.get("wsrep_last_committed").and_then(|v| v.parse().ok());
@@ -75,7 +75,7 @@ impl Link {
                 report.membership = Some(Membership::galera(|name| values.get(name).cloned()));
             }
             Kind::GroupReplication => {
-                let rows: Vec<Row> = self.conn.query(MEMBERS).await?;
+                let rows: Vec<Row> = self.conn()?.query(MEMBERS).await?;
                 let first = rows.first().ok_or_else(|| odd("no members of the group"))?;
                 let text = |row: &Row, name: &str| Fields(row).text(&[name]).unwrap_or_default();
                 let lines: Vec<_> = rows
@@ -104,9 +104,9 @@ impl Link {
     pub(crate) async fn catch_up(&mut self) -> Result<(), SqlError> {
         if !self.waits {
             let wait = "SET SESSION wsrep_dirty_reads = 0, wsrep_sync_wait = 1";
-            self.conn.query_drop(wait).await?;
+            self.conn()?.query_drop(wait).await?;
             self.waits = true;
         }
-        self.conn.query_drop("SELECT 1").await
+        self.conn()?.query_drop("SELECT 1").await
     }
 }
