@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use pointsman_sql::lexer::Lexer;
 use pointsman_sql::{Cache, Class, Dialect, Effects, Flavour, Route, classify};
-use pointsman_sql::{kill, rewrite_connection_id};
+use pointsman_sql::{kill, rewrite_connection_id, scope_assignments};
 
 fuzz_target!(|data: &[u8]| {
     let Some((&bits, sql)) = data.split_first() else { return };
@@ -42,6 +42,9 @@ fuzz_target!(|data: &[u8]| {
         assert!(fine.contains(verdict.effects));
     }
     let _ = kill(sql, &dialect);
+    if let Some(scoped) = scope_assignments(sql, &dialect) {
+        assert_eq!(scope_assignments(&scoped.sql, &dialect), None);
+    }
     if let Some(rewritten) = rewrite_connection_id(sql, &dialect, b"CAST(1 AS UNSIGNED)") {
         // The id in place of the call leaves a read a read.
         if verdict.route == Route::AnyReplica {

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use pointsman_sql::{Class, Dialect, Effects, Flavour, Hint, Reason, Table, Tables, Verdict};
-use pointsman_wire::{Capabilities, Malformed, Status, attributes, write_packet};
+use pointsman_wire::{Capabilities, HEADER, Malformed, Status, attributes, write_packet};
 
 use crate::client::Client;
 use crate::route::Job;
@@ -78,10 +78,42 @@ impl Client {
         Arc::new(Statement { verdict, fingerprint: 0, text: "".into(), stats: Default::default() })
     }
 
+    /// Replaces what servers can't be sent as it is. `at`: where the statement begins in the payload.
+    pub(crate) fn rewrite(&self, job: &mut Job, payload: &[u8], at: usize) {
+        if means_clients_id(job) {
+            job.packet = self.with_own_id(payload, at);
+        }
+        let mariadb = || self.worker.snapshot(|s| s.greeting.mariadb);
+        if job.statement.verdict.effects.contains(Effects::SET_BARE) && mariadb() {
+            let (head, sql) = match &job.packet {
+                Some(packet) => packet[HEADER..].split_at(at),
+                None => payload.split_at(at),
+            };
+            if let Some(scoped) = pointsman_sql::scope_assignments(sql, &self.dialect()) {
+                let mut packet = Vec::new();
+                write_packet(&mut packet, 0, &[head, &scoped.sql].concat());
+                job.packet = Some(packet);
+                job.untold = scoped.names;
+            }
+        }
+    }
+
+    /// An execution of what [`Client::rewrite`] changed when it was prepared.
+    pub(crate) fn leave_untold(&self, job: &mut Job) {
+        if job.statement.verdict.effects.contains(Effects::SET_BARE)
+            && self.worker.snapshot(|s| s.greeting.mariadb)
+        {
+            let text = job.statement.text.as_bytes();
+            job.untold = pointsman_sql::scope_assignments(text, &self.dialect())
+                .map(|scoped| scoped.names)
+                .unwrap_or_default();
+        }
+    }
+
     /// The packet with `CONNECTION_ID()` answered by what the client was told at login. In MariaDB,
     /// `CRC32` of the right four bytes is a number of exactly the type that `CONNECTION_ID()` has; in
     /// MySQL, a string of 21 digits as a number is. `at`: where the statement begins in the payload.
-    pub(crate) fn with_own_id(&self, payload: &[u8], at: usize) -> Option<Vec<u8>> {
+    fn with_own_id(&self, payload: &[u8], at: usize) -> Option<Vec<u8>> {
         let (head, sql) = payload.split_at(at);
         let id = self.info.id;
         let literal = if self.worker.snapshot(|s| s.greeting.mariadb) {
@@ -107,7 +139,7 @@ impl Client {
 
 /// Whether its `CONNECTION_ID()` is to be what the client was told at login; not if it is compared
 /// with what the server's own tables of connections say.
-pub(crate) fn means_clients_id(job: &Job) -> bool {
+fn means_clients_id(job: &Job) -> bool {
     let verdict = &job.statement.verdict;
     let of_the_server = |table: &Table| {
         table.schema.as_deref().is_some_and(|schema| {

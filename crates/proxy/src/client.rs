@@ -20,7 +20,7 @@ use tokio::time::timeout_at;
 
 use crate::backend::{Backend, Login};
 use crate::buffers::Buffer;
-use crate::classify::{is_process_list, means_clients_id};
+use crate::classify::is_process_list;
 use crate::listen::Entrance;
 use crate::prepared::{LongData, Prepared};
 use crate::repeat::Past;
@@ -279,8 +279,8 @@ impl Client {
                     return Box::pin(self.kill_by_statement(job, &dialect, request, end)).await;
                 }
                 job.process_list = is_process_list(&job);
-                if means_clients_id(&job) && !streamed {
-                    job.packet = self.with_own_id(&request.filled()[HEADER..end], text_at - HEADER);
+                if !streamed {
+                    self.rewrite(&mut job, &request.filled()[HEADER..end], text_at - HEADER);
                 }
                 self.run(job, request, end).await
             }
@@ -293,9 +293,7 @@ impl Client {
                     return self.error(1, 1295, "HY000", message).await;
                 }
                 let mut job = Job::new(Kind::Prepare, statement);
-                if means_clients_id(&job) {
-                    job.packet = self.with_own_id(&request.filled()[HEADER..end], 1);
-                }
+                self.rewrite(&mut job, &request.filled()[HEADER..end], 1);
                 self.run(job, request, end).await
             }
             Command::StmtExecute | Command::StmtBulkExecute => {
@@ -325,6 +323,7 @@ impl Client {
                     return self.error(1, 1153, "08S01", &message).await;
                 }
                 let mut job = Job::new(Kind::Execute(id), Arc::clone(&statement.statement));
+                self.leave_untold(&mut job);
                 job.bulk = command == Command::StmtBulkExecute;
                 // Gone with the execution, as on a server, whatever comes of it.
                 if let Some(statement) = self.prepared.get_mut(id) {

@@ -130,6 +130,8 @@ impl Client {
             Job { process_list: true, .. } => Sink::Keep(Vec::new()),
             _ => Sink::Client(socket),
         };
+        let fewer = (!job.untold.is_empty()).then(|| reporting.without(&job.untold));
+        let reporting = fewer.as_ref().unwrap_or(reporting);
         let result =
             relay(backend, &mut sink, session, &mut tracker, login.caps, reporting, &mut watcher)
                 .await;

@@ -28,6 +28,7 @@ enum Variables {
     All,
     /// In lower case.
     These(Box<[Box<[u8]>]>),
+    AllBut(Box<[Box<[u8]>]>),
 }
 
 impl Default for Reporting {
@@ -56,6 +57,26 @@ impl Reporting {
         }
     }
 
+    /// The same without these variables, whatever it was told to tell of them.
+    #[must_use]
+    pub fn without(&self, untold: &[Box<[u8]>]) -> Self {
+        let told = |name: &[u8]| !untold.iter().any(|n| **n == *name);
+        let variables = match &self.variables {
+            Variables::All => Variables::AllBut(untold.into()),
+            Variables::AllBut(names) => {
+                Variables::AllBut(names.iter().chain(untold).cloned().collect())
+            }
+            Variables::Default => {
+                let names = DEFAULT.iter().filter(|n| told(n));
+                Variables::These(names.map(|n| (*n).into()).collect())
+            }
+            Variables::These(names) => {
+                Variables::These(names.iter().filter(|n| told(n)).cloned().collect())
+            }
+        };
+        Self { variables, ..self.clone() }
+    }
+
     /// Whether the client is told.
     #[must_use]
     pub fn wants(&self, change: StateChange<'_>) -> bool {
@@ -63,6 +84,7 @@ impl Reporting {
             StateChange::Variable { name, .. } => match &self.variables {
                 Variables::Default => DEFAULT.contains(&name),
                 Variables::All => true,
+                Variables::AllBut(names) => !names.iter().any(|n| **n == *name),
                 Variables::These(names) => names.iter().any(|n| **n == *name),
             },
             StateChange::Schema(_) => self.schema,

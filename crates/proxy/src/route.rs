@@ -45,6 +45,8 @@ pub struct Job {
     pub text_at: usize,
     /// Instead of the client's own packet.
     pub packet: Option<Vec<u8>>,
+    /// Variables whose change servers report only because of what is sent instead.
+    pub untold: Vec<Box<[u8]>>,
     /// The only server that can run it.
     pub only: Option<ServerId>,
     pub bulk: bool,
@@ -65,6 +67,7 @@ impl Job {
             statement,
             text_at: HEADER + 1,
             packet: None,
+            untold: Vec::new(),
             only: None,
             bulk: false,
             process_list: false,

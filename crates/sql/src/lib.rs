@@ -3,6 +3,7 @@
 //! Two readers must agree that a statement is a read, or it goes to the primary: a byte lexer that
 //! knows what MySQL and MariaDB would execute (statements are bytes, not UTF-8), and `sqlparser`.
 
+mod bare;
 mod cache;
 mod facts;
 #[doc(hidden)]
@@ -19,6 +20,7 @@ mod session;
 mod show;
 mod verdict;
 
+pub use bare::{Scoped, scope_assignments};
 pub use cache::{Cache, Entry};
 pub use hint::Hint;
 pub use kill::{Kill, KillTarget, kill};

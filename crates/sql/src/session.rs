@@ -1,5 +1,6 @@
 //! Statements about the session itself: `SET`, `USE`, transactions, `PREPARE`.
 
+use crate::bare::for_next_transaction;
 use crate::judge::primary;
 use crate::keyword::Kw;
 use crate::lexer::Kind;
@@ -150,6 +151,9 @@ pub fn set(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
             Some(Kind::Close) => depth = depth.saturating_sub(1),
             Some(Kind::Comma) | None if depth == 0 || i == toks.len() => {
                 items += 1;
+                if bare(&toks[start..i]) {
+                    effects |= Effects::SET_BARE;
+                }
                 match item(&toks[start..i], flavour) {
                     Item::Plain => effects |= Effects::SET_SYSVAR,
                     Item::Primary(reason, more) => {
@@ -195,6 +199,13 @@ fn plain_value(toks: &[Tok<'_>]) -> bool {
         }
         _ => false,
     }
+}
+
+/// Whether it is `@@x = ...`.
+fn bare(toks: &[Tok<'_>]) -> bool {
+    toks.first().is_some_and(|t| {
+        t.kind == Kind::SysVar && !for_next_transaction(&facts::name(t).to_ascii_lowercase())
+    }) && assigns(toks.get(1))
 }
 
 fn item(toks: &[Tok<'_>], flavour: Flavour) -> Item {
@@ -261,10 +272,7 @@ fn item(toks: &[Tok<'_>], flavour: Flavour) -> Item {
     if name == "autocommit" {
         return Item::Primary(Reason::Transaction, Effects::SET_AUTOCOMMIT | Effects::SET_SYSVAR);
     }
-    if matches!(
-        name.as_str(),
-        "tx_isolation" | "transaction_isolation" | "tx_read_only" | "transaction_read_only"
-    ) {
+    if for_next_transaction(name.as_bytes()) {
         // Without SESSION, `SET @@x` is for the next transaction only.
         let effect = if bare { Effects::SET_NEXT_TRANSACTION } else { Effects::SET_SYSVAR };
         return Item::Primary(Reason::Transaction, effect);

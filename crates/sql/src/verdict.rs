@@ -91,6 +91,8 @@ bitflags! {
         /// Changes global variables, accounts or privileges: connections made before it are not
         /// like those made after it.
         const SERVER_WIDE = 1 << 24;
+        /// Assigns a variable as `@@x`, without a scope: MariaDB does not report that.
+        const SET_BARE = 1 << 25;
     }
 }
 

@@ -7,7 +7,7 @@ use std::ops::ControlFlow;
 use pointsman_sql::lexer::{Kind, Lexer};
 use pointsman_sql::{
     Cache, Class, Dialect, Effects, Flavour, Route, Tables, classify, functions, kill,
-    rewrite_connection_id,
+    rewrite_connection_id, scope_assignments,
 };
 use proptest::prelude::*;
 use sqlparser::ast::{Expr, Query, Select, SetExpr, Statement, Visit, Visitor};
@@ -80,6 +80,9 @@ fn check_bytes(sql: &[u8], dialect: &Dialect) {
         assert!(fine.contains(verdict.effects), "{:?}", verdict.effects);
     }
     let _ = kill(sql, dialect);
+    if let Some(scoped) = scope_assignments(sql, dialect) {
+        assert_eq!(scope_assignments(&scoped.sql, dialect), None);
+    }
     if let Some(new) = rewrite_connection_id(sql, dialect, b"CAST(1 AS UNSIGNED)") {
         let left = classify(&new, dialect);
         assert!(!left.effects.contains(Effects::CONNECTION_ID) || sql.len() > 1, "{left:?}");
