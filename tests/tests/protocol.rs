@@ -600,3 +600,22 @@ fn the_process_list_is_told_by_the_ids_that_clients_know() {
     let left = expected(&[&one]);
     wait_until("it is gone", LONG, || Ok(listed(&one.query("SHOW PROCESSLIST")?) == left)).unwrap();
 }
+
+#[test]
+fn clients_are_counted_not_the_connections_kept_for_them() {
+    let site = Site::start();
+    let mut one = Raw::connect(site.port()).unwrap();
+    let mut connected = || -> i64 {
+        let rows = one.query("SHOW GLOBAL STATUS LIKE 'Threads_connected'").unwrap();
+        rows[0][1].as_deref().unwrap().parse().unwrap()
+    };
+    let before = connected();
+    let mut more: Vec<_> = (0..5).map(|_| Raw::connect(site.port()).unwrap()).collect();
+    // Some at the primary, some at the replica, some at neither; the monitor comes and goes.
+    more[0].query("INSERT INTO t VALUES (1)").ok();
+    more[1].query("INSERT INTO t VALUES (2)").ok();
+    more[2].one("SELECT 1").unwrap();
+    wait_until("they are counted", LONG, || Ok((4..=6).contains(&(connected() - before)))).unwrap();
+    drop(more);
+    wait_until("they are not", LONG, || Ok(connected() <= before)).unwrap();
+}

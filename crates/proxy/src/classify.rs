@@ -153,11 +153,20 @@ fn means_clients_id(job: &Job) -> bool {
         && !matches!(&verdict.tables, Tables::Known(t) if t.iter().any(of_the_server))
 }
 
-/// Whether it is `SHOW [FULL] PROCESSLIST` and nothing else.
+/// Whether it is `SHOW [FULL] PROCESSLIST` and nothing else, or `SHOW STATUS`, which counts them.
 pub(crate) fn is_process_list(job: &Job) -> bool {
     let verdict = &job.statement.verdict;
-    verdict.effects == Effects::PROCESSLIST
-        && ["SHOW PROCESSLIST", "SHOW FULL PROCESSLIST"]
-            .iter()
-            .any(|s| job.bare_text().eq_ignore_ascii_case(s))
+    let counts = || {
+        let text = job.bare_text();
+        matches!(verdict.reason, Reason::ServerStatus | Reason::Diagnostics)
+            && !verdict.effects.intersects(Effects::MULTI | Effects::HIDDEN_CODE)
+            && ["SHOW STATUS", "SHOW GLOBAL STATUS", "SHOW SESSION STATUS", "SHOW LOCAL STATUS"]
+                .iter()
+                .any(|s| text.get(..s.len()).is_some_and(|t| t.eq_ignore_ascii_case(s)))
+    };
+    counts()
+        || verdict.effects == Effects::PROCESSLIST
+            && ["SHOW PROCESSLIST", "SHOW FULL PROCESSLIST"]
+                .iter()
+                .any(|s| job.bare_text().eq_ignore_ascii_case(s))
 }

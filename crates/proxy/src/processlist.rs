@@ -1,5 +1,6 @@
 //! `SHOW PROCESSLIST` as on a direct connection: sessions by the ids and addresses their clients know,
-//! those included that the primary does not know of; connections that nobody uses left out.
+//! those included that the primary does not know of; connections that nobody uses left out. So is
+//! the number of them in `SHOW STATUS`.
 //!
 //! The tables of `information_schema` and `performance_schema` show what the primary itself knows;
 //! `KILL` takes ids from there as well.
@@ -120,6 +121,9 @@ fn rewritten(
     let before = 1 + columns + usize::from(!deprecate_eof);
     let [head @ .., end] = &packets[..] else { return Err(NOT_A_LIST) };
     let (head, rows) = head.split_at_checked(before).ok_or(NOT_A_LIST)?;
+    if columns == 2 && end.first() == Some(&0xfe) {
+        return counted(head, rows, end, holders);
+    }
     if columns < 8 || end.first() != Some(&0xfe) {
         return Err(NOT_A_LIST);
     }
@@ -165,6 +169,37 @@ fn rewritten(
     Ok(out)
 }
 
+/// The reply to `SHOW STATUS`: connected are the clients, not who happens to have a connection.
+fn counted(
+    head: &[&[u8]],
+    rows: &[&[u8]],
+    end: &[u8],
+    holders: &Holders,
+) -> Result<Vec<u8>, Malformed> {
+    let mut out = Vec::new();
+    let mut seq = 1;
+    for packet in head {
+        seq = write_packet(&mut out, seq, packet);
+    }
+    for row in rows {
+        let mut r = Reader::new(row);
+        if !r.lenenc_bytes()?.eq_ignore_ascii_case(b"Threads_connected") {
+            seq = write_packet(&mut out, seq, row);
+            continue;
+        }
+        let count = str::from_utf8(r.lenenc_bytes()?).ok().and_then(|n| n.parse::<usize>().ok());
+        let count = count.ok_or(NOT_A_LIST)?;
+        let elsewhere = holders.sessions.iter().filter(|s| s.thread.is_none()).count();
+        let count = (count + elsewhere).saturating_sub(holders.idle.len()).max(1);
+        let mut row = Vec::new();
+        put_lenenc_bytes(&mut row, b"Threads_connected");
+        put_lenenc_bytes(&mut row, count.to_string().as_bytes());
+        seq = write_packet(&mut out, seq, &row);
+    }
+    write_packet(&mut out, seq, end);
+    Ok(out)
+}
+
 const NOT_A_LIST: Malformed = Malformed("not a process list");
 
 #[cfg(test)]
@@ -205,6 +240,29 @@ mod tests {
 
     fn server_row(thread: &str, user: &str) -> Vec<u8> {
         row(&[thread, user, "proxy:1", "app", "Sleep", "1", "", "SELECT"])
+    }
+
+    #[test]
+    fn connected_are_the_clients() {
+        let reply = |rows: &[[&str; 2]]| {
+            let mut out = Vec::new();
+            let mut seq = write_packet(&mut out, 1, &[2]);
+            for _ in 0..2 {
+                seq = write_packet(&mut out, seq, b"\x03def");
+            }
+            for fields in rows {
+                seq = write_packet(&mut out, seq, &row(fields));
+            }
+            write_packet(&mut out, seq, &[0xfe, 0, 0, 2, 0, 0, 0]);
+            out
+        };
+        let holders = Holders {
+            sessions: vec![session(70, "app", Some(5)), session(71, "app", None)],
+            idle: vec![6, 7],
+        };
+        let told = reply(&[["Threads_cached", "3"], ["Threads_connected", "9"], ["Uptime", "1"]]);
+        let seen = reply(&[["Threads_cached", "3"], ["Threads_connected", "8"], ["Uptime", "1"]]);
+        assert_eq!(as_seen(told, true, &holders, "app"), seen);
     }
 
     #[test]
