@@ -115,6 +115,10 @@ impl Session {
         if !self.temporary.is_empty() && self.touches_temporary(&verdict.tables) {
             return to(Target::Primary, Why::TemporaryTable);
         }
+        if self.variables.schema().is_some_and(|s| s.eq_ignore_ascii_case(b"mysql")) {
+            // As with its tables named in full: they are each server's own.
+            return to(Target::Primary, Why::Text(Reason::ServerStatus));
+        }
         to(Target::Replica, Why::Text(verdict.reason))
     }
 

@@ -257,8 +257,19 @@ fn variable(facts: &mut Facts, name: &[u8]) {
         "log_bin",
         "sql_log_bin",
         "skip_replication",
-        // Clients on the same machine connect to it, and would write there.
+        // Clients on the same machine connect to it, and would write there; or look for files.
         "socket",
+        "datadir",
+        "tmpdir",
+        "secure_file_priv",
+        "pid_file",
+        // What can be set for the whole server only.
+        "event_scheduler",
+        "key_buffer_size",
+        "local_infile",
+        "max_connections",
+        "table_definition_cache",
+        "table_open_cache",
     ];
     const PREFIXES: &[&str] = &[
         "rand_seed",
@@ -270,6 +281,15 @@ fn variable(facts: &mut Facts, name: &[u8]) {
         "rpl_",
         "group_replication_",
         "binlog_",
+        "aria_",
+        "general_log",
+        "innodb_",
+        "log_",
+        "performance_schema",
+        "relay_log",
+        "report_",
+        "slow_query_log",
+        "thread_",
     ];
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
     if name == "warning_count" || name == "error_count" {
@@ -383,7 +403,8 @@ fn word(facts: &mut Facts, toks: &[Tok<'_>], i: usize, opens: bool, flavour: Fla
     if next.is_some_and(|n| n.kind == Kind::Dot) {
         let schema = name(tok).to_ascii_lowercase();
         match schema.as_slice() {
-            b"performance_schema" | b"sys" => facts.note(Reason::ServerStatus, &schema),
+            // Of `mysql`, not all is replicated: servers, plugins, logs.
+            b"performance_schema" | b"sys" | b"mysql" => facts.note(Reason::ServerStatus, &schema),
             b"information_schema" => {
                 facts.dictionary = true;
                 let table = toks.get(i + 2).map(name).unwrap_or_default().to_ascii_lowercase();
@@ -391,7 +412,12 @@ fn word(facts: &mut Facts, toks: &[Tok<'_>], i: usize, opens: bool, flavour: Fla
                     if table == b"processlist" {
                         facts.effects |= Effects::PROCESSLIST;
                     }
-                    facts.note(Reason::ServerStatus, &table);
+                    if table == b"optimizer_trace" {
+                        facts.effects |= Effects::DIAGNOSTICS;
+                        facts.note(Reason::Diagnostics, &table);
+                    } else {
+                        facts.note(Reason::ServerStatus, &table);
+                    }
                 }
             }
             _ => {}

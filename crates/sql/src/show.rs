@@ -17,34 +17,17 @@ pub fn show(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
         at += 1;
     }
     let kw = |i: usize| toks.get(i).map_or(Kw::None, |t| t.kw);
-    let dictionary = || {
-        let mut v = simple_read(toks, flavour, Tables::Unknown);
-        // The words of SHOW itself (`SHOW CREATE TRIGGER`) aren't those of a write.
-        let plain = matches!(v.reason, Reason::Unknown | Reason::PlainRead);
-        let expression = toks.iter().any(|t| {
-            matches!(t.kind, Kind::Odd | Kind::Assign | Kind::UserVar)
-                || matches!(t.kw, Kw::Select | Kw::Into | Kw::Lock)
-        });
-        if plain && !expression && kw(at) == Kw::Create {
-            v = Verdict {
-                class: Class::Read,
-                route: Route::AnyReplica,
-                reason: Reason::PlainRead,
-                detail: None,
-                ..v
-            };
-        }
-        v
-    };
+    let dictionary = || simple_read(toks, flavour, Tables::Unknown);
     match (kw(at), kw(at + 1)) {
         (Kw::Warnings | Kw::Errors | Kw::Profile | Kw::Profiles, _) => diagnostics(toks, flavour),
         // SHOW COUNT(*) WARNINGS
         (Kw::None, _) if toks.get(at).is_some_and(|t| t.text.eq_ignore_ascii_case(b"count")) => {
             diagnostics(toks, flavour)
         }
-        (Kw::Create, Kw::User) => status(toks, Effects::empty()),
-        (Kw::Create, _)
-        | (
+        // A replica's table may be written otherwise: made by what was replicated, with a storage
+        // engine that was its own default.
+        (Kw::Create, _) => status(toks, Effects::empty()),
+        (
             Kw::Tables
             | Kw::Columns
             | Kw::Fields
