@@ -42,6 +42,8 @@ pub struct Backend {
     /// The replies to what makes it clean are still to be read, before any other: see
     /// [`Backend::settle`].
     owed: bool,
+    /// To its cleaning belongs a reply about its schema.
+    owes_schema: bool,
     /// The OK that ended its login.
     pub welcome: Box<[u8]>,
     /// Status flags of its login, or as the last command of our own left them.
@@ -383,6 +385,7 @@ impl Backend {
             statements: HashMap::new(),
             pending: Vec::new(),
             owed: false,
+            owes_schema: false,
             status,
             first_status: status,
             welcome: welcome.into(),
@@ -461,6 +464,12 @@ impl Backend {
         self.status = self.first_status;
         write_packet(&mut out, 0, &[0x1f]);
         self.put_own(&mut out, &set);
+        self.owes_schema = self.schema.is_some();
+        if let Some(schema) = &self.schema {
+            // It is still there, but its character set is not: a reset makes that the server's, for
+            // LOAD DATA say. It may have been altered meanwhile, too.
+            write_packet(&mut out, 0, &[b"\x02", &schema[..]].concat());
+        }
         self.pending = out;
         self.owed = true;
         true
@@ -480,6 +489,10 @@ impl Backend {
                 let code = error_code(&payload);
                 return Err(io::Error::other(format!("error {code} on its reset")).into());
             }
+        }
+        if std::mem::take(&mut self.owes_schema) {
+            // If that is gone or forbidden by now, whoever comes is told so by what they do there.
+            let _ = self.own_reply(Command::InitDb, buf).await?;
         }
         Ok(())
     }

@@ -531,6 +531,12 @@ fn ddl(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
         toks[0].kw.text().as_bytes(),
     );
     let mut at = 1;
+    let schema = kw_at(1) == Kw::Database
+        || toks.get(1).is_some_and(|t| t.text.eq_ignore_ascii_case(b"schema"));
+    if schema && matches!(toks[0].kw, Kw::Alter | Kw::Drop) {
+        // Whoever has it as their schema has its character set of before.
+        verdict.effects |= Effects::SERVER_WIDE;
+    }
     if (1..=3).any(|i| matches!(kw_at(i), Kw::User | Kw::Role)) {
         verdict.effects |= Effects::SERVER_WIDE;
     }
