@@ -306,6 +306,27 @@ fn every_client_logs_in_by_the_full_path_first_and_then_the_fast_one() {
 }
 
 #[test]
+fn mysqls_own_client_logs_in_without_a_password() {
+    let Some(site) = MySql::start(1) else { return };
+    site.new_account("open", "");
+    // It has no mysql_native_password, and says that it has no password by a byte.
+    let mysql = |port: u16, args: &[&str]| {
+        let mut command = site.primary().client();
+        command.args(["--host=127.0.0.1", "--batch", "--skip-column-names"]).args(args);
+        command.args([format!("--port={port}"), "--execute=SELECT CURRENT_USER()".to_owned()]);
+        Output::of(&mut command)
+    };
+    for mode in ["--ssl-mode=DISABLED", "--ssl-mode=PREFERRED"] {
+        assert_eq!(mysql(site.port, &[mode, "--user=open"]).ok().trim(), "open@%");
+        for user in ["nobody", APP_USER] {
+            let args = [mode, &format!("--user={user}")];
+            let direct = mysql(site.primary().port(), &args);
+            assert_eq!(mysql(site.port, &args).stderr, direct.stderr, "{user} {mode}");
+        }
+    }
+}
+
+#[test]
 fn accounts_that_may_not_log_in_are_told_why() {
     let Some(site) = MySql::start(1) else { return };
     let log_in = || mariadb(site.port, &["--skip-ssl"], "other", "secret", "SELECT 1");

@@ -360,13 +360,20 @@ impl<'a> Proving<'a> {
                     );
                     return Err(self.denied(1045, "28000", message));
                 }
-                None => default_plugin(self.worker.snapshot(|s| s.greeting.mariadb)),
+                // Nor does one without a password say how: MySQL 9 and its clients know no other way.
+                Some(Proof::Empty) | None => {
+                    default_plugin(self.worker.snapshot(|s| s.greeting.mariadb))
+                }
                 Some(_) => auth::NATIVE,
             };
             if plugin != wanted.as_bytes() {
                 salt = self::salt();
                 token = self.ask(&auth_switch(wanted, &salt)).await?;
                 plugin = wanted.as_bytes().to_vec();
+            }
+            // How its clients say that there is no password.
+            if wanted == auth::CACHING_SHA2 && token == [0] {
+                token.clear();
             }
             let proved = match &account {
                 Some(account) if !account.locked && account.is_met_by(self.tls.as_ref()) => {
