@@ -163,7 +163,9 @@ fn without_comments(statement: &str, flavour: Flavour) -> String {
             // Not what is in it: `SELECT 'for update'` locks nothing.
             out.push_str("''");
             rest = &rest[end..];
-        } else if rest.starts_with('#') || rest.starts_with("-- ") {
+        } else if rest.starts_with('#')
+            || rest.strip_prefix("--").is_some_and(|after| !after.starts_with(|c: char| c > ' '))
+        {
             rest = rest.find('\n').map_or("", |at| &rest[at..]);
         } else if let Some(code) =
             rest.strip_prefix("/*!").or_else(|| rest.strip_prefix(code_of_mariadb))

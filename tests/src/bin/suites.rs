@@ -58,10 +58,8 @@ fn run() -> Result<bool> {
     let (mut alike, mut table) = (true, String::new());
     for suite in &suites {
         println!("\n==> {}", suite.name);
-        if flavour == Flavour::MySql
-            && let Some(why) = suite.mariadb_only()
-        {
-            println!("    not on MySQL: {why}");
+        if let Some(why) = suite.not_on(flavour) {
+            println!("    not on {flavour:?}: {why}");
             continue;
         }
         if let Err(error) = suite.prepare() {

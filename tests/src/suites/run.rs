@@ -74,10 +74,11 @@ impl Suite {
         Ok(())
     }
 
-    /// Why it is not run on MySQL, if it is not.
+    /// Why it is not run on servers of this flavour, if it is not.
     #[must_use]
-    pub fn mariadb_only(&self) -> Option<String> {
-        fs::read_to_string(self.dir.join("mariadb-only")).ok().map(|why| why.trim().to_owned())
+    pub fn not_on(&self, flavour: Flavour) -> Option<String> {
+        let file = if flavour == Flavour::MySql { "mariadb-only" } else { "mysql-only" };
+        fs::read_to_string(self.dir.join(file)).ok().map(|why| why.trim().to_owned())
     }
 
     /// Runs it on servers of its own. What it writes goes to `out`; `only` names tests, in the
