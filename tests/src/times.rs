@@ -152,6 +152,9 @@ pub fn happen(event: Event, flavour: Flavour, network: Option<Arc<Network>>) -> 
         await_notes(&place)?;
     }
     site.sandbox.wait_caught_up()?;
+    wait_until("Pointsman knows the table", LONG, || {
+        Ok(site.metric("pointsman_tables_known", &[]) >= 1.0)
+    })?;
     let (stop, all) = (AtomicBool::new(false), AtomicU64::new(0));
     let clients = std::thread::scope(|scope| -> Result<Vec<Client>> {
         let (stop, all) = (&stop, &all);

@@ -18,10 +18,12 @@ use pointsman_wire::{
     Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, OkPacket, Reader, Status,
     Step, Tracker, auth, proxy_protocol, write_packet,
 };
+use smallvec::SmallVec;
 use tokio::time::timeout;
 
 use crate::buffers::Buffer;
 use crate::credentials::Credentials;
+use crate::fate::{Commit, Marks};
 use crate::pool::{self, AfterLogin, Key, Slot};
 use crate::socket::Socket;
 use crate::tls::ToServer;
@@ -64,6 +66,11 @@ pub struct Backend {
     pub server_wide: u64,
     /// Its place in the pool's count.
     pub slot: Option<Slot>,
+    /// The newest commits it was told of, by whichever session, of each source one; `None`: there was
+    /// one that could not be learnt.
+    pub committed: Option<SmallVec<[Commit; 1]>>,
+    /// What writes are found by in binary logs.
+    pub marks: Marks,
     /// COM_SET_OPTION changed it; no reset undoes that.
     pub option_set: bool,
     /// It may have prepared an XA transaction, which a reset would roll back on this server alone;
@@ -73,6 +80,9 @@ pub struct Backend {
     /// What to do after a reset; `None`: it can't be used by another session.
     pub after_login: AfterLogin,
 }
+
+/// Most room kept for what goes out with the next command, in bytes.
+const MOST_KEPT: usize = 1 << 12;
 
 /// One open connection in the server's count.
 pub struct Counted {
@@ -398,6 +408,8 @@ impl Backend {
             born: Instant::now(),
             server_wide: 0,
             slot: None,
+            committed: Some(SmallVec::new()),
+            marks: Marks::default(),
             option_set: false,
             outlasts_reset: false,
             after_login: None,
@@ -526,7 +538,28 @@ impl Backend {
         }
         let mut out = std::mem::take(&mut self.pending);
         out.extend_from_slice(packet);
-        self.socket.write_all(&out).await
+        self.socket.write_all(&out).await?;
+        if out.capacity() <= MOST_KEPT {
+            // Its room is used again.
+            out.clear();
+            self.pending = out;
+        }
+        Ok(())
+    }
+
+    /// Sends a COM_QUERY whose text begins at `text_at` of `packet`, with something before the text.
+    pub async fn send_with(
+        &mut self,
+        before: &[u8],
+        packet: &[u8],
+        text_at: usize,
+    ) -> io::Result<()> {
+        let len = packet.len() - HEADER + before.len();
+        self.pending.extend_from_slice(&(len as u32).to_le_bytes()[..3]);
+        self.pending.push(packet[HEADER - 1]);
+        self.pending.extend_from_slice(&packet[HEADER..text_at]);
+        self.pending.extend_from_slice(before);
+        self.send(&packet[text_at..]).await
     }
 
     /// Appends a command of our own.

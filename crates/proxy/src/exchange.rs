@@ -6,15 +6,17 @@ use std::sync::atomic::Ordering;
 use pointsman_cluster::gtid::Position;
 use pointsman_cluster::{Astray, Touched};
 use pointsman_session::Digest;
-use pointsman_sql::{Class, Effects, Route};
+use pointsman_sql::{Class, Effects, Reason, Route};
 use pointsman_wire::{
     BoundTypes, Capabilities, Control, ErrPacket, HEADER, Header, Layout, MAX_PAYLOAD, Status,
     Tracker,
 };
+use smallvec::SmallVec;
 
 use crate::backend::{Backend, Broken, Here};
 use crate::buffers::Buffer;
 use crate::client::Client;
+use crate::fate::{Commit, Mark, commits};
 use crate::prepared::{Context, Prepared, PreparedStatement};
 use crate::processlist;
 use crate::relay::{Failure, Outcome, Sink, Watcher, relay};
@@ -74,8 +76,17 @@ impl Client {
             || self.session.transaction() == Some(backend.server.0)
                 && !self.session.status().contains(Status::IN_READ_ONLY_TRANSACTION);
         // Before it is sent: whoever is acknowledged meanwhile may have met what it did.
+        if self.session.transaction().is_none() {
+            backend.marks.begin();
+        }
+        let mut mark = None;
         let schema_change = if writable {
-            self.touch(job);
+            if self.touch(job) {
+                mark = self.mark(backend, job, end);
+                if mark.is_none() {
+                    backend.marks.without();
+                }
+            }
             self.schema_change(job)
         } else {
             None
@@ -86,7 +97,11 @@ impl Client {
         } else {
             let packet = job.packet.as_deref().or(own_packet.as_deref());
             let packet = packet.unwrap_or(&request.filled()[..end]);
-            backend.send(packet).await.map_err(server_failed)?;
+            let sent = match mark {
+                Some(mark) => backend.send_with(&mark.text(), packet, job.text_at).await,
+                None => backend.send(packet).await,
+            };
+            sent.map_err(server_failed)?;
         }
         // What shapes replies is what was agreed with this server.
         let mut tracker = Tracker::new(expect, backend.caps);
@@ -124,6 +139,7 @@ impl Client {
             client_id: None,
             digest,
             galera,
+            committed: backend.committed.take(),
         };
         let mut sink = match job {
             Job { again: true, .. } => Sink::Nobody,
@@ -140,6 +156,7 @@ impl Client {
         {
             change.settled();
         }
+        backend.committed = watcher.committed.take();
         let outcome = result?;
         backend.in_step = true;
         let (kept, client_id) = match sink {
@@ -162,6 +179,18 @@ impl Client {
             self.touched.clear();
         }
         Ok(outcome)
+    }
+
+    /// The mark of a write that is about to be sent, if it is to have one: see [`crate::fate`].
+    fn mark(&self, backend: &mut Backend, job: &Job, end: usize) -> Option<Mark> {
+        let wanted = !backend.mariadb
+            && job.kind == Kind::Query
+            && job.packet.is_none()
+            && (HEADER..=MOST_MARKED).contains(&end)
+            && job.statement.verdict.reason == Reason::WriteKeyword
+            && self.touched.logged_as_sent()
+            && self.config().failover.note_statements;
+        if wanted { backend.marks.next() } else { None }
     }
 
     /// Passes a command on in pieces, as it arrives.
@@ -202,6 +231,9 @@ impl Client {
     }
 }
 
+/// Longest packet of a write that gets a mark: longer ones are not to be copied for it.
+const MOST_MARKED: usize = 1 << 16;
+
 /// A Galera node that is not, or no longer, part of its cluster refuses all statements with
 /// `ER_UNKNOWN_COM_ERROR`.
 const NOT_READY: u16 = 1047;
@@ -223,6 +255,8 @@ struct Watching<'a> {
     digest: Option<&'a mut Digest>,
     /// The servers are nodes of a Galera cluster.
     galera: bool,
+    /// See [`Backend::committed`].
+    committed: Option<SmallVec<[Commit; 1]>>,
 }
 
 impl Watcher for Watching<'_> {
@@ -295,7 +329,10 @@ impl Watcher for Watching<'_> {
         if self.writable {
             match self.worker.note_present_position(self.touched).await {
                 Some(position) => self.remember(&position),
-                None => *self.unsure = Some(self.worker.shared.cluster.note_astray()),
+                None => {
+                    self.committed = None;
+                    *self.unsure = Some(self.worker.shared.cluster.note_astray());
+                }
             }
         }
     }
@@ -367,5 +404,8 @@ impl Watching<'_> {
             _ => *self.wrote = Some((now, position.clone())),
         }
         *self.unsure = None;
+        let committed = self.committed.get_or_insert_default();
+        committed.clear();
+        committed.extend(commits(position));
     }
 }

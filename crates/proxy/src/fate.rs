@@ -7,16 +7,24 @@
 //! Whose a transaction is: a logged statement names its connection. Rows do not (a replica logs
 //! MySQL's `BEGIN` with any connection's id), but one that a session of this proxy was told of is not
 //! what another waits for, and MariaDB notes the statement that changed them, as MySQL does with
-//! `binlog_rows_query_log_events`. What is left in doubt is reported as that.
+//! `binlog_rows_query_log_events`; so what is sent to MySQL carries a [`Mark`]. What is left in doubt is
+//! reported as that.
+
+mod done;
+mod mark;
+mod search;
+#[cfg(test)]
+mod tests;
 
 use std::collections::HashSet;
 use std::time::Duration;
 
-use pointsman_cluster::gtid::{Flavour, Position};
+use pointsman_cluster::gtid::Position;
 use pointsman_cluster::{Server, ServerId, Succession};
 use pointsman_config::proxy::Monitor;
-use pointsman_wire::binlog::{self, Event, Gtid, dump, dump_beside};
-use pointsman_wire::{Capabilities, HEADER, Header, Malformed, write_packet};
+use pointsman_wire::binlog::{dump, dump_beside};
+use pointsman_wire::{Capabilities, HEADER, Header, write_packet};
+use smallvec::SmallVec;
 use tokio::time::timeout;
 
 use crate::backend::{Backend, Login};
@@ -24,6 +32,10 @@ use crate::buffers::Buffer;
 use crate::credentials::Credentials;
 use crate::tls::ToServer;
 use crate::worker::Worker;
+pub use done::Done;
+pub use mark::{Mark, Marks};
+use search::Search;
+pub use search::{commits, is_logged_as_sent};
 
 /// What is known of a commit in flight.
 #[derive(Debug, Clone)]
@@ -37,6 +49,10 @@ pub struct Inquiry {
     pub before: Option<Position>,
     /// Committed by this session before: not what is asked for.
     pub own: Option<Position>,
+    /// Committed over this connection before, by whichever session; of each source the newest.
+    pub committed: SmallVec<[Commit; 1]>,
+    /// What the statements carry, if they carry marks.
+    pub marks: Option<Marks>,
     /// Texts that it may have been logged with; `None` if they are not known.
     pub texts: Option<Vec<Vec<u8>>>,
 }
@@ -49,170 +65,13 @@ pub type Commit = (u128, u64);
 pub type Told = HashSet<Commit>;
 
 /// Whether it took place.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Fate {
-    Committed,
+    Committed(Box<Done>),
     /// Nobody has it, and nobody will.
     Absent,
     /// It can't be told, because.
     Unknown(&'static str),
-}
-
-/// Reads transactions, one event after the other, until one of them must be the one.
-struct Search<'a> {
-    inquiry: &'a Inquiry,
-    flavour: Flavour,
-    told: &'a Told,
-    /// Events end with a checksum.
-    checksums: bool,
-    present: Option<Present>,
-    /// One might be it, and nothing tells.
-    doubtful: bool,
-}
-
-/// The transaction being read.
-#[derive(Default)]
-struct Present {
-    /// Some session of this proxy was told of it.
-    told: bool,
-    /// This one.
-    own: bool,
-    tagged: bool,
-    /// Connections are named in it.
-    threads: bool,
-    /// Statements are noted in it.
-    noted: bool,
-    may_be: bool,
-}
-
-impl<'a> Search<'a> {
-    fn new(inquiry: &'a Inquiry, flavour: Flavour, told: &'a Told) -> Self {
-        Self { inquiry, flavour, told, checksums: false, present: None, doubtful: false }
-    }
-
-    /// True: this is it.
-    fn bytes(&mut self, event: &[u8]) -> Result<bool, Malformed> {
-        if let Some(checksums) = binlog::checksums(event) {
-            self.checksums = checksums;
-        }
-        let end = event.len().saturating_sub(if self.checksums { 4 } else { 0 });
-        let (server_id, event) = Event::parse(&event[..end])?;
-        Ok(self.event(server_id, &event))
-    }
-
-    fn event(&mut self, server_id: u32, event: &Event<'_>) -> bool {
-        if let Event::Gtid(gtid) = event {
-            self.finish();
-            if server_id == self.inquiry.server_id {
-                self.present = Some(self.begin(gtid));
-            }
-            return false;
-        }
-        let Some(present) = &mut self.present else { return false };
-        match event {
-            Event::Query { text: b"BEGIN", .. } => {}
-            Event::Query { thread, .. } => {
-                present.threads = true;
-                let ours = *thread == self.inquiry.thread && !present.own;
-                // Without its number one can't tell it from an earlier one of the same session.
-                self.doubtful |= ours && present.tagged;
-                return ours && !present.tagged;
-            }
-            Event::Annotate { text } => {
-                present.noted = true;
-                present.may_be |= match &self.inquiry.texts {
-                    None => true,
-                    Some(texts) => texts.iter().any(|t| is_same_text(t, text)),
-                };
-            }
-            Event::Rows => present.may_be |= !present.noted,
-            Event::Gtid(_) | Event::Other => {}
-        }
-        false
-    }
-
-    /// The transaction is over.
-    fn finish(&mut self) {
-        if let Some(present) = self.present.take() {
-            let others = present.threads || present.told || present.own;
-            self.doubtful |= !others && present.may_be;
-        }
-    }
-
-    fn end(mut self) -> Fate {
-        self.finish();
-        match self.doubtful {
-            true => Fate::Unknown("the next primary has a transaction that may be it"),
-            false => Fate::Absent,
-        }
-    }
-
-    fn begin(&self, gtid: &Gtid) -> Present {
-        let (text, commit) = match gtid {
-            Gtid::MariaDb { domain, sequence } => {
-                let server_id = self.inquiry.server_id;
-                let text = format!("{domain}-{server_id}-{sequence}");
-                (text, (source(*domain, server_id), *sequence))
-            }
-            Gtid::MySql { uuid, number } => {
-                let hex: String = uuid.iter().map(|b| format!("{b:02x}")).collect();
-                let (a, b, c, d, e) =
-                    (&hex[..8], &hex[8..12], &hex[12..16], &hex[16..20], &hex[20..]);
-                let source = u128::from_be_bytes(*uuid);
-                (format!("{a}-{b}-{c}-{d}-{e}:{number}"), (source, *number))
-            }
-            Gtid::Tagged => return Present { tagged: true, ..Present::default() },
-        };
-        let position = Position::parse(self.flavour, text.as_bytes());
-        let own = self.inquiry.own.as_ref();
-        Present {
-            own: position.is_ok_and(|p| own.is_some_and(|own| own.covers(&p))),
-            told: self.told.contains(&commit),
-            ..Present::default()
-        }
-    }
-}
-
-/// MariaDB's.
-fn source(domain: u32, server_id: u32) -> u128 {
-    u128::from(domain) << 32 | u128::from(server_id)
-}
-
-/// The newest commit of each domain or source in a position.
-pub fn commits(position: &Position) -> impl Iterator<Item = Commit> + '_ {
-    let (mariadb, mysql) = match position {
-        Position::MariaDb(position) => (Some(position), None),
-        Position::MySql(set) => (None, Some(set)),
-        Position::Number(_) => (None, None),
-    };
-    let of_domains = mariadb.into_iter().flat_map(|p| &p.domains);
-    let of_domains = of_domains.map(|g| (source(g.domain, g.server), g.sequence));
-    let of_servers = mysql.into_iter().flat_map(|set| set.sources()).flat_map(|(source, all)| {
-        all.iter().map(|(_, last)| (u128::from_be_bytes(source.uuid), *last))
-    });
-    of_domains.chain(of_servers)
-}
-
-/// Whether a server may have logged `sent` as `logged`: it leaves out what ends a statement, and with a
-/// semicolon the comment behind it.
-fn is_same_text(sent: &[u8], logged: &[u8]) -> bool {
-    fn bare(text: &[u8]) -> &[u8] {
-        let outside = |b: &u8| b" ;\n\r\t\0\x0b\x0c".contains(b);
-        let end = text.iter().rposition(|b| !outside(b)).map_or(0, |i| i + 1);
-        let begin = text[..end].iter().position(|b| !outside(b)).unwrap_or(end);
-        &text[begin..end]
-    }
-    bare(sent).starts_with(bare(logged))
-}
-
-/// Whether servers log this statement with the text that it was sent with: they write into comments
-/// that are code, and `LOAD DATA` is logged in words of their own.
-pub fn is_logged_as_sent(text: &[u8]) -> bool {
-    let code = |at: &[u8]| matches!(at, [b'/', b'*', b'!', ..] | [b'/', b'*', b'M', b'!']);
-    let mut words = text.split(|b| !b.is_ascii_alphanumeric() && *b != b'_');
-    !words.any(|word| word.eq_ignore_ascii_case(b"LOAD"))
-        && !text.windows(4).any(code)
-        && !text.ends_with(b"/*!")
 }
 
 /// Most that is read of a binary log, in bytes, and how long that may take.
@@ -340,8 +199,9 @@ async fn read_log(
         let payload = &buf.filled()[HEADER..HEADER + len];
         match payload.first() {
             Some(0) => {
-                if search.bytes(&payload[1..]).map_err(|e| e.to_string())? {
-                    return Ok(Fate::Committed);
+                let found = search.bytes(&payload[1..], whole).map_err(|e| e.to_string())?;
+                if let Some(done) = found {
+                    return Ok(Fate::Committed(Box::new(done)));
                 }
             }
             Some(0xfe) if len < 9 => return Ok(search.end()),
@@ -400,211 +260,5 @@ async fn skip_rest(
         if whole {
             return Ok(());
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use pointsman_wire::binlog::{event, query_event};
-
-    use super::*;
-
-    const OLD: u32 = 1;
-    const THREAD: u32 = 42;
-    const DOUBT: Fate = Fate::Unknown("the next primary has a transaction that may be it");
-
-    fn inquiry(texts: Option<&[&str]>) -> Inquiry {
-        let parse = |text: &str| Position::parse(Flavour::MariaDb, text.as_bytes()).unwrap();
-        Inquiry {
-            server: ServerId(0),
-            server_id: OLD,
-            thread: THREAD,
-            before: Some(parse("0-1-10")),
-            own: Some(parse("0-1-12")),
-            texts: texts.map(|texts| texts.iter().map(|t| t.as_bytes().to_vec()).collect()),
-        }
-    }
-
-    fn gtid(server_id: u32, sequence: u64) -> Vec<u8> {
-        let mut body = sequence.to_le_bytes().to_vec();
-        body.extend_from_slice(&[0; 5]);
-        event(162, server_id, &body)
-    }
-
-    fn annotate(text: &str) -> Vec<u8> {
-        event(160, OLD, text.as_bytes())
-    }
-
-    fn rows() -> Vec<u8> {
-        event(30, OLD, &[0; 8])
-    }
-
-    fn fate(inquiry: &Inquiry, events: &[Vec<u8>]) -> Fate {
-        let told = Told::from([(source(0, OLD), 20)]);
-        let mut search = Search::new(inquiry, Flavour::MariaDb, &told);
-        for bytes in events {
-            if search.bytes(bytes).unwrap() {
-                return Fate::Committed;
-            }
-        }
-        search.end()
-    }
-
-    #[test]
-    fn a_statement_with_the_connections_id_is_it() {
-        let q = |thread| query_event(OLD, thread, b"INSERT");
-        let i = inquiry(None);
-        assert_eq!(fate(&i, &[gtid(OLD, 13), q(7), gtid(OLD, 14), q(THREAD)]), Fate::Committed);
-        assert_eq!(fate(&i, &[gtid(OLD, 13), q(7), gtid(OLD, 14), q(8)]), Fate::Absent);
-        assert_eq!(fate(&i, &[]), Fate::Absent);
-        // What the session was told of before is not what it asks for now.
-        assert_eq!(fate(&i, &[gtid(OLD, 12), q(THREAD), gtid(OLD, 13), q(8)]), Fate::Absent);
-        // The new primary's connections have ids of their own.
-        let new = |sequence| [gtid(2, sequence), query_event(2, THREAD, b"INSERT")];
-        assert_eq!(fate(&i, &new(13)), Fate::Absent);
-    }
-
-    #[test]
-    fn what_another_server_numbered_alike_is_none_of_it() {
-        let set = |uuid: &str| {
-            let text = format!("{uuid}-e908-11f1-ac1d-82b6900b5177:7");
-            Position::parse(Flavour::MySql, text.as_bytes()).unwrap()
-        };
-        let (before, after) = (set("76457484"), set("763ad785"));
-        let told: Told = commits(&before).collect();
-        let inquiry = Inquiry { before: None, own: None, ..inquiry(None) };
-        let search = Search::new(&inquiry, Flavour::MySql, &told);
-        let present = |position: &Position| {
-            let Position::MySql(set) = position else { panic!("MySQL's") };
-            let uuid = set.sources().next().unwrap().0.uuid;
-            search.begin(&Gtid::MySql { uuid, number: 7 }).told
-        };
-        assert_eq!((present(&before), present(&after)), (true, false));
-    }
-
-    /// Asks a real replica about connections of a real primary.
-    fn ask(flavour: pointsman_sandbox::Flavour, more: &str) {
-        use pointsman_sandbox::{MONITOR_PASSWORD, MONITOR_USER, Options, Sandbox};
-        let args = if more.is_empty() { vec![] } else { vec![more.to_owned()] };
-        let options = Options { flavour, extra_args: args, ..Options::default() };
-        let sandbox = Sandbox::start(options).unwrap();
-        let (primary, replica) = (sandbox.primary(), &sandbox.replicas()[0]);
-        let kind = match flavour {
-            pointsman_sandbox::Flavour::MariaDb => Flavour::MariaDb,
-            _ => Flavour::MySql,
-        };
-        let position = || Position::parse(kind, primary.position().unwrap().as_bytes()).unwrap();
-        let run = |sql: &str| -> u32 {
-            let said = primary.client_sql(&format!("SELECT CONNECTION_ID(); USE app; {sql}"));
-            said.unwrap().lines().next().unwrap().parse().unwrap()
-        };
-        run("CREATE TABLE t (id INT)");
-        let before = position();
-        let first = run("INSERT INTO t VALUES (1)");
-        let own = position();
-        let second = run("BEGIN; INSERT INTO t VALUES (2); INSERT INTO t VALUES (3); COMMIT");
-        let idle = run("SELECT 1");
-        sandbox.wait_caught_up().unwrap();
-        let monitor = Monitor {
-            user: MONITOR_USER.to_owned(),
-            password: pointsman_config::Secret::new(MONITOR_PASSWORD),
-            interval: Monitor::INTERVAL,
-            timeout: Monitor::TIMEOUT,
-            accounts_interval: Monitor::ACCOUNTS_INTERVAL,
-        };
-        let server = Server {
-            id: ServerId(1),
-            name: "db2".into(),
-            address: replica.address().to_string().into(),
-            role: pointsman_cluster::Role::Primary,
-            admin: Default::default(),
-            lag: None,
-            takes_reads: false,
-            why: "".into(),
-            weight: 1,
-            kept_out: false,
-            disk_full: false,
-            server_id: replica.server_id(),
-            version: "".into(),
-            source: None,
-            read_only: None,
-            state: None,
-            live: Default::default(),
-        };
-        let fate = |thread: u32, own: Option<Position>, text: &str, told: &Told| {
-            let inquiry = Inquiry {
-                server: ServerId(0),
-                server_id: primary.server_id(),
-                thread,
-                before: Some(before.clone()),
-                own,
-                texts: Some(vec![text.into()]),
-            };
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-            let log = read_log(&server, None, &monitor, PATIENCE, &inquiry, &before, told);
-            runtime.block_on(log).unwrap()
-        };
-        let mut told: Told = commits(&own).collect();
-        let all = Told::from_iter(told.iter().copied().chain(commits(&position())));
-        let rows = kind == Flavour::MySql || more.contains("ROW");
-        let found = if rows { DOUBT } else { Fate::Committed };
-        let none = Told::default();
-        assert_eq!(fate(first, None, "INSERT INTO t VALUES (1)", &none), found);
-        assert_eq!(fate(second, None, "INSERT INTO t VALUES (3)", &told), found);
-        told.clear();
-        let noted = kind == Flavour::MariaDb || !more.is_empty();
-        let absent = if noted { &none } else { &all };
-        assert_eq!(fate(idle, None, "INSERT INTO t VALUES (4)", absent), Fate::Absent);
-        assert_eq!(fate(idle, None, "INSERT INTO t VALUES (1)", &all), Fate::Absent);
-        let own = Some(own);
-        assert_eq!(fate(first, own, "INSERT INTO t VALUES (1)", absent), Fate::Absent);
-    }
-
-    #[test]
-    fn mariadb_tells() {
-        ask(pointsman_sandbox::Flavour::MariaDb, "");
-        ask(pointsman_sandbox::Flavour::MariaDb, "--binlog-format=ROW");
-    }
-
-    #[test]
-    fn mysql_tells() {
-        if pointsman_sandbox::Flavour::MySql.check().is_ok() {
-            ask(pointsman_sandbox::Flavour::MySql, "");
-            ask(pointsman_sandbox::Flavour::MySql, "--binlog-rows-query-log-events=ON");
-        }
-    }
-
-    #[test]
-    fn texts_are_compared_as_servers_log_them() {
-        let same = |sent: &str, logged: &str| is_same_text(sent.as_bytes(), logged.as_bytes());
-        assert!(same("INSERT INTO t VALUES (1) ; ", "INSERT INTO t VALUES (1)"));
-        assert!(same(" ;\tINSERT INTO t VALUES (1)\0", "INSERT INTO t VALUES (1)"));
-        assert!(same("INSERT INTO t VALUES (1); -- why", "INSERT INTO t VALUES (1)"));
-        assert!(!same("INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (10)"));
-        assert!(!same("INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2)"));
-        for (text, as_sent) in [
-            ("INSERT INTO t VALUES (1) /* why */", true),
-            ("INSERT /*!99999 IGNORE */ INTO t VALUES (1)", false),
-            ("INSERT INTO t VALUES (1) /*!", false),
-            ("INSERT /*M!100000 IGNORE */ INTO t VALUES (1)", false),
-            ("load data infile 'x' into table t", false),
-        ] {
-            assert_eq!(is_logged_as_sent(text.as_bytes()), as_sent, "{text}");
-        }
-    }
-
-    #[test]
-    fn rows_are_told_apart_by_the_statements_noted_with_them() {
-        let ours = inquiry(Some(&["INSERT INTO t VALUES (1);"]));
-        let other = [gtid(OLD, 13), annotate("INSERT INTO t VALUES (2)"), rows()];
-        let same = [gtid(OLD, 13), annotate("INSERT INTO t VALUES (1)"), rows()];
-        assert_eq!(fate(&ours, &other), Fate::Absent);
-        // It may be another's as well.
-        assert_eq!(fate(&ours, &same), DOUBT);
-        assert_eq!(fate(&inquiry(None), &other), DOUBT);
-        assert_eq!(fate(&ours, &[gtid(OLD, 13), rows()]), DOUBT, "nothing noted");
-        assert_eq!(fate(&ours, &[gtid(OLD, 12), rows()]), Fate::Absent, "the session's last");
-        assert_eq!(fate(&ours, &[gtid(OLD, 20), rows()]), Fate::Absent, "another session's");
     }
 }

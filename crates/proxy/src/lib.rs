@@ -4,6 +4,7 @@
 //! server, [`connect`] to it, [`exchange`] bytes, [`relay`] the reply back. All of a session happens on one worker thread.
 
 mod accounts;
+mod answer;
 mod arrival;
 mod await_primary;
 mod backend;

@@ -13,6 +13,7 @@ use pointsman_session::Lost;
 use pointsman_sql::{Class, Effects, Reason, Route};
 use pointsman_wire::HEADER;
 
+use crate::answer::Answer;
 use crate::backend::Backend;
 use crate::buffers::Buffer;
 use crate::client::Client;
@@ -33,7 +34,7 @@ pub enum Recovered {
     /// Send it again.
     Again,
     /// It was done: say so.
-    Done,
+    Done(Answer),
     /// Its transaction is gone, and nothing of it was done: the client may begin again.
     Restart(Problem),
     /// The session ends; `None`: with the usual message.
@@ -56,8 +57,13 @@ impl Client {
             server,
             server_id: self.worker.snapshot(|s| s.server(server).map_or(0, |s| s.server_id)),
             thread: backend.thread_id,
-            before: if self.unsure.is_some() { None } else { self.worker.committed_before(began) },
+            before: match backend.committed {
+                Some(_) if self.unsure.is_none() => self.worker.committed_before(began),
+                _ => None,
+            },
             own,
+            committed: backend.committed.clone().unwrap_or_default(),
+            marks: (!backend.mariadb).then_some(backend.marks),
             texts: if self.touched.logged_as_sent() {
                 self.texts(job, &request.filled()[..end.max(HEADER)])
             } else {
@@ -85,8 +91,9 @@ impl Client {
         Some(texts)
     }
 
-    /// A server was lost with `job` in flight, of whose reply nothing was passed on.
-    pub(crate) async fn recover(&mut self, job: &Job, broke: &Broke) -> Recovered {
+    /// A server was lost with `job` in flight, of whose reply nothing was passed on. `packet`: the
+    /// client's.
+    pub(crate) async fn recover(&mut self, job: &Job, packet: &[u8], broke: &Broke) -> Recovered {
         match broke.lost {
             Lost::State(_) => Recovered::Lost(None),
             Lost::Nothing if !broke.primary => Recovered::Lost(None),
@@ -98,8 +105,14 @@ impl Client {
             // The transaction is gone, which is what was asked for.
             Lost::Transaction if is_rollback(job) => Recovered::Again,
             Lost::Nothing | Lost::Transaction => match self.fate(&broke.inquiry).await {
-                Fate::Committed if is_commit(job) => Recovered::Done,
-                Fate::Committed => Recovered::Lost(Some(committed_unanswered())),
+                Fate::Committed(_) if is_commit(job) => Recovered::Done(Answer::default()),
+                Fate::Committed(done) if broke.lost == Lost::Nothing => {
+                    match self.answer(job, packet, &done).await {
+                        Some(answer) => Recovered::Done(answer),
+                        None => Recovered::Lost(Some(committed_unanswered())),
+                    }
+                }
+                Fate::Committed(_) => Recovered::Lost(Some(committed_unanswered())),
                 Fate::Unknown(why) => Recovered::Lost(Some(in_doubt(why))),
                 Fate::Absent if broke.lost == Lost::Nothing => Recovered::Again,
                 Fate::Absent => match self.repeat_transaction().await {

@@ -292,12 +292,12 @@ impl Client {
                         continue;
                     } else {
                         let broke = Broke { primary: choice.primary, lost, inquiry };
-                        match Box::pin(self.recover(&job, &broke)).await {
+                        match Box::pin(self.recover(&job, &request.filled()[..end], &broke)).await {
                             Recovered::Again => continue,
-                            Recovered::Done => {
+                            Recovered::Done(answer) => {
                                 self.account(&job, true, server, began, None);
                                 self.show();
-                                return self.ok(1).await;
+                                return self.say_done(&answer).await;
                             }
                             Recovered::Restart(problem) => {
                                 self.account(&job, choice.primary, server, began, Some(1213));
@@ -529,8 +529,9 @@ fn session_lost(what: &str) -> Problem {
 }
 
 fn answers_gone() -> Problem {
-    let message = "[PM2012] the connection that ran the last statement went to another session, and \
-                   with it the answer to this; `max_connections` in [pool] is short of what is needed";
+    let message = "[PM2012] the connection that ran the last statement is gone, and with it the answer \
+                   to this: its server died, or it went to another session since `max_connections` in \
+                   [pool] is short of what is needed";
     Problem::own(1105, "HY000", message)
 }
 

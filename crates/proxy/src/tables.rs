@@ -82,18 +82,21 @@ fn written(job: &Job) -> Written {
 
 impl Client {
     /// The default schema that its names are read with.
-    fn schema_of(&self, job: &Job) -> Option<&[u8]> {
+    pub(crate) fn schema_of(&self, job: &Job) -> Option<&[u8]> {
         match job.kind {
             Kind::Execute(id) => self.prepared.kept(id)?.context.schema.as_deref(),
             _ => self.session.variables().schema(),
         }
     }
 
-    /// A command is about to be sent to a server that takes writes.
-    pub(crate) fn touch(&mut self, job: &Job) {
+    /// A command is about to be sent to a server that takes writes. Whether it may write.
+    pub(crate) fn touch(&mut self, job: &Job) -> bool {
+        let written = written(job);
+        if written == Written::Nothing {
+            return false;
+        }
         let mut touched = std::mem::take(&mut self.touched);
-        match (written(job), &job.statement.verdict.tables) {
-            (Written::Nothing, _) => {}
+        match (written, &job.statement.verdict.tables) {
             (Written::Named, Tables::Known(tables)) if !tables.is_empty() => {
                 let names = tables.iter().map(|t| (t.schema.as_deref(), &*t.name));
                 let writes = self.worker.shared.cluster.writes();
@@ -102,6 +105,7 @@ impl Client {
             _ => touched.anything(),
         }
         self.touched = touched;
+        true
     }
 
     /// The same: whether the schema may be another after it.

@@ -374,7 +374,7 @@ impl Node {
     pub fn client_sql(&self, sql: &str) -> Result<String> {
         let output = self
             .client()
-            .args(["--user=root", "--batch", "--skip-column-names"])
+            .args(["--user=root", "--batch", "--skip-column-names", "--comments"])
             .args(["--default-character-set=utf8mb4", "--connect-timeout=5"])
             .arg(format!("--socket={}", self.socket.display()))
             .arg(format!("--execute={sql}"))

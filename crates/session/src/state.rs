@@ -359,6 +359,12 @@ impl Session {
         }
     }
 
+    /// The last statement was answered by nobody who could be asked about it.
+    pub fn answered_elsewhere(&mut self) {
+        self.last_used = None;
+        self.answers_gone = true;
+    }
+
     /// A statement ran on the primary that may have changed what `LAST_INSERT_ID()` is there.
     pub fn note_insert(&mut self) {
         self.inserted = true;

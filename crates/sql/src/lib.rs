@@ -9,6 +9,7 @@ mod facts;
 #[doc(hidden)]
 pub mod functions;
 mod hint;
+mod insert;
 mod judge;
 mod keyword;
 mod kill;
@@ -23,6 +24,7 @@ mod verdict;
 pub use bare::{Scoped, scope_assignments};
 pub use cache::{Cache, Entry};
 pub use hint::Hint;
+pub use insert::{Insert, plain_insert};
 pub use kill::{Kill, KillTarget, kill};
 pub use rewrite::rewrite_connection_id;
 pub use verdict::{Class, Effects, Reason, Route, Table, Tables, Verdict};

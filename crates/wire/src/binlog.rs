@@ -1,6 +1,10 @@
 //! Binary log events as a server dumps them, as far as they say who committed what ("Binlog Event",
 //! mysql.com; "Replication Protocol", mariadb.com).
 
+mod rows;
+
+pub use rows::{Change, Counted, Rows, TableMap};
+
 use crate::{Malformed, Reader};
 
 /// Event header, version 4: timestamp, type, server id, event size, position, flags.
@@ -13,12 +17,19 @@ pub enum Event<'a> {
     Gtid(Gtid),
     /// A statement, or MySQL's `BEGIN`, with the id of the connection that ran it on the server where
     /// it was committed first.
-    Query { thread: u32, text: &'a [u8] },
+    /// `error`: it failed with this number, and what it had done was kept.
+    Query { thread: u32, error: u16, text: &'a [u8] },
+    /// The first AUTO_INCREMENT value that the next statement was given.
+    InsertId(u64),
+    /// What the body of an event says of a table: see [`TableMap::parse`].
+    TableMap(&'a [u8]),
     /// The statement whose row events follow: MariaDB's annotation, MySQL's with
     /// `binlog_rows_query_log_events`.
     Annotate { text: &'a [u8] },
-    /// Changed rows.
-    Rows,
+    /// Changed rows; `None`: in a form that is not read here.
+    Rows(Option<Rows<'a>>),
+    /// The transaction ends, and it was one of engines that can undo.
+    Committed,
     /// Something that says nothing about whose the transaction is.
     Other,
 }
@@ -39,6 +50,11 @@ pub enum Gtid {
 }
 
 const QUERY: u8 = 2;
+const INTVAR: u8 = 5;
+/// Of an INTVAR: it is for AUTO_INCREMENT, not for LAST_INSERT_ID().
+const INSERT_ID: u8 = 2;
+const XID: u8 = 16;
+const TABLE_MAP: u8 = 19;
 const FORMAT_DESCRIPTION: u8 = 15;
 const ROWS: [u8; 7] = [23, 24, 25, 30, 31, 32, 39];
 const MYSQL_ROWS_QUERY: u8 = 29;
@@ -68,13 +84,20 @@ impl<'a> Event<'a> {
                 let thread = r.u32()?;
                 r.u32()?;
                 let schema = usize::from(r.u8()?);
-                r.u16()?;
+                let error = r.u16()?;
                 let variables = usize::from(r.u16()?);
                 r.take(variables)?;
                 r.take(schema + 1)?;
-                Self::Query { thread, text: r.rest() }
+                Self::Query { thread, error, text: r.rest() }
             }
-            MARIADB_QUERY_COMPRESSED => Self::Query { thread: r.u32()?, text: &[] },
+            MARIADB_QUERY_COMPRESSED => {
+                let thread = r.u32()?;
+                r.take(5)?;
+                Self::Query { thread, error: r.u16()?, text: &[] }
+            }
+            INTVAR if r.u8()? == INSERT_ID => Self::InsertId(u64_of(r.take(8)?)),
+            TABLE_MAP => Self::TableMap(body),
+            XID => Self::Committed,
             MARIADB_GTID => {
                 let sequence = u64_of(r.take(8)?);
                 Self::Gtid(Gtid::MariaDb { domain: r.u32()?, sequence })
@@ -91,8 +114,10 @@ impl<'a> Event<'a> {
                 r.u8()?;
                 Self::Annotate { text: r.rest() }
             }
-            TRANSACTION_PAYLOAD => Self::Rows,
-            kind if ROWS.contains(&kind) || MARIADB_ROWS_COMPRESSED.contains(&kind) => Self::Rows,
+            TRANSACTION_PAYLOAD => Self::Rows(None),
+            kind if ROWS.contains(&kind) || MARIADB_ROWS_COMPRESSED.contains(&kind) => {
+                Self::Rows(Rows::of(kind, body))
+            }
             _ => Self::Other,
         })
     }
@@ -186,7 +211,7 @@ mod tests {
     fn events_are_read() {
         let event_of = |bytes: &[u8]| Event::parse(bytes).map(|(id, e)| format!("{id} {e:?}"));
         let query = query_event(7, 42, b"INSERT");
-        assert!(event_of(&query).unwrap().starts_with("7 Query { thread: 42, text: [73"));
+        assert!(event_of(&query).unwrap().starts_with("7 Query { thread: 42, error: 0, text: [73"));
         let mut gtid = 5_u64.to_le_bytes().to_vec();
         gtid.extend_from_slice(&[1, 0, 0, 0, 0]);
         let gtid = event(MARIADB_GTID, 7, &gtid);
@@ -194,7 +219,17 @@ mod tests {
             Event::parse(&gtid),
             Ok((7, Event::Gtid(Gtid::MariaDb { domain: 1, sequence: 5 })))
         );
-        assert_eq!(Event::parse(&event(30, 7, &[0; 20])), Ok((7, Event::Rows)));
+        assert!(
+            event_of(&event(30, 7, &[0; 20]))
+                .unwrap()
+                .starts_with("7 Rows(Some(Rows { change: Insert")
+        );
+        assert_eq!(Event::parse(&event(166, 7, &[0; 20])), Ok((7, Event::Rows(None))));
+        assert_eq!(
+            event_of(&event(5, 7, &[2, 9, 0, 0, 0, 0, 0, 0, 0])),
+            Ok("7 InsertId(9)".into())
+        );
+        assert_eq!(event_of(&event(5, 7, &[1, 9, 0, 0, 0, 0, 0, 0, 0])), Ok("7 Other".into()));
         assert_eq!(Event::parse(&event(4, 7, b"x")), Ok((7, Event::Other)));
         let noted = event(MYSQL_ROWS_QUERY, 7, b"\x06DELETE");
         assert_eq!(Event::parse(&noted), Ok((7, Event::Annotate { text: b"DELETE" })));

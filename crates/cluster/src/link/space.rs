@@ -16,9 +16,6 @@ const PAUSE: Duration = Duration::from_millis(500);
 /// `ER_DISK_FULL`.
 const NO_ROOM: u16 = 1021;
 
-/// How often MySQL says it, seconds.
-const REPEATED: u64 = 660;
-
 /// What was last seen of it.
 #[derive(Debug, Default)]
 pub(super) struct Space {
@@ -63,13 +60,16 @@ impl Link {
                  WHERE state = 'Waiting for someone to free space'"
                 .to_owned(),
             Flavour::MySql => {
-                // MY-000035: "Disk is full writing ...". Since then nothing was committed.
-                let since =
-                    self.space.moved.map_or(REPEATED, |moved| moved.elapsed().as_secs() + 1);
+                // MY-000035: "Disk is full writing ...". Since then nothing was committed. Where that
+                // is not known, since it waits: the first one that did has said so, and waits on.
+                let since = match self.space.moved {
+                    Some(moved) => (moved.elapsed().as_secs() + 1).to_string(),
+                    None => "(t.processlist_time + 1)".to_owned(),
+                };
                 format!(
-                    "SELECT COUNT(*) AS n FROM performance_schema.threads \
-                     WHERE processlist_state = 'waiting for handler commit' \
-                     AND processlist_time >= 1 AND EXISTS (SELECT 1 \
+                    "SELECT COUNT(*) AS n FROM performance_schema.threads t \
+                     WHERE t.processlist_state = 'waiting for handler commit' \
+                     AND t.processlist_time >= 1 AND EXISTS (SELECT 1 \
                      FROM performance_schema.error_log WHERE error_code = 'MY-000035' \
                      AND logged > NOW(6) - INTERVAL {since} SECOND)"
                 )

@@ -293,6 +293,8 @@ pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
                 "disk_full",
                 format!("{name}'s disk is full: writes wait until there is space on it"),
             ),
+            // Nobody looks as long as it can't be written to.
+            (true, false) if b.read_only == Some(true) => {}
             (true, false) => tell("disk_freed", format!("{name} has space on its disk again")),
             _ => {}
         }

@@ -281,6 +281,17 @@ impl Rebuild {
             tail: Vec::new(),
         };
         progress.tell();
+        self.shared.tell_of(
+            "rebuild_copying",
+            self.id(),
+            format!(
+                "{} gets {} tables of {}, about {} MiB",
+                self.name(self.server),
+                stock.tables,
+                self.name(self.donor),
+                stock.bytes >> 20
+            ),
+        );
         let mut loader = Running::start(programs.client(to), "mariadb")?;
         let mut input = loader.child.stdin.take().ok_or("mariadb has no input")?;
         if let Some(mut output) = loader.child.stdout.take() {
