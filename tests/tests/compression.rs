@@ -2,11 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::{Read as _, Write as _};
 use std::process::Command;
 
 use mysql_async::prelude::Queryable as _;
 use pointsman_sandbox::Flavour;
-use pointsman_tests::{APP_PASSWORD, APP_USER, Output, Setup, Site};
+use pointsman_tests::{APP_PASSWORD, APP_USER, Output, Raw, Setup, Site, caps};
+use pointsman_wire::{Capabilities, write_packet};
 
 fn mariadb(site: &Site, args: &[&str], sql: &str) -> String {
     Site::mariadb_at(site.port(), args, sql).ok()
@@ -130,4 +132,43 @@ fn the_mysql_client_compresses_by_zlib_and_zstd() {
         let long = "x".repeat(120_000);
         assert_eq!(run(&format!("SELECT LENGTH('{long}')")), "120000\n", "{args:?}");
     }
+}
+
+/// MariaDB's Connector/J numbers them on from packet to packet.
+#[test]
+fn packets_within_compressed_ones_may_have_any_number() {
+    let site = Site::start();
+    let caps = caps() | Capabilities::COMPRESS;
+    let raw = Raw::login(site.port(), APP_USER, APP_PASSWORD, Some("app"), caps).unwrap();
+    let mut stream = raw.stream();
+    let framed = |outer: u8, inner: &[u8]| {
+        let len = u32::try_from(inner.len()).unwrap().to_le_bytes();
+        // Not compressed after all, as short ones are.
+        [&len[..3], &[outer, 0, 0, 0], inner].concat()
+    };
+    let mut read = || {
+        let mut header = [0; 7];
+        stream.read_exact(&mut header).unwrap();
+        assert_eq!(header[4..], [0, 0, 0], "too short to be compressed");
+        let mut inner = vec![0; usize::from(header[0])];
+        stream.read_exact(&mut inner).unwrap();
+        inner
+    };
+    for (inner_seq, sql) in [(0, "CREATE TABLE z (id INT)"), (3, "INSERT INTO z VALUES (1)")] {
+        let mut inner = Vec::new();
+        write_packet(&mut inner, inner_seq, &[b"\x03", sql.as_bytes()].concat());
+        (&mut raw.stream()).write_all(&framed(0, &inner)).unwrap();
+        assert_eq!(read()[4], 0, "{sql} is answered by an OK");
+    }
+    let mut inner = Vec::new();
+    write_packet(&mut inner, 9, b"\x03LOAD DATA LOCAL INFILE 'x' INTO TABLE z");
+    (&mut raw.stream()).write_all(&framed(0, &inner)).unwrap();
+    assert_eq!(read()[4], 0xfb, "asks for the file");
+    for (outer, inner_seq, lines) in [(2, 7, &b"2\n3\n"[..]), (3, 11, b"")] {
+        let mut inner = Vec::new();
+        write_packet(&mut inner, inner_seq, lines);
+        (&mut raw.stream()).write_all(&framed(outer, &inner)).unwrap();
+    }
+    let done = read();
+    assert_eq!(done[4..6], [0, 2], "two rows: {done:?}");
 }

@@ -208,10 +208,14 @@ impl Client {
             }
             self.fill(request).await?;
         };
-        // Compressed packets are numbered outside.
-        if header.seq != 0 && self.login.compression.is_none() {
-            self.error(0, 1156, "08S01", "Got packets out of order").await?;
-            return Err(End::Broken);
+        if header.seq != 0 {
+            if self.login.compression.is_none() {
+                self.error(0, 1156, "08S01", "Got packets out of order").await?;
+                return Err(End::Broken);
+            }
+            // Compressed packets are numbered outside, those within as the client likes. The server
+            // gets them as they are, and not compressed.
+            request.filled_mut()[HEADER - 1] = 0;
         }
         if header.len == 0 {
             self.error(header.seq.wrapping_add(1), 1047, "08S01", "Unknown command").await?;

@@ -204,11 +204,15 @@ impl Client {
             passed: 0,
             next_seq: None,
         };
-        loop {
+        let compressed = self.login.compression.is_some();
+        for seq in (0..=u8::MAX).cycle() {
             while Header::parse(request.filled()).is_none() {
                 if !self.socket.read(request).await.is_ok_and(|n| n > 0) {
                     return Err(Failure::Client);
                 }
+            }
+            if compressed {
+                request.filled_mut()[HEADER - 1] = seq;
             }
             let len = Header::parse(request.filled()).map_or(0, |h| h.len);
             let mut left = HEADER + len;
@@ -225,9 +229,10 @@ impl Client {
                 left -= n;
             }
             if len < MAX_PAYLOAD {
-                return Ok(());
+                break;
             }
         }
+        Ok(())
     }
 }
 

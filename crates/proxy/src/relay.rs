@@ -103,6 +103,7 @@ pub async fn relay(
     let mut passed = 0;
     // A result set ended with news of the session that its EOF could not carry.
     let mut owed = false;
+    let mut file_seq = 0;
     // Long waits hold no buffer.
     if let Err(e) = backend.socket.readable().await {
         return Err(Failure::Server { broken: e.into(), passed, next_seq: Some(1) });
@@ -198,6 +199,7 @@ pub async fn relay(
                         }
                         Control::Text => {}
                         Control::LocalInfile => {
+                            file_seq = buf.filled()[start + HEADER - 1].wrapping_add(1);
                             ready = end;
                             break true;
                         }
@@ -215,7 +217,7 @@ pub async fn relay(
         }
         if wants_file {
             let Sink::Client(client) = client else { return Err(Failure::Client) };
-            let seq = send_file(backend, client).await?;
+            let seq = send_file(backend, client, file_seq).await?;
             tracker.local_infile_sent(seq);
         }
         if tracker.is_done() {
@@ -280,8 +282,9 @@ fn hide_change(eof: &mut [u8]) {
     }
 }
 
-/// LOAD DATA LOCAL INFILE: the client's packets go to the server until an empty one.
-async fn send_file(backend: &mut Backend, client: &mut Socket) -> Result<u8, Failure> {
+/// LOAD DATA LOCAL INFILE: the client's packets go to the server until an empty one. `seq`: what the
+/// server expects the first to have; compressed ones may have any.
+async fn send_file(backend: &mut Backend, client: &mut Socket, mut seq: u8) -> Result<u8, Failure> {
     let mut buf = Buffer::borrow();
     let mut left = 0;
     loop {
@@ -290,6 +293,10 @@ async fn send_file(backend: &mut Backend, client: &mut Socket) -> Result<u8, Fai
                 if !client.read(&mut buf).await.is_ok_and(|n| n > 0) {
                     return Err(Failure::Client);
                 }
+            }
+            if client.is_compressed() {
+                buf.filled_mut()[HEADER - 1] = seq;
+                seq = seq.wrapping_add(1);
             }
             let header = Header::parse(buf.filled()).expect("just seen");
             left = HEADER + header.len;

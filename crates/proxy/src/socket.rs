@@ -147,6 +147,10 @@ impl Socket {
         self.layers.get_or_insert_default().compression = Some(Compression::new(algorithm));
     }
 
+    pub fn is_compressed(&self) -> bool {
+        self.layers.as_ref().is_some_and(|l| l.compression.is_some())
+    }
+
     /// Of our side.
     pub fn local_address(&self) -> io::Result<SocketAddr> {
         self.stream.local_addr()
