@@ -58,6 +58,7 @@ pub struct Raw {
 fn token(plugin: &[u8], password: &str, salt: &[u8; auth::SALT]) -> Result<Vec<u8>> {
     let password = password.as_bytes();
     Ok(match plugin {
+        b"sha256_password" if password.is_empty() => vec![0],
         _ if password.is_empty() => Vec::new(),
         b"mysql_native_password" => native_token(&native_stage1(password), salt).to_vec(),
         // What MySQL asks unknown users for, too, so that nobody can tell them. The key comes next.

@@ -327,6 +327,59 @@ fn mysqls_own_client_logs_in_without_a_password() {
 }
 
 #[test]
+fn sha256_password_is_spoken_with_every_client() {
+    let Some(site) = MySql::start(1) else { return };
+    for (name, run) in CLIENTS {
+        let password = format!("a long password of {name}");
+        site.primary()
+            .client_sql(&format!(
+                "CREATE USER '{name}'@'%' IDENTIFIED WITH sha256_password BY '{password}'; \
+                 GRANT ALL ON app.* TO '{name}'@'%'"
+            ))
+            .unwrap();
+        site.sandbox.wait_caught_up().unwrap();
+        assert_denied(&run(&site, name, "wrong", "SELECT 1"), &format!("{name}, not yet known"));
+        for _ in 0..2 {
+            let got = run(&site, name, &password, "SELECT CURRENT_USER()").ok();
+            assert_eq!(got.trim(), format!("{name}@%"));
+        }
+        assert_denied(&run(&site, name, "wrong", "SELECT 1"), &format!("{name}, known"));
+    }
+    let through_tls = ["--ssl", "--skip-ssl-verify-server-cert"];
+    let got = mariadb(site.port, &through_tls, "pdo", "a long password of pdo", "SELECT 1");
+    assert_eq!(got.ok().trim(), "1");
+}
+
+#[test]
+fn wrong_passwords_cost_the_servers_a_few_logins_at_once() {
+    const GUESSERS: usize = 60;
+    let Some(site) = MySql::start(1) else { return };
+    site.new_account("guessed", "secret");
+    let logins = |status: &str| -> u64 {
+        let sql = format!("SHOW GLOBAL STATUS LIKE '{status}'");
+        let text = site.primary().client_sql(&sql).unwrap();
+        text.split_whitespace().last().unwrap().parse().unwrap()
+    };
+    site.primary().client_sql("FLUSH STATUS").unwrap();
+    std::thread::scope(|scope| {
+        for _ in 0..GUESSERS {
+            scope.spawn(|| {
+                for _ in 0..3 {
+                    let refused = Raw::login(site.port, "guessed", "wrong", None, caps());
+                    let error = refused.err().unwrap();
+                    assert_eq!(error.downcast::<ServerError>().unwrap().code, 1045);
+                }
+            });
+        }
+        // Who knows it gets a turn among them.
+        Raw::login(site.port, "guessed", "secret", None, caps()).unwrap();
+    });
+    let most = logins("Max_used_connections");
+    println!("{most} connections at once for {GUESSERS} guessers");
+    assert!(most < 30, "{most} connections at once");
+}
+
+#[test]
 fn accounts_that_may_not_log_in_are_told_why() {
     let Some(site) = MySql::start(1) else { return };
     let log_in = || mariadb(site.port, &["--skip-ssl"], "other", "secret", "SELECT 1");
@@ -336,7 +389,7 @@ fn accounts_that_may_not_log_in_are_told_why() {
     };
     site.new_account("other", "secret");
     for (what, code, undo) in [
-        ("PASSWORD EXPIRE", "ERROR 1820", "IDENTIFIED BY 'secret'"),
+        ("PASSWORD EXPIRE", "ERROR 1862", "IDENTIFIED BY 'secret'"),
         ("ACCOUNT LOCK", "ERROR 3118", "ACCOUNT UNLOCK"),
         ("REQUIRE SSL", "ERROR 1045", "REQUIRE NONE"),
     ] {

@@ -47,6 +47,8 @@ pub struct Account {
     pub locked: bool,
     /// The password must be changed before anything else.
     pub expired: bool,
+    /// `FAILED_LOGIN_ATTEMPTS` (MySQL): the server counts wrong passwords, and blocks it after some.
+    pub counts_failures: bool,
     /// `REQUIRE ...`: what the account demands of the connection.
     pub tls: TlsDemand,
 }

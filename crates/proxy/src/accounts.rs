@@ -23,9 +23,13 @@ pub enum Proof {
     },
     /// `SHA1(SHA1(password))`.
     Native([u8; 20]),
-    /// caching_sha2_password with a hash only the servers can check.
+    /// caching_sha2_password or, as `plugin` says, sha256_password, with a hash only the servers can
+    /// check.
     Sha2 {
+        plugin: &'static str,
         stored: Zeroizing<Vec<u8>>,
+        /// The servers have to see every login.
+        counted: bool,
     },
     Empty,
     /// A plugin Pointsman does not speak.
@@ -94,7 +98,7 @@ pub fn find(shared: &Shared, user: &[u8], peer: IpAddr) -> Option<Account> {
     let accounts = shared.cluster.accounts().load();
     let account = accounts.find(name, peer)?;
     // The first way to log in that is spoken here.
-    let spoken = [auth::NATIVE, auth::CACHING_SHA2];
+    let spoken = [auth::NATIVE, auth::CACHING_SHA2, auth::SHA256];
     let method =
         account.methods.iter().find(|m| m.plugin.is_empty() || spoken.contains(&&*m.plugin));
     let plugin = method.map_or_else(|| account.plugin(), |m| &m.plugin);
@@ -105,14 +109,18 @@ pub fn find(shared: &Shared, user: &[u8], peer: IpAddr) -> Option<Account> {
             Some(stage2) => Proof::Native(stage2),
             None => Proof::Unsupported("an invalid password hash".to_owned()),
         },
-        auth::CACHING_SHA2 if stored.is_empty() => Proof::Empty,
-        auth::CACHING_SHA2 => Proof::Sha2 { stored: Zeroizing::new(stored.as_bytes().to_vec()) },
+        auth::CACHING_SHA2 | auth::SHA256 if stored.is_empty() => Proof::Empty,
+        auth::CACHING_SHA2 | auth::SHA256 => Proof::Sha2 {
+            plugin: if plugin == auth::SHA256 { auth::SHA256 } else { auth::CACHING_SHA2 },
+            stored: Zeroizing::new(stored.as_bytes().to_vec()),
+            counted: account.counts_failures,
+        },
         other => Proof::Unsupported(other.to_owned()),
     };
     Some(Account { proof, locked: account.locked, demand: account.tls.clone() })
 }
 
-/// Passwords proved in full by caching_sha2_password, for the fast path and for further servers.
+/// Passwords that a server has accepted in full, for the fast path and for further servers.
 #[derive(Default)]
 pub struct Known(Mutex<HashMap<Vec<u8>, Proved>>);
 
@@ -153,6 +161,7 @@ pub fn of_config<'a>(users: impl Iterator<Item = &'a User>) -> Accounts {
         methods: Vec::new(),
         locked: false,
         expired: false,
+        counts_failures: false,
         tls: TlsDemand::None,
     }))
 }

@@ -77,6 +77,9 @@ pub struct Backend {
     /// only the connection's end leaves it to be committed by another. Or it may have another role
     /// active than after its login, which MariaDB keeps over a reset.
     pub outlasts_reset: bool,
+    /// The account's password had expired at its login: the server takes nothing but a new one, not
+    /// even [`Backend::track`]. The ERR payload it says so with.
+    pub sandboxed: Option<Box<[u8]>>,
     /// What to do after a reset; `None`: it can't be used by another session.
     pub after_login: AfterLogin,
 }
@@ -209,6 +212,9 @@ pub struct Origin {
 
 /// How statements of our own begin that are joined to others.
 const SET: &[u8] = b"\x03SET ";
+
+/// "You must reset your password using ALTER USER statement before executing this statement."
+pub const MUST_CHANGE_PASSWORD: u16 = 1820;
 
 /// The longest packet we say we take, in bytes.
 const MAX_PACKET: u32 = 1 << 30;
@@ -368,7 +374,15 @@ impl Backend {
                 Some(0xfe) => {
                     let (plugin, new_salt) = parse_auth_switch(&payload)?;
                     salt = new_salt;
-                    credentials.token(&plugin, &salt).ok_or_else(|| {
+                    let first = if plugin != auth::SHA256.as_bytes() {
+                        None
+                    } else if socket.is_secure() {
+                        credentials.clear()
+                    } else {
+                        credentials.clear().map(|_| vec![auth::SHA256_REQUEST_KEY])
+                    };
+                    let token = || credentials.token(&plugin, &salt);
+                    first.or_else(token).ok_or_else(|| {
                         ConnectError::NoProof(String::from_utf8_lossy(&plugin).into_owned())
                     })?
                 }
@@ -412,11 +426,18 @@ impl Backend {
             marks: Marks::default(),
             option_set: false,
             outlasts_reset: false,
+            sandboxed: None,
             after_login: None,
         };
         match backend.track().await {
             Ok(Ok(_)) => {
                 backend.first_status = backend.status;
+                Ok(backend)
+            }
+            Ok(Err(payload)) if error_code(&payload) == MUST_CHANGE_PASSWORD => {
+                backend.sandboxed = Some(payload.into());
+                // Nobody else's, even when it is out of that.
+                backend.outlasts_reset = true;
                 Ok(backend)
             }
             Ok(Err(payload)) => Err(ConnectError::Refused(payload)),
@@ -444,6 +465,7 @@ impl Backend {
         // An interactive client's connection has other timeouts, which a reset would take away.
         !self.option_set
             && !self.outlasts_reset
+            && self.sandboxed.is_none()
             && self.after_login.is_some()
             && !self.caps.contains(Capabilities::INTERACTIVE)
     }

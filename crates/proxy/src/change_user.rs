@@ -2,9 +2,9 @@
 
 use pointsman_session::Session;
 use pointsman_wire::handshake::ChangeUser;
-use pointsman_wire::{Capabilities, write_packet};
+use pointsman_wire::{Capabilities, HEADER, err_packet, write_packet};
 
-use crate::backend::{Backend, Login, Origin};
+use crate::backend::{Backend, Login, MUST_CHANGE_PASSWORD, Origin};
 use crate::client::{Client, End};
 use crate::credentials::Credentials;
 use crate::login;
@@ -14,6 +14,13 @@ use crate::worker::{Waiting, Worker};
 
 impl Client {
     pub(crate) async fn change_user(&mut self, payload: &[u8]) -> Result<(), End> {
+        // Who has an expired password may not be somebody else before that is put right.
+        if let Some(error) = self.must_change_password().await {
+            let mut out = Vec::new();
+            write_packet(&mut out, 1, &error);
+            self.socket.write_all(&out).await?;
+            return Ok(());
+        }
         let collation = ChangeUser::parse(payload, self.login.caps).ok().and_then(|c| c.collation);
         let changed =
             login::change_user(&self.worker, &mut self.socket, &self.login, payload).await?;
@@ -53,6 +60,37 @@ impl Client {
                 // As servers do: a failed change of user ends the session.
                 self.socket.write_all(&packet).await?;
                 Err(End::Broken)
+            }
+        }
+    }
+
+    /// The ERR with which a server keeps a session whose password had expired at login.
+    async fn must_change_password(&mut self) -> Option<Vec<u8>> {
+        if let Some(error) = self.backends.iter().find_map(|b| b.sandboxed.as_deref()) {
+            return Some(error.to_vec());
+        }
+        // MariaDB allows `SET` meanwhile, so it is not seen at login.
+        let ip = self.info.peer.get().ip();
+        let user = str::from_utf8(&self.login.credentials.user).ok()?;
+        let accounts = self.worker.shared.cluster.accounts().load();
+        if !accounts.find(user, ip).is_some_and(|account| account.expired) {
+            return None;
+        }
+        let mut backend = self.backends.pop()?;
+        let waiting = Waiting::begin(&self.info, backend.server, backend.socket.raw_fd(), None);
+        let row = backend.row(b"\x03SELECT 1").await;
+        drop(waiting);
+        match row {
+            Ok(row) => {
+                self.backends.push(backend);
+                let message = "You must SET PASSWORD before executing this statement";
+                let mut out = Vec::new();
+                err_packet(&mut out, 1, MUST_CHANGE_PASSWORD, "HY000", message);
+                row.is_empty().then(|| out.split_off(HEADER))
+            }
+            Err(broken) => {
+                self.gone(backend, &broken);
+                None
             }
         }
     }

@@ -131,6 +131,9 @@ impl Client {
             // future as large.
             None => Box::pin(self.new_here(server)).await?,
         };
+        if backend.sandboxed.is_some() {
+            backend = self.try_to_leave_sandbox(backend).await?;
+        }
         backend = self.prepare_there(backend, job).await?;
         if backend.version != self.session.variables().version() {
             backend = self.bring_up_to_date(backend).await?;
@@ -233,6 +236,12 @@ impl Client {
                 ))
             }
             Ok(mut backend) => {
+                // The new password will be given to the primary, and lift nothing elsewhere.
+                if let Some(error) = &backend.sandboxed
+                    && self.worker.snapshot(|s| s.primary) != Some(server)
+                {
+                    return Err(Unusable::Refused(error.to_vec()));
+                }
                 backend.slot = Some(slot);
                 backend.server_wide = server_wide;
                 let learnt = self.worker.pool.learn(&mut backend, self.login.collation).await;
@@ -260,6 +269,21 @@ impl Client {
                 warn_seldom!(%server, why, "TLS with a server failed");
                 Err(Unusable::Unreachable(format!("TLS failed: {why}")))
             }
+        }
+    }
+
+    /// Whether the session has given its account a new password is seen by what the server takes now.
+    async fn try_to_leave_sandbox(
+        &mut self,
+        mut backend: Box<Backend>,
+    ) -> Result<Box<Backend>, Unusable> {
+        let _waiting = Waiting::begin(&self.info, backend.server, backend.socket.raw_fd(), None);
+        match backend.track().await {
+            Ok(answer) => {
+                backend.sandboxed = answer.err().map(Into::into);
+                Ok(backend)
+            }
+            Err(broken) => Err(self.gone(backend, &broken)),
         }
     }
 

@@ -73,7 +73,7 @@ impl Credentials {
     #[must_use]
     pub fn token(&self, plugin: &[u8], salt: &[u8; auth::SALT]) -> Option<Vec<u8>> {
         if self.has_empty_password() {
-            return Some(Vec::new());
+            return Some(if plugin == auth::SHA256.as_bytes() { vec![0] } else { Vec::new() });
         }
         match plugin {
             b"mysql_native_password" => {

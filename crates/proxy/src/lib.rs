@@ -30,6 +30,7 @@ mod pick;
 mod pool;
 mod prepared;
 mod processlist;
+mod proving;
 mod recover;
 mod relay;
 mod repeat;

@@ -11,12 +11,16 @@ pub const NATIVE: &str = "mysql_native_password";
 /// MariaDB's ed25519, as its clients call it.
 pub const ED25519: &str = "client_ed25519";
 pub const CACHING_SHA2: &str = "caching_sha2_password";
+/// As the full path of the one above, and nothing else.
+pub const SHA256: &str = "sha256_password";
 
 /// Server to client in caching_sha2_password: what comes next.
 pub const SHA2_FAST_OK: u8 = 3;
 pub const SHA2_FULL: u8 = 4;
 /// Client to server: "send me your RSA key".
 pub const SHA2_REQUEST_KEY: u8 = 2;
+/// The same in sha256_password.
+pub const SHA256_REQUEST_KEY: u8 = 1;
 
 fn sha1(parts: &[&[u8]]) -> [u8; 20] {
     let mut h = Sha1::new();

@@ -147,6 +147,7 @@ pub fn from_global_priv(
         host,
         methods,
         locked: json["account_locked"].as_bool() == Some(true),
+        counts_failures: false,
         expired: changed == Some(0) || lifetime > 0 && age_days >= lifetime,
         tls: match json["ssl_type"].as_u64() {
             None | Some(0) => TlsDemand::None,
@@ -183,6 +184,8 @@ fn from_user_table(row: &Fields<'_>) -> Option<Account> {
         }],
         locked: text("account_locked") == "Y",
         expired: text("password_expired") == "Y",
+        counts_failures: serde_json::from_str(&text("User_attributes"))
+            .is_ok_and(|attributes: Json| attributes["Password_locking"].is_object()),
         tls: match &*text("ssl_type") {
             "" => TlsDemand::None,
             "ANY" => TlsDemand::Tls,
