@@ -1,6 +1,6 @@
 //! A client that sends what it is told to, packet by packet.
 
-use std::io::{Read as _, Write as _};
+use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::{Ipv4Addr, TcpStream};
 use std::time::Duration;
 
@@ -332,10 +332,17 @@ impl Raw {
         Ok((id, columns, params))
     }
 
-    /// Closed by the other side.
-    pub fn is_closed(&mut self) -> bool {
+    /// Closed by the other side, now or within `wait`.
+    pub fn is_closed(&mut self, wait: Duration) -> bool {
+        let before = self.stream.read_timeout().ok().flatten();
+        let _ = self.stream.set_read_timeout(Some(wait));
         let mut byte = [0];
-        matches!(self.stream.read(&mut byte), Ok(0) | Err(_))
+        let closed = match self.stream.read(&mut byte) {
+            Ok(n) => n == 0,
+            Err(e) => !matches!(e.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut),
+        };
+        let _ = self.stream.set_read_timeout(before);
+        closed
     }
 
     pub fn stream(&self) -> &TcpStream {

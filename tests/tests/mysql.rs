@@ -585,6 +585,18 @@ fn tls_on_both_sides() {
             }
         }
     }
+    // sha256_password: the password itself goes through TLS, to the servers too.
+    let long = |name: &str| {
+        let sql = format!(
+            "CREATE USER {name}@'%' IDENTIFIED WITH sha256_password BY 'secret'; \
+             GRANT ALL ON app.* TO {name}@'%'"
+        );
+        site.primary().client_sql(&sql).unwrap();
+        site.sandbox.wait_caught_up().unwrap();
+    };
+    long("wide");
+    let said = mysql(&["--ssl-mode=REQUIRED"], "wide", "SHOW STATUS LIKE 'Ssl_cipher'").ok();
+    assert!(said.contains("Ssl_cipher\tTLS_AES_"), "{said}");
     let other = Pki::new(dir.path(), "other").unwrap();
     let ca = format!("--ssl-ca={}", other.ca());
     let said = mysql(&["--ssl-mode=VERIFY_CA", &ca], "plain", "SELECT 1");
@@ -596,12 +608,15 @@ fn tls_on_both_sides() {
     // The servers take nothing but TLS from now on: who speaks to the proxy without still can. (An
     // account that nobody has logged in with: what is open stays as it is.)
     site.new_account("later", "secret");
+    long("wider");
     site.sandbox.wait_caught_up().unwrap();
     for node in site.sandbox.nodes() {
         node.client_sql("SET GLOBAL require_secure_transport = ON").unwrap();
     }
-    let said = mysql(&plain, "later", "SHOW STATUS LIKE 'Ssl_cipher'").ok();
-    assert!(said.contains("Ssl_cipher\tTLS_AES_"), "{said}");
+    for user in ["later", "wider"] {
+        let said = mysql(&plain, user, "SHOW STATUS LIKE 'Ssl_cipher'").ok();
+        assert!(said.contains("Ssl_cipher\tTLS_AES_"), "{user}: {said}");
+    }
     site.replica().kill9().unwrap();
     site.wait_server("db2 is down", "db2", |row| row["role"] == "down");
     site.replica().start().unwrap();

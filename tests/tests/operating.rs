@@ -192,7 +192,7 @@ fn sigterm_drains_and_ends_well() {
     busy.query("BEGIN").unwrap();
     busy.query("INSERT INTO t VALUES (1)").unwrap();
     site.proxy.signal(Signal::SIGTERM).unwrap();
-    assert!(idle.is_closed(), "an idle session is ended");
+    assert!(idle.is_closed(Duration::from_secs(30)), "an idle session is ended");
     wait_until("nobody new is let in", LONG, || Ok(Raw::connect(site.port()).is_err())).unwrap();
     busy.query("INSERT INTO t VALUES (2)").unwrap();
     busy.query("COMMIT").unwrap();

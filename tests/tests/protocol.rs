@@ -4,6 +4,7 @@
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::process::Command;
+use std::time::Duration;
 
 use pointsman_tests::{
     APP_PASSWORD, APP_USER, LONG, Output, Raw, ServerError, Setup, Site, caps, lenenc_row,
@@ -178,7 +179,7 @@ fn commands_beside_queries() {
     // COM_QUIT
     let mut db = Raw::connect(site.port()).unwrap();
     db.command(0x01, b"").unwrap();
-    assert!(db.is_closed());
+    assert!(db.is_closed(Duration::from_secs(30)));
 }
 
 #[test]
@@ -595,7 +596,7 @@ fn the_process_list_is_told_by_the_ids_that_clients_know() {
     // The server's own id, from its own table, reaches the same connection.
     let own = other.one("SELECT id FROM information_schema.processlist WHERE id = CONNECTION_ID()");
     one.query(&format!("KILL {}", own.unwrap())).unwrap();
-    assert!(other.is_closed());
+    assert!(other.is_closed(Duration::from_secs(30)));
     // Servers list who was killed for a moment longer.
     let left = expected(&[&one]);
     wait_until("it is gone", LONG, || Ok(listed(&one.query("SHOW PROCESSLIST")?) == left)).unwrap();

@@ -12,8 +12,10 @@
 //! are compared with the IP address. Accounts for host *names* therefore match nobody, except
 //! `localhost`, which here matches loopback addresses, as it would through reverse lookup.
 
+pub mod changes;
 pub mod loader;
 mod pattern;
+pub(crate) mod watch;
 
 use std::fmt;
 use std::net::IpAddr;
@@ -35,6 +37,16 @@ impl fmt::Debug for Method {
     }
 }
 
+/// See [`Account::retained`]; never printed.
+#[derive(Clone, PartialEq, Eq, Default)]
+pub struct Retained(pub Vec<u8>);
+
+impl fmt::Debug for Retained {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(if self.0.is_empty() { "none" } else { "some" })
+    }
+}
+
 /// `user`@`host`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Account {
@@ -49,6 +61,8 @@ pub struct Account {
     pub expired: bool,
     /// `FAILED_LOGIN_ATTEMPTS` (MySQL): the server counts wrong passwords, and blocks it after some.
     pub counts_failures: bool,
+    /// The hash of a second password (MySQL's `RETAIN CURRENT PASSWORD`). Secret. Empty: there is none.
+    pub retained: Retained,
     /// `REQUIRE ...`: what the account demands of the connection.
     pub tls: TlsDemand,
 }

@@ -13,6 +13,7 @@ pub mod roles;
 mod snapshot;
 pub mod writes;
 
+pub use accounts::changes::Changes;
 pub use accounts::{Account, Accounts, TlsDemand};
 pub use gtid::Position;
 pub use monitor::{Cluster, NeedsRestart, UnknownServer};

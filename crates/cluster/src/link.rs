@@ -303,6 +303,16 @@ impl Fields<'_> {
         }
     }
 
+    /// All columns, for telling whether anything has changed.
+    pub(crate) fn all(&self) -> Vec<Option<&[u8]>> {
+        let value = |i| match self.0.as_ref(i)? {
+            Value::Bytes(bytes) => Some(&bytes[..]),
+            // Text protocol: there are no others.
+            _ => None,
+        };
+        (0..self.0.len()).map(value).collect()
+    }
+
     pub(crate) fn number<T: std::str::FromStr>(&self, names: &[&str]) -> Option<T> {
         self.text(names)?.trim().parse().ok()
     }

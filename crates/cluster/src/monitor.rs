@@ -23,6 +23,7 @@ use tokio::sync::{Notify, watch};
 use tokio::task::AbortHandle;
 
 use crate::accounts::Accounts;
+use crate::accounts::changes::Changes;
 use crate::failover::{self, Driver, Request};
 use crate::gtid::Position;
 use crate::link::Target;
@@ -92,7 +93,9 @@ pub(crate) struct Shared {
     accounts: Arc<ArcSwap<Accounts>>,
     /// Reads of the accounts.
     pub(crate) account_rounds: Rounds<()>,
-    oracle: Rounds<Option<Arc<Position>>>,
+    /// When they were changed.
+    pub(crate) changes: Arc<Changes>,
+    pub(crate) oracle: Rounds<Option<Arc<Position>>>,
     pub(crate) failover: Driver,
     /// Rings when something was learnt of a server, for [`crate::failover`].
     pub(crate) news: Notify,
@@ -204,6 +207,7 @@ impl Cluster {
             events,
             accounts: Arc::default(),
             account_rounds: Rounds::default(),
+            changes: Arc::default(),
             oracle: Rounds::default(),
             // Whatever the config allows: no busy loops.
             interval: monitor.interval.max(Duration::from_millis(10)),
@@ -220,6 +224,8 @@ impl Cluster {
         }
         let loader = crate::accounts::loader::run(shared.clone(), monitor.accounts_interval);
         tasks.push(tokio::spawn(loader).abort_handle());
+        let watch = crate::accounts::watch::run(shared.clone());
+        tasks.push(tokio::spawn(watch).abort_handle());
         tasks.push(tokio::spawn(oracle::run(shared.clone())).abort_handle());
         tasks.push(tokio::spawn(catalog::run(shared.clone())).abort_handle());
         let failover = failover::run(shared.clone(), config.clone(), requests);
@@ -284,10 +290,29 @@ impl Cluster {
         &self.shared_state().accounts
     }
 
-    /// Reads the accounts again, at most once per second, however many ask; returns when a read
-    /// that began after this call has ended, well or not.
+    /// When accounts, privileges and global variables were changed.
+    #[must_use]
+    pub fn changes(&self) -> &Arc<Changes> {
+        &self.shared_state().changes
+    }
+
+    /// Reads the accounts again, at most once per second unless they were changed, however many
+    /// ask; returns when a read that began after this call has ended, well or not.
     pub async fn refresh_accounts(&self) {
         self.shared_state().account_rounds.ask().await;
+    }
+
+    /// Waits until the accounts were read after the newest change known by now, or could not be.
+    pub async fn catch_up_with_accounts(&self) {
+        let shared = self.shared_state();
+        if !shared.changes.are_unread() {
+            return;
+        }
+        let count = shared.changes.count();
+        tokio::select! {
+            () = shared.changes.read_since(count) => {}
+            () = shared.account_rounds.ask() => {}
+        }
     }
 
     /// Takes a server out of work or back. The snapshot shows it at once.
@@ -531,6 +556,7 @@ impl Shared {
             if old.generation != new.generation && !new.is_galera() {
                 // Before anybody can write to the new primary and note that.
                 self.writes.restart(topology.primary_position());
+                self.changes.restart(topology.primary_position(), &self.writes);
                 self.oracle.ring();
                 self.wanted.store(None);
             }

@@ -30,6 +30,8 @@ pub enum Proof {
         stored: Zeroizing<Vec<u8>>,
         /// The servers have to see every login.
         counted: bool,
+        /// There are two passwords.
+        two: bool,
     },
     Empty,
     /// A plugin Pointsman does not speak.
@@ -112,8 +114,9 @@ pub fn find(shared: &Shared, user: &[u8], peer: IpAddr) -> Option<Account> {
         auth::CACHING_SHA2 | auth::SHA256 if stored.is_empty() => Proof::Empty,
         auth::CACHING_SHA2 | auth::SHA256 => Proof::Sha2 {
             plugin: if plugin == auth::SHA256 { auth::SHA256 } else { auth::CACHING_SHA2 },
-            stored: Zeroizing::new(stored.as_bytes().to_vec()),
+            stored: Zeroizing::new([stored.as_bytes(), &account.retained.0].concat()),
             counted: account.counts_failures,
+            two: !account.retained.0.is_empty(),
         },
         other => Proof::Unsupported(other.to_owned()),
     };
@@ -162,6 +165,7 @@ pub fn of_config<'a>(users: impl Iterator<Item = &'a User>) -> Accounts {
         locked: false,
         expired: false,
         counts_failures: false,
+        retained: Default::default(),
         tls: TlsDemand::None,
     }))
 }

@@ -62,7 +62,7 @@ pub struct Backend {
     /// Who may use it.
     pub key: Key,
     pub born: Instant,
-    /// [`crate::shared::Shared::server_wide`] when it was made.
+    /// The count of [`crate::shared::Shared::server_wide`] when it was made.
     pub server_wide: u64,
     /// Its place in the pool's count.
     pub slot: Option<Slot>,

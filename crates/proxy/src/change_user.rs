@@ -10,9 +10,44 @@ use crate::credentials::Credentials;
 use crate::login;
 use crate::prepared::Prepared;
 use crate::reporting::Reporting;
+use crate::route::Problem;
 use crate::worker::{Waiting, Worker};
 
+/// How many may fail in a session: so many passwords can be guessed in it. (MariaDB's number.)
+const MOST_FAILURES: u8 = 3;
+
 impl Client {
+    /// COM_RESET_CONNECTION: all is as after the login, but for the schema.
+    pub(crate) fn reset(&mut self) {
+        self.give_back();
+        self.prepared = Prepared::default();
+        self.reporting = Reporting::default();
+        let (mariadb, autocommit) =
+            self.worker.snapshot(|s| (s.greeting.mariadb, s.greeting.autocommit));
+        self.session.reset(autocommit);
+        if !mariadb {
+            // The server's own character sets, not those of the login.
+            self.session.set_names(b"SET NAMES DEFAULT");
+        } else if let Some(names) = &self.login_names {
+            self.session.set_names(names);
+        }
+        self.login.database = self.session.variables().schema().map(<[u8]>::to_vec);
+    }
+
+    /// The session stays whose it was, with nothing left of what it had. MySQL ends it instead.
+    async fn change_failed(&mut self, error: &[u8]) -> Result<(), End> {
+        let failures = &self.info.failed_changes;
+        failures.set(failures.get().saturating_add(1));
+        if !self.worker.snapshot(|s| s.greeting.mariadb) {
+            self.socket.write_all(error).await?;
+            return Err(End::Broken);
+        }
+        self.reset();
+        self.show();
+        self.socket.write_all(error).await?;
+        Ok(())
+    }
+
     pub(crate) async fn change_user(&mut self, payload: &[u8]) -> Result<(), End> {
         // Who has an expired password may not be somebody else before that is put right.
         if let Some(error) = self.must_change_password().await {
@@ -21,22 +56,26 @@ impl Client {
             self.socket.write_all(&out).await?;
             return Ok(());
         }
+        if self.info.failed_changes.get() >= MOST_FAILURES {
+            let mut out = Vec::new();
+            err_packet(&mut out, 1, 1047, "08S01", "Unknown command");
+            return self.change_failed(&out).await;
+        }
         let collation = ChangeUser::parse(payload, self.login.caps).ok().and_then(|c| c.collation);
         let changed =
             login::change_user(&self.worker, &mut self.socket, &self.login, payload).await?;
         match changed {
             Ok((login, seq)) => {
+                let schema = self.session.variables().schema().map(<[u8]>::to_vec);
+                let before = (std::mem::replace(&mut self.login, login), schema);
                 self.give_back();
                 self.prepared = Prepared::default();
                 self.reporting = Reporting::default();
                 self.session = Session::new(self.worker.snapshot(|s| s.greeting.autocommit));
-                if let Some(database) = &login.database {
+                if let Some(database) = &self.login.database {
                     self.session.set_schema(database);
                 }
-                self.info.is_now(&login.credentials);
-                self.login = login;
-                self.settle_level();
-                self.settle_rules();
+                self.is_somebody_else();
                 let mut out = Vec::new();
                 match self.first_backend().await {
                     Ok(welcome) => {
@@ -49,6 +88,18 @@ impl Client {
                         self.socket.write_all(&out).await?;
                         Ok(())
                     }
+                    Err(error @ Problem::Server(_)) => {
+                        error.packet(&mut out, seq);
+                        let schema;
+                        (self.login, schema) = before;
+                        self.session =
+                            Session::new(self.worker.snapshot(|s| s.greeting.autocommit));
+                        if let Some(schema) = schema {
+                            self.session.set_schema(&schema);
+                        }
+                        self.is_somebody_else();
+                        self.change_failed(&out).await
+                    }
                     Err(error) => {
                         error.packet(&mut out, seq);
                         self.socket.write_all(&out).await?;
@@ -56,12 +107,15 @@ impl Client {
                     }
                 }
             }
-            Err(packet) => {
-                // As servers do: a failed change of user ends the session.
-                self.socket.write_all(&packet).await?;
-                Err(End::Broken)
-            }
+            Err(packet) => self.change_failed(&packet).await,
         }
+    }
+
+    /// The login is another one now.
+    fn is_somebody_else(&mut self) {
+        self.info.is_now(&self.login.credentials);
+        self.settle_level();
+        self.settle_rules();
     }
 
     /// The ERR with which a server keeps a session whose password had expired at login.

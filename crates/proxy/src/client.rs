@@ -411,19 +411,7 @@ impl Client {
                 Box::pin(self.dump(request, end)).await
             }
             Command::ResetConnection if !streamed => {
-                self.give_back();
-                self.prepared = Prepared::default();
-                self.reporting = Reporting::default();
-                let (mariadb, autocommit) =
-                    self.worker.snapshot(|s| (s.greeting.mariadb, s.greeting.autocommit));
-                self.session.reset(autocommit);
-                if !mariadb {
-                    // The server's own character sets, not those of the login.
-                    self.session.set_names(b"SET NAMES DEFAULT");
-                } else if let Some(names) = &self.login_names {
-                    self.session.set_names(names);
-                }
-                self.login.database = self.session.variables().schema().map(<[u8]>::to_vec);
+                self.reset();
                 self.ok(1).await
             }
             Command::ChangeUser if !streamed => {

@@ -2,9 +2,10 @@
 
 use std::collections::VecDeque;
 use std::rc::Rc;
-use std::sync::atomic::Ordering;
+use std::sync::Arc;
 
-use pointsman_cluster::ServerId;
+use pointsman_cluster::accounts::changes::Unknown;
+use pointsman_cluster::{Position, ServerId};
 use pointsman_session::{Lost, Restore};
 use pointsman_wire::{Capabilities, StateChange, Status, ok_payload};
 use smallvec::SmallVec;
@@ -30,6 +31,8 @@ pub enum Unusable {
     LostTransaction,
     /// As many connections as `[pool] max_connections` allows are in use, and none came free.
     TooMany,
+    /// A replica that has not applied the newest change of accounts: a login there may be wrong.
+    Behind,
 }
 
 impl Client {
@@ -38,7 +41,12 @@ impl Client {
     pub async fn first_backend(&mut self) -> Result<Vec<u8>, Problem> {
         let mut excluded: SmallVec<[ServerId; 4]> = SmallVec::new();
         loop {
-            let choice = self.replica_or_primary(None, &excluded, None).await?;
+            let choice = match self.accounts_at() {
+                Ok(position) => {
+                    self.replica_or_primary(position.as_deref(), &excluded, None).await?
+                }
+                Err(_) => self.primary(None).await?,
+            };
             match self.connect(choice.server).await {
                 Ok(backend) => {
                     let status = backend.status
@@ -225,7 +233,10 @@ impl Client {
         };
         let within = self.config().limits.connect_timeout;
         let tls = self.worker.shared.tls_to(server);
-        let server_wide = self.worker.shared.server_wide.load(Ordering::Acquire);
+        let server_wide = self.worker.shared.server_wide.count();
+        if !self.has_accounts(server).await {
+            return Err(Unusable::Behind);
+        }
         match Backend::connect(&target, tls.as_deref(), &self.login, within).await {
             Ok(backend)
                 if self.login.caps.contains(Capabilities::QUERY_ATTRIBUTES)
@@ -270,6 +281,29 @@ impl Client {
                 Err(Unusable::Unreachable(format!("TLS failed: {why}")))
             }
         }
+    }
+
+    /// Whether a server has, or gets within `causal_timeout`, the newest change of accounts and
+    /// privileges: a login that meets older ones is not as on the primary.
+    async fn has_accounts(&self, server: ServerId) -> bool {
+        if self.worker.snapshot(|s| s.primary) == Some(server) {
+            return true;
+        }
+        match self.accounts_at() {
+            Ok(None) => true,
+            Ok(Some(position)) => {
+                let within = self.config().routing.causal_timeout;
+                let cluster = &self.worker.shared.cluster;
+                cluster.wait_applied(&[server], &position, within).await.is_some()
+            }
+            Err(_) => false,
+        }
+    }
+
+    /// What a replica must have applied for a login.
+    fn accounts_at(&self) -> Result<Option<Arc<Position>>, Unknown> {
+        let shared = &self.worker.shared;
+        shared.server_wide.needed(shared.cluster.writes())
     }
 
     /// Whether the session has given its account a new password is seen by what the server takes now.

@@ -162,8 +162,7 @@ impl RsaKey {
         let mut plain = Zeroizing::new(vec![0; self.key.min_output_size()]);
         let n = self.key.decrypt(&OAEP_SHA1_MGF1SHA1, ciphertext, &mut plain, None).ok()?.len();
         plain.truncate(n);
-        auth::sha2_mask(&mut plain, salt);
-        (plain.pop() == Some(0)).then_some(plain)
+        auth::unmask_whole(&mut plain, salt).then_some(plain)
     }
 }
 

@@ -1,9 +1,9 @@
 //! Logins that may be wrong: a bound on what they cost.
 //!
 //! Passwords that only a server can judge are tried there, a few at a time: wrong ones come for
-//! nothing, and each costs a server a login. Logins that look wrong wait until the accounts have been read again, since a password may have been
-//! changed a moment ago. That takes up to a second; however many try wrong ones, there must be places
-//! left for those who know theirs.
+//! nothing, and each costs a server a login. Logins that look wrong wait until the accounts have been
+//! read again, since a password may have been changed a moment ago. That takes up to a second; however
+//! many try wrong ones, there must be places left for those who know theirs.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 

@@ -1,7 +1,6 @@
 //! A command's bytes to the server, its reply back, and what is learnt from them.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 
 use pointsman_cluster::gtid::Position;
 use pointsman_cluster::{Astray, Touched};
@@ -157,6 +156,11 @@ impl Client {
             change.settled();
         }
         backend.committed = watcher.committed.take();
+        if result.is_err() && job.statement.verdict.effects.contains(Effects::SERVER_WIDE) {
+            // It may have been done all the same, and nobody says where.
+            let astray = worker.shared.cluster.note_astray();
+            worker.shared.server_wide.note_astray(astray);
+        }
         let outcome = result?;
         backend.in_step = true;
         let (kept, client_id) = match sink {
@@ -239,6 +243,9 @@ impl Client {
 /// Longest packet of a write that gets a mark: longer ones are not to be copied for it.
 const MOST_MARKED: usize = 1 << 16;
 
+/// Access denied of various kinds, and syntax errors.
+const CHANGED_NOTHING: [u16; 5] = [1044, 1045, 1064, 1142, 1227];
+
 /// A Galera node that is not, or no longer, part of its cluster refuses all statements with
 /// `ER_UNKNOWN_COM_ERROR`.
 const NOT_READY: u16 = 1047;
@@ -288,6 +295,7 @@ impl Watcher for Watching<'_> {
         if let Ok(position) = Position::parse(flavour, gtid) {
             self.worker.shared.cluster.note_write(&position, self.touched);
             self.worker.told(&position);
+            self.changed_at(&position);
             self.remember(&position);
         }
     }
@@ -319,6 +327,7 @@ impl Watcher for Watching<'_> {
         if self.galera {
             let cluster = &self.worker.shared.cluster;
             let position = cluster.note_numbered_write();
+            self.changed_at(&position);
             self.remember(&position);
             // Another one takes the writes by now, and must not be read without this one.
             let writer = self.worker.snapshot(|s| s.primary).filter(|_| !self.primary);
@@ -333,10 +342,17 @@ impl Watcher for Watching<'_> {
         }
         if self.writable {
             match self.worker.note_present_position(self.touched).await {
-                Some(position) => self.remember(&position),
+                Some(position) => {
+                    self.changed_at(&position);
+                    self.remember(&position);
+                }
                 None => {
                     self.committed = None;
-                    *self.unsure = Some(self.worker.shared.cluster.note_astray());
+                    let write = self.worker.shared.cluster.note_astray();
+                    if self.changes_servers() {
+                        self.worker.shared.server_wide.note_astray(write);
+                    }
+                    *self.unsure = Some(write);
                 }
             }
         }
@@ -349,8 +365,12 @@ impl Watcher for Watching<'_> {
     }
 
     fn said(&mut self, control: &Control<'_>) {
-        if self.job.statement.verdict.effects.contains(Effects::SERVER_WIDE) {
-            self.worker.shared.server_wide.fetch_add(1, Ordering::Release);
+        // Who may not, or says it wrong, has changed nothing.
+        let refused =
+            |c: &Control<'_>| matches!(c, Control::Err(e) if CHANGED_NOTHING.contains(&e.code));
+        if self.changes_servers() && !refused(control) {
+            // Where that is, is not known before the packet's news are read.
+            self.worker.shared.server_wide.note();
         }
         if let Some(digest) = &mut self.digest {
             digest.control(control);
@@ -402,6 +422,17 @@ impl Watcher for Watching<'_> {
 }
 
 impl Watching<'_> {
+    fn changes_servers(&self) -> bool {
+        self.job.statement.verdict.effects.contains(Effects::SERVER_WIDE)
+    }
+
+    /// What it did is at this position, if it is a change of accounts or the like.
+    fn changed_at(&self, position: &Position) {
+        if self.changes_servers() {
+            self.worker.shared.server_wide.note_at(position);
+        }
+    }
+
     fn remember(&mut self, position: &Position) {
         let now = self.worker.snapshot(|s| s.generation);
         match self.wrote {

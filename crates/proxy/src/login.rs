@@ -124,6 +124,7 @@ async fn let_in(
         busy: Cell::new(None),
         killed: Cell::new(false),
         ended: Cell::new(false),
+        failed_changes: Cell::new(0),
         held: Cell::new(None),
         recalled: Cell::new(false),
         waker: Cell::new(None),

@@ -13,10 +13,9 @@ use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
-use pointsman_cluster::{AdminState, Role, ServerId, Snapshot};
+use pointsman_cluster::{AdminState, Changes, Role, ServerId, Snapshot};
 use pointsman_config::proxy::Pool as Settings;
 use pointsman_wire::Capabilities;
 use sha2::{Digest as _, Sha256};
@@ -55,7 +54,7 @@ pub struct Pool {
     idle_timeout: Duration,
     max_age: Duration,
     /// See [`crate::shared::Shared::server_wide`].
-    server_wide: Arc<AtomicU64>,
+    server_wide: Arc<Changes>,
     /// Sessions that wait for a connection, to whichever server.
     waiters: Cell<usize>,
     servers: RefCell<HashMap<ServerId, Rc<PerServer>>>,
@@ -141,7 +140,7 @@ pub enum Taken {
 
 impl Pool {
     #[must_use]
-    pub fn new(settings: &Settings, workers: usize, server_wide: Arc<AtomicU64>) -> Self {
+    pub fn new(settings: &Settings, workers: usize, server_wide: Arc<Changes>) -> Self {
         let share = |n: usize| n.div_ceil(workers.max(1));
         Self {
             max_idle: share(settings.max_idle),
@@ -257,9 +256,9 @@ impl Pool {
         Some(Taken::Slot(Slot { open: Rc::clone(&place.open), freed: Rc::clone(&place.freed) }))
     }
 
-    /// Made since global variables, accounts or privileges were last changed through us.
+    /// Made since global variables, accounts or privileges were last changed, as far as is known.
     fn is_present(&self, backend: &Backend) -> bool {
-        backend.server_wide == self.server_wide.load(Ordering::Acquire)
+        backend.server_wide == self.server_wide.count()
     }
 
     /// Whether connections are kept at all.

@@ -4,6 +4,7 @@ use std::net::IpAddr;
 
 use aws_lc_rs::constant_time::verify_slices_are_equal;
 use pointsman_config::proxy::AuthPlugin;
+use pointsman_wire::auth::Whole;
 use pointsman_wire::handshake::auth_switch;
 use pointsman_wire::{auth, write_packet};
 use zeroize::Zeroizing;
@@ -11,7 +12,7 @@ use zeroize::Zeroizing;
 use crate::accounts::{self, Proof};
 use crate::backend::{Origin, error_code, read_packet};
 use crate::buffers::Buffer;
-use crate::credentials::Credentials;
+use crate::credentials::{Credentials, RsaKey};
 use crate::login::{Denied, default_plugin, salt};
 use crate::seldom::warn_seldom;
 use crate::socket::Socket;
@@ -63,6 +64,8 @@ impl<'a> Proving<'a> {
     ) -> Result<Credentials, Denied> {
         let ip = self.origin.source.ip().to_canonical();
         let shared = &self.worker.shared;
+        // What was acknowledged before this login has to count for it.
+        shared.cluster.catch_up_with_accounts().await;
         let mut refreshed = false;
         let (mut token, mut plugin, mut salt) = (token, plugin.to_vec(), salt);
         loop {
@@ -222,7 +225,7 @@ impl<'a> Proving<'a> {
                 let right = given.is_some_and(|given| is_same(&given, password));
                 Ok(right.then(|| Credentials::from_password(user, password)))
             }
-            Proof::Sha2 { plugin, stored, counted } => {
+            Proof::Sha2 { plugin, stored, counted, two } => {
                 let known = shared.known.password(user, stored).filter(|_| !counted);
                 if *plugin == auth::CACHING_SHA2
                     && let Some(password) = &known
@@ -233,11 +236,13 @@ impl<'a> Proving<'a> {
                 let Some(given) = self.full_password(plugin, token, salt).await? else {
                     return Ok(None);
                 };
-                if let Some(known) = known {
-                    let right = is_same(&given, &known);
-                    return Ok(right.then(|| Credentials::from_password(user, &known)));
+                match known {
+                    Some(known) if is_same(&given, &known) => {
+                        Ok(Some(Credentials::from_password(user, &known)))
+                    }
+                    Some(_) if !two => Ok(None),
+                    _ => self.ask_a_server(user, stored, &given, *counted || *two).await,
                 }
-                self.ask_a_server(user, stored, &given, *counted).await
             }
             Proof::Unsupported(_) => Ok(None),
         }
@@ -310,30 +315,32 @@ impl<'a> Proving<'a> {
             return Ok(Some(given.clone()));
         }
         // In sha256_password that is the only path, and the client goes ahead.
-        let (mut answer, request) = if plugin == auth::SHA256 {
-            (first.to_vec(), auth::SHA256_REQUEST_KEY)
-        } else {
-            (self.ask(&[1, auth::SHA2_FULL]).await?, auth::SHA2_REQUEST_KEY)
+        let answer = match plugin {
+            auth::SHA256 => first.to_vec(),
+            _ => self.ask(&[1, auth::SHA2_FULL]).await?,
         };
-        let given = if self.tls.is_some() && answer != [request] {
-            let mut password = Zeroizing::new(answer);
-            (password.pop() == Some(0)).then_some(password)
-        } else {
-            let Some(rsa) = self.worker.shared.rsa() else { return Ok(None) };
-            if answer == [request] {
+        let answer = Zeroizing::new(answer);
+        let shared = &self.worker.shared;
+        let secure = self.tls.is_some();
+        let sealed = if secure { 0 } else { shared.rsa().map_or(0, RsaKey::ciphertext_size) };
+        let given = match auth::whole_password(&answer, plugin, secure, sealed) {
+            Whole::Clear(password) => Some(Zeroizing::new(password.to_vec())),
+            Whole::Malformed => None,
+            Whole::Sealed(sealed) => shared.rsa().and_then(|rsa| rsa.password(sealed, salt)),
+            Whole::WantsKey => {
+                let Some(rsa) = shared.rsa() else { return Ok(None) };
                 let mut key = vec![1];
                 key.extend_from_slice(rsa.pem());
-                answer = self.ask(&key).await?;
-            } else if answer.len() != rsa.ciphertext_size() {
-                // MariaDB's client does so if it wanted TLS, whether or not it got it. Servers turn
-                // that away, and so do we: accepted, nobody would notice that passwords can be
-                // overheard.
+                rsa.password(&self.ask(&key).await?, salt)
+            }
+            // MariaDB's client does so if it wanted TLS, whether or not it got it. Servers turn that
+            // away, and so do we: accepted, nobody would notice that passwords can be overheard.
+            Whole::Exposed => {
                 let message = "[PM3003] the client sent its password unencrypted over a \
                                connection without TLS; the mariadb client must be told --skip-ssl"
                     .to_owned();
                 return Err(self.denied(1045, "28000", message));
             }
-            rsa.password(&answer, salt)
         };
         self.password.clone_from(&given);
         Ok(given)

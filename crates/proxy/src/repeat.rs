@@ -210,6 +210,9 @@ impl Client {
             Err(Unusable::TooMany) => {
                 return Err(Missed::Problem(restart("no connection was free")));
             }
+            Err(Unusable::Behind) => {
+                return Err(Missed::Problem(restart("the primary is none any more")));
+            }
             Err(Unusable::Lost(_) | Unusable::LostTransaction) => return Err(Missed::Differs),
         };
         let mut request = Buffer::borrow();

@@ -413,9 +413,17 @@ impl Client {
                 Next::Again
             }
             Unusable::Refused(payload) => Next::Report(Problem::Server(payload)),
-            Unusable::TooMany if elsewhere => {
+            Unusable::TooMany | Unusable::Behind if elsewhere => {
                 excluded.push(server);
                 Next::Again
+            }
+            Unusable::Behind => {
+                let name = self.name(server);
+                let message = format!(
+                    "[PM2002] can't use server {name}: it lacks a change of accounts that the \
+                     primary has"
+                );
+                Next::Report(Problem::own(2003, "HY000", message))
             }
             Unusable::TooMany => Next::Report(too_many()),
         }

@@ -1,10 +1,10 @@
 //! What all workers see.
 
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::Relaxed};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering::Relaxed};
 use std::sync::{Arc, OnceLock};
 
 use arc_swap::ArcSwap;
-use pointsman_cluster::{Accounts, Cluster, ServerId};
+use pointsman_cluster::{Accounts, Changes, Cluster, ServerId};
 use pointsman_config::proxy::{Consistency, ProxyConfig};
 use pointsman_session::Level;
 use tokio::sync::mpsc::UnboundedSender;
@@ -39,9 +39,9 @@ pub struct Shared {
     pub own_accounts: Accounts,
     /// Those whose reads have a level of their own.
     pub levels: Accounts,
-    /// How often sessions of ours changed what new connections to servers begin with: see
+    /// When it was changed what new connections to servers begin with: see
     /// [`pointsman_sql::Effects::SERVER_WIDE`].
-    pub server_wide: Arc<AtomicU64>,
+    pub server_wide: Arc<Changes>,
     /// Some server is told which address clients connected to.
     pub tells_destination: bool,
     next_id: AtomicU32,
@@ -69,6 +69,7 @@ impl Shared {
         beside: Option<u32>,
     ) -> Self {
         let servers = config.servers.len();
+        let server_wide = Arc::clone(cluster.changes());
         let rules = config.rules.len();
         let users = config.users.iter();
         let own_accounts =
@@ -91,7 +92,7 @@ impl Shared {
             doubtful,
             own_accounts,
             levels,
-            server_wide: Arc::default(),
+            server_wide,
             tells_destination,
             next_id: AtomicU32::new(beside.unwrap_or_else(|| rand::random_range(0..IDS / 2))),
             beside: AtomicBool::new(beside.is_some()),

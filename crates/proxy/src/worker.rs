@@ -80,6 +80,8 @@ pub struct SessionInfo {
     pub killed: Cell<bool>,
     /// Someone killed the session: what else its client has sent is not run.
     pub ended: Cell<bool>,
+    /// COM_CHANGE_USERs that failed.
+    pub failed_changes: Cell<u8>,
     /// What holds its reads, or what it has, on the primary.
     pub held: Cell<Option<&'static str>>,
     /// An open transaction, and whether it is read-only.

@@ -126,6 +126,49 @@ pub fn sha2_mask(password_nul: &mut [u8], salt: &[u8; SALT]) {
     }
 }
 
+/// How a client gives its whole password: where caching_sha2_password's fast path does not do, and
+/// always in sha256_password. Secret.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub enum Whole<'a> {
+    /// It wants the RSA key first.
+    WantsKey,
+    /// As it is, which TLS protects.
+    Clear(&'a [u8]),
+    /// RSA-encrypted, under [`sha2_mask`].
+    Sealed(&'a [u8]),
+    /// As it is, or something else, where nothing protects it.
+    Exposed,
+    /// Not terminated.
+    Malformed,
+}
+
+/// What a client's answer is when asked for its whole password. `sealed`: the length of what it
+/// encrypts, in bytes.
+#[must_use]
+pub fn whole_password<'a>(
+    answer: &'a [u8],
+    plugin: &str,
+    secure: bool,
+    sealed: usize,
+) -> Whole<'a> {
+    let request = if plugin == SHA256 { SHA256_REQUEST_KEY } else { SHA2_REQUEST_KEY };
+    match answer {
+        [byte] if *byte == request => Whole::WantsKey,
+        [password @ .., 0] if secure => Whole::Clear(password),
+        _ if secure => Whole::Malformed,
+        _ if answer.len() == sealed => Whole::Sealed(answer),
+        _ => Whole::Exposed,
+    }
+}
+
+/// What a client encrypted, decrypted: takes the mask and the NUL at the end away. False: there is no
+/// such password in it.
+#[must_use]
+pub fn unmask_whole(plain: &mut Vec<u8>, salt: &[u8; SALT]) -> bool {
+    sha2_mask(plain, salt);
+    plain.pop() == Some(0)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -161,7 +204,29 @@ mod tests {
         assert!(key.verify_strict(&[8; 32], &signature).is_err());
     }
 
+    #[test]
+    fn a_whole_password_is_taken_as_it_is_over_tls_only() {
+        let of = |answer, secure| whole_password(answer, CACHING_SHA2, secure, 256);
+        assert!(of(b"secret\0", true) == Whole::Clear(b"secret"));
+        assert!(of(b"secret\0", false) == Whole::Exposed);
+        assert!(of(b"secret", true) == Whole::Malformed);
+        assert!(of(b"", true) == Whole::Malformed && of(b"", false) == Whole::Exposed);
+        assert!(of(b"\x02", true) == Whole::WantsKey && of(b"\x02", false) == Whole::WantsKey);
+        assert!(of(&[7; 256], false) == Whole::Sealed(&[7; 256]));
+        // sha256_password has another byte for that.
+        assert!(whole_password(b"\x01", SHA256, false, 256) == Whole::WantsKey);
+        assert!(whole_password(b"\x02", SHA256, false, 256) == Whole::Exposed);
+    }
+
     proptest! {
+        #[test]
+        fn a_masked_password_is_itself_again(password: Vec<u8>, salt: [u8; SALT]) {
+            let mut sent = [&password[..], b"\0"].concat();
+            sha2_mask(&mut sent, &salt);
+            prop_assert!(unmask_whole(&mut sent, &salt));
+            prop_assert_eq!(sent, password);
+        }
+
         #[test]
         fn right_passwords_pass_and_reveal_stage1(password: Vec<u8>, salt: [u8; SALT]) {
             let s1 = native_stage1(&password);

@@ -1,6 +1,7 @@
 //! One connection of a story, and what it sees.
 
 use std::collections::HashMap;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use pointsman_wire::Capabilities;
@@ -8,6 +9,9 @@ use pointsman_wire::Capabilities;
 use super::case::{Action, Param};
 use super::render::{Shape, text};
 use crate::{Raw, ServerError};
+
+/// How long `!closed` waits for that.
+const CLOSES_WITHIN: Duration = Duration::from_secs(4);
 
 /// A reply that was not read yet.
 enum Owed {
@@ -223,7 +227,7 @@ impl Actor {
             }
             Action::Disconnect => *opened = None,
             Action::Closed => {
-                let closed = db.is_closed();
+                let closed = db.is_closed(CLOSES_WITHIN);
                 out.push(if closed { "CLOSED" } else { "STILL OPEN" }.to_owned());
                 *opened = None;
             }

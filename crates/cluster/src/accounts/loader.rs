@@ -1,12 +1,15 @@
-//! Reads the accounts from the databases: every so often, and when somebody asks.
+//! Reads the accounts from the databases: every so often, when somebody asks, and when they were
+//! changed.
 
+use std::hash::{BuildHasher as _, RandomState};
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use mysql_async::Row;
 use serde_json::Value as Json;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
-use super::{Account, Accounts, Method, TlsDemand};
+use super::{Account, Accounts, Method, Retained, TlsDemand};
 use crate::gtid::Flavour;
 use crate::link::{Fields, Link};
 use crate::monitor::Shared;
@@ -19,13 +22,28 @@ pub(crate) async fn run(shared: Arc<Shared>, interval: Duration) {
     let interval = interval.max(MIN_GAP);
     // The first read as soon as it is known whom to ask.
     shared.all_looked_at().await;
-    let mut changes = shared.subscribe();
+    let mut news = shared.subscribe();
     let mut failed = false;
+    let hasher = RandomState::new();
+    // What was read last, and after how many changes.
+    let mut last = None;
     loop {
         let round = shared.account_rounds.begin();
         let begun = Instant::now();
-        let loaded = load(&shared).await;
+        let changes = shared.changes.count();
+        let loaded = load(&shared, changes, &hasher).await;
+        let took = begun.elapsed();
         shared.account_rounds.end(round, ());
+        if let Ok(digest) = loaded {
+            // There is more to an account than who may log in.
+            let differs = last.is_some_and(|(before, of)| before != digest && of == changes);
+            if !differs || shared.changed_elsewhere().await {
+                last = Some((digest, changes));
+            }
+        }
+        let loaded = loaded.map(|_| ());
+        // Not if it was a replica that has not applied them.
+        let complete = loaded.is_ok() && shared.changes.read() >= changes;
         shared.announce_ready();
         match &loaded {
             Err(why) if !failed && !why.is_empty() => {
@@ -39,17 +57,29 @@ pub(crate) async fn run(shared: Arc<Shared>, interval: Duration) {
         failed = loaded.as_ref().is_err_and(|why| failed || !why.is_empty());
         tokio::select! {
             () = shared.account_rounds.asked() => {}
+            () = shared.changes.unread(), if complete => {}
             () = sleep_until(begun + interval) => {}
             // Without accounts nobody can log in: try whenever there is hope.
-            _ = changes.changed(), if loaded.is_err() => {}
+            _ = news.changed(), if loaded.is_err() => {}
         }
-        sleep_until(begun + MIN_GAP).await;
+        tokio::select! {
+            () = sleep_until(begun + MIN_GAP) => {}
+            // Logins wait for this, and whoever changes accounts pays for it; with pauses, though.
+            () = async {
+                shared.changes.unread().await;
+                sleep(took).await;
+            }, if complete => {}
+        }
     }
 }
 
 /// Asks the primary or, lacking one, a replica. Any other server that is up is asked only if nothing
-/// is known yet: it may be a new and empty one.
-async fn load(shared: &Shared) -> Result<(), String> {
+/// is known yet: it may be a new and empty one. `changes`: how many there were before this.
+///
+/// Gives a digest of all that was read.
+async fn load(shared: &Shared, changes: u64, hasher: &RandomState) -> Result<u64, String> {
+    // Before asking: what a replica must have, to have them all.
+    let needed = shared.changes.needed(&shared.writes);
     let snapshot = shared.snapshot();
     let mut servers: Vec<_> = snapshot
         .servers
@@ -67,12 +97,19 @@ async fn load(shared: &Shared) -> Result<(), String> {
         let target = &shared.watched[usize::from(server.id.0)].target;
         let read = async {
             let mut link = target.connect().await?;
-            accounts(&mut link).await
+            accounts(&mut link, hasher).await
         };
+        let has_all = server.role == Role::Primary
+            || needed.as_ref().is_ok_and(|needed| {
+                needed.as_deref().is_none_or(|needed| server.live.has_applied(needed))
+            });
         match timeout(shared.timeout(), read).await {
-            Ok(Ok(accounts)) => {
+            Ok(Ok((accounts, digest))) => {
                 shared.publish_accounts(accounts);
-                return Ok(());
+                if has_all {
+                    shared.changes.were_read(changes);
+                }
+                return Ok(digest);
             }
             Ok(Err(error)) => why = format!("{}: {error}", server.name),
             Err(_) => why = format!("{}: no answer in time", server.name),
@@ -81,7 +118,10 @@ async fn load(shared: &Shared) -> Result<(), String> {
     Err(why)
 }
 
-async fn accounts(link: &mut Link) -> Result<Accounts, mysql_async::Error> {
+async fn accounts(
+    link: &mut Link,
+    hasher: &RandomState,
+) -> Result<(Accounts, u64), mysql_async::Error> {
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     if link.flavour() == Flavour::MariaDb {
         let lifetime = link.rows("SELECT @@global.default_password_lifetime AS days").await;
@@ -91,15 +131,22 @@ async fn accounts(link: &mut Link) -> Result<Accounts, mysql_async::Error> {
             .unwrap_or(0);
         // Before 10.4 there is no such table.
         if let Ok(rows) = link.rows("SELECT User, Host, Priv FROM mysql.global_priv").await {
-            return Ok(Accounts::new(rows.iter().filter_map(|row| {
+            let accounts = Accounts::new(rows.iter().filter_map(|row| {
                 let row = Fields(row);
                 let text = |name: &str| row.text(&[name]).unwrap_or_default();
                 from_global_priv(text("User"), text("Host"), &text("Priv"), lifetime, now)
-            })));
+            }));
+            return Ok((accounts, digest(&rows, hasher)));
         }
     }
     let rows = link.rows("SELECT * FROM mysql.user").await?;
-    Ok(Accounts::new(rows.iter().filter_map(|row| from_user_table(&Fields(row)))))
+    let accounts = Accounts::new(rows.iter().filter_map(|row| from_user_table(&Fields(row))));
+    Ok((accounts, digest(&rows, hasher)))
+}
+
+/// Of all their columns, in whatever order the rows come.
+fn digest(rows: &[Row], hasher: &RandomState) -> u64 {
+    rows.iter().map(|row| hasher.hash_one(Fields(row).all())).fold(0, u64::wrapping_add)
 }
 
 /// One line of MariaDB's `mysql.global_priv`; `None` for roles.
@@ -148,6 +195,7 @@ pub fn from_global_priv(
         methods,
         locked: json["account_locked"].as_bool() == Some(true),
         counts_failures: false,
+        retained: Retained::default(),
         expired: changed == Some(0) || lifetime > 0 && age_days >= lifetime,
         tls: match json["ssl_type"].as_u64() {
             None | Some(0) => TlsDemand::None,
@@ -175,6 +223,7 @@ fn from_user_table(row: &Fields<'_>) -> Option<Account> {
     let secret = Some(row.bytes("authentication_string").unwrap_or_default())
         .filter(|secret| !secret.is_empty())
         .or_else(|| row.bytes("Password"));
+    let attributes: Json = serde_json::from_str(&text("User_attributes")).unwrap_or_default();
     Some(Account {
         user: text("User"),
         host: text("Host"),
@@ -184,8 +233,8 @@ fn from_user_table(row: &Fields<'_>) -> Option<Account> {
         }],
         locked: text("account_locked") == "Y",
         expired: text("password_expired") == "Y",
-        counts_failures: serde_json::from_str(&text("User_attributes"))
-            .is_ok_and(|attributes: Json| attributes["Password_locking"].is_object()),
+        counts_failures: attributes["Password_locking"].is_object(),
+        retained: Retained(attributes["additional_password"].as_str().unwrap_or("").into()),
         tls: match &*text("ssl_type") {
             "" => TlsDemand::None,
             "ANY" => TlsDemand::Tls,

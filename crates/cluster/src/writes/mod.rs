@@ -103,6 +103,15 @@ pub struct Astray(u64);
 impl Astray {
     /// One that is never found.
     pub const FOR_GOOD: Self = Self(u64::MAX);
+
+    /// From 1 on; those with greater numbers are newer.
+    pub(crate) fn number(self) -> u64 {
+        self.0
+    }
+
+    pub(crate) fn numbered(number: u64) -> Self {
+        Self(number)
+    }
 }
 
 /// Something that may change the schema is under way, until this is dropped.
