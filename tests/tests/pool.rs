@@ -284,6 +284,41 @@ fn what_changes_for_new_connections_holds_for_the_next_session() {
 }
 
 #[test]
+fn what_was_inserted_last_outlives_the_connection_to_the_primary() {
+    let site = site("");
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY, v INT)").unwrap();
+    let cut = || {
+        let ids = "SELECT id FROM information_schema.processlist WHERE user = 'app'";
+        for id in site.primary().client_sql(ids).unwrap().lines() {
+            // It may have gone by itself.
+            let _ = site.primary().client_sql(&format!("KILL {id}"));
+        }
+        wait_until("it is gone", LONG, || Ok(open(site.primary()) == 0)).unwrap();
+    };
+    let last = |db: &mut Raw| db.one("SELECT LAST_INSERT_ID()").unwrap();
+    db.query("INSERT INTO t (v) VALUES (5), (6)").unwrap();
+    cut();
+    assert_eq!(last(&mut db), "1");
+    db.query("UPDATE t SET v = 7").unwrap();
+    cut();
+    assert_eq!(last(&mut db), "1", "an update leaves it");
+    db.query("BEGIN").unwrap();
+    db.query("INSERT INTO t (v) VALUES (7)").unwrap();
+    db.query("COMMIT").unwrap();
+    cut();
+    assert_eq!(last(&mut db), "3");
+    // What is repeated finds what it found before.
+    db.query("BEGIN").unwrap();
+    assert_eq!(last(&mut db), "3");
+    db.query("INSERT INTO t (v) VALUES (8)").unwrap();
+    cut();
+    assert_eq!(last(&mut db), "4");
+    db.query("COMMIT").unwrap();
+    assert_eq!(db.one("SELECT COUNT(*) FROM t").unwrap(), "4");
+}
+
+#[test]
 fn what_was_inserted_last_goes_along_with_the_session() {
     let site = Site::with(Setup {
         config: "workers = 1\n[pool]\nmax_connections = 1\nwait_timeout = \"2s\"\n".into(),

@@ -2,13 +2,14 @@
 //! ([`crate::connect`]), there and back ([`crate::exchange`]), and what if that fails.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use pointsman_cluster::ServerId;
 use pointsman_session::{Lost, Refusal, Target, Why};
 use pointsman_sql::{Class, Effects, Reason, Route};
 use pointsman_wire::{BoundTypes, Capabilities, Expect, HEADER, Status, err_packet, write_packet};
 use smallvec::SmallVec;
+use tokio::time::timeout;
 
 use crate::backend::{Backend, Broken};
 use crate::buffers::Buffer;
@@ -150,7 +151,8 @@ impl Client {
             return self.report(problem, 1).await;
         }
         let watched = self.watch_transaction(&job);
-        let mut on_primary = false;
+        // What a replica said that the primary may know better. Without a primary it is the answer.
+        let mut refused: Option<Vec<u8>> = None;
         let mut sent_again = 0;
         let mut attempts = 0;
         let mut excluded: SmallVec<[ServerId; 4]> = SmallVec::new();
@@ -175,15 +177,15 @@ impl Client {
                 return self.report(problem, 1).await;
             }
             let anywhere = matches!(decision.target, Target::Replica | Target::AnySession);
-            let choice = match on_primary {
-                false => self.choose(&decision, &job, &excluded).await,
-                true => self.primary(None).await,
+            let choice = match refused {
+                None => self.choose(&decision, &job, &excluded).await,
+                Some(_) => self.primary(None).await,
             };
             let choice = match choice {
                 Ok(choice) => choice,
                 Err(problem) => {
                     self.skip(request, end).await?;
-                    return self.report(problem, 1).await;
+                    return self.report(refused.map_or(problem, Problem::Server), 1).await;
                 }
             };
             let server = choice.server;
@@ -195,6 +197,10 @@ impl Client {
                         Next::Again => continue,
                         Next::Report(problem) => {
                             self.skip(request, end).await?;
+                            let problem = match (problem, refused) {
+                                (Problem::Own { .. }, Some(refused)) => Problem::Server(refused),
+                                (problem, _) => problem,
+                            };
                             return self.report(problem, 1).await;
                         }
                         Next::End(problem) => {
@@ -250,7 +256,7 @@ impl Client {
                     if !asks {
                         return self.report(Problem::Server(payload), 1).await;
                     }
-                    on_primary = true;
+                    refused = Some(payload);
                 }
                 Err(Failure::ReadOnly) => {
                     // Nothing was done. Another is, or will be, the primary.
@@ -352,6 +358,9 @@ impl Client {
                 return Err(End::Broken);
             }
         }
+        if outcome.error.is_none() && self.may_release(job) && is_closed(&mut backend).await {
+            return Err(End::Broken);
+        }
         self.backends.push(backend);
         // Not all that change it say so: INSERT ... RETURNING, LAST_INSERT_ID(n), procedures.
         let verdict = &job.statement.verdict;
@@ -361,7 +370,7 @@ impl Client {
                 && verdict.class != Class::Session
                 && job.executes()
         {
-            self.session.note_insert();
+            self.session.note_insert(insert_id_told(job, outcome.insert_id));
         }
         self.finish(job, server, outcome);
         if outcome.error.is_none() && end != 0 && sets_names(job) {
@@ -373,6 +382,14 @@ impl Client {
         self.account(job, choice.primary, server, began, outcome.error);
         self.show();
         Ok(())
+    }
+
+    /// Whether the server may end the connection after this, as it does after `COMMIT RELEASE`.
+    fn may_release(&self, job: &Job) -> bool {
+        job.executes()
+            && job.statement.verdict.effects.contains(Effects::END)
+            && (names(&job.statement, b"release")
+                || self.session.variables().get(b"completion_type") == Some(b"RELEASE"))
     }
 
     /// A server could not be used for a command of which nothing was sent.
@@ -548,6 +565,12 @@ fn read_only() -> Problem {
     Problem::own(1290, "HY000", message)
 }
 
+/// Whether the server ends the connection now, which it does at once if at all.
+async fn is_closed(backend: &mut Backend) -> bool {
+    let _ = timeout(Duration::from_millis(500), backend.socket.readable()).await;
+    backend.socket.is_stale()
+}
+
 /// How often a read is sent once more after a server died under it.
 const MOST_RESENDS: u32 = 2;
 
@@ -559,6 +582,35 @@ fn may_outlast_reset(statement: &Statement) -> bool {
         || verdict.reason == Reason::SetStatement
         || verdict.effects.contains(Effects::HIDDEN_CODE)
             && verdict.reason != Reason::UnknownFunction
+}
+
+/// What a statement's answer, with this id in its OK, says of `LAST_INSERT_ID()` by now; 0: it is as
+/// before; `None`: it may be anything, since code that does not show, several statements and results
+/// instead of an OK say less. (The id that a statement named itself is told, too, though it leaves
+/// `LAST_INSERT_ID()` alone.)
+fn insert_id_told(job: &Job, told: u64) -> Option<u64> {
+    let verdict = &job.statement.verdict;
+    let hidden = Effects::HIDDEN_CODE | Effects::MULTI | Effects::TEXT_PREPARE;
+    if verdict.effects.intersects(hidden) || job.bulk {
+        return None;
+    }
+    let sets = |name: &[u8]| names(&job.statement, name);
+    match verdict.class {
+        Class::Write if told != 0 => Some(told),
+        Class::Write => (!sets(b"returning")).then_some(0),
+        // `LAST_INSERT_ID(n)` sets it.
+        Class::Read => (!sets(b"last_insert_id") || only_asks(&job.statement)).then_some(0),
+        _ => None,
+    }
+}
+
+/// Whether `LAST_INSERT_ID` has nothing between its parentheses, wherever it stands in the text.
+fn only_asks(statement: &Statement) -> bool {
+    let text = statement.text.to_ascii_lowercase();
+    text.split("last_insert_id").skip(1).all(|rest| {
+        let inside = rest.trim_start().strip_prefix('(');
+        inside.is_some_and(|inside| inside.trim_start().starts_with(')'))
+    })
 }
 
 /// Whether it may have changed what servers report to us.

@@ -104,6 +104,10 @@ pub struct Session {
     inserted: bool,
     /// `LAST_INSERT_ID()` as it was when the last connection to the primary was given up.
     insert_id: u64,
+    /// What it is by the answers that the client got since; 0 if they do not tell.
+    told_id: u64,
+    /// The same before the open transaction.
+    told_before: u64,
 }
 
 impl Session {
@@ -124,6 +128,8 @@ impl Session {
             answers_gone: false,
             inserted: false,
             insert_id: 0,
+            told_id: 0,
+            told_before: 0,
         }
     }
 
@@ -262,6 +268,7 @@ impl Session {
         self.transaction = status.contains(Status::IN_TRANSACTION).then_some(server);
         if was_open != self.transaction.is_some() {
             self.begun_with = None;
+            self.told_before = self.told_id;
             // What SET TRANSACTION said was for this one.
             self.unpin(Pin::NextTransaction);
             if was_open {
@@ -342,6 +349,7 @@ impl Session {
     /// A statement committed the open transaction and began another.
     pub fn began_anew(&mut self) {
         self.begun_with = None;
+        self.told_before = self.told_id;
     }
 
     fn keep_variables(&mut self) {
@@ -365,9 +373,17 @@ impl Session {
         self.answers_gone = true;
     }
 
-    /// A statement ran on the primary that may have changed what `LAST_INSERT_ID()` is there.
-    pub fn note_insert(&mut self) {
+    /// A statement ran on the primary that may have changed what `LAST_INSERT_ID()` is there. `told`:
+    /// the id that its OK named, 0 if none; `None` if there is more to it than the OK says.
+    pub fn note_insert(&mut self, told: Option<u64>) {
         self.inserted = true;
+        match told {
+            Some(0) => {}
+            told => self.told_id = told.unwrap_or(0),
+        }
+        if self.transaction.is_none() {
+            self.told_before = self.told_id;
+        }
     }
 
     /// Whether `LAST_INSERT_ID()` must be asked for before the connection to `server` is given up:
@@ -381,6 +397,8 @@ impl Session {
     pub fn keep_insert_id(&mut self, id: u64) {
         self.inserted = false;
         self.insert_id = id;
+        self.told_id = id;
+        self.told_before = id;
     }
 
     /// What `LAST_INSERT_ID()` must be on a new connection to the primary; 0 if nothing was inserted.
@@ -421,6 +439,10 @@ impl Session {
 
     /// The connection to `server` is gone.
     pub fn lost(&mut self, server: Server) -> Lost {
+        if self.transaction == Some(server) {
+            // What it inserted is gone, or will be inserted again.
+            self.told_id = self.told_before;
+        }
         let lost = if self.transaction == Some(server) {
             Lost::Transaction
         } else if self.primary == Some(server) {
@@ -437,7 +459,8 @@ impl Session {
         }
         if self.may_know_insert_id(server) {
             // It went with the connection, and made void what was kept.
-            self.insert_id = 0;
+            self.insert_id = self.told_id;
+            self.inserted = false;
         }
         lost
     }
