@@ -2,8 +2,13 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::time::Instant;
+
 use mysql_async::prelude::Queryable;
-use pointsman_tests::{APP_PASSWORD, APP_USER, Node, Raw, ServerError, Site};
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
+use pointsman_tests::{
+    APP_PASSWORD, APP_USER, LONG, Node, Raw, ServerError, Setup, Site, wait_until,
+};
 
 /// COM_STMT_EXECUTE's argument with parameters of type BIGINT.
 fn execute(id: u32, flags: u8, params: &[i64]) -> Vec<u8> {
@@ -214,10 +219,8 @@ fn thousands_of_statements_leave_none_behind_on_the_servers() {
     }
     drop(db);
     for node in site.sandbox.nodes() {
-        pointsman_tests::wait_until("statements are closed", pointsman_tests::LONG, || {
-            Ok(node.status("Prepared_stmt_count")? < 100)
-        })
-        .unwrap();
+        wait_until("statements are closed", LONG, || Ok(node.status("Prepared_stmt_count")? < 100))
+            .unwrap();
     }
 }
 
@@ -257,23 +260,69 @@ fn more_statements_than_the_servers_have_room_for() {
     }
     db.query("COMMIT").unwrap();
     check("after executions on both servers");
-    // One each on many connections, all of them open.
-    let mut many: Vec<_> = (0..300)
+    drop(db);
+    for (node, before) in site.sandbox.nodes().iter().zip(before) {
+        wait_until("statements are closed", LONG, || {
+            Ok(node.status("Prepared_stmt_count")? <= before)
+        })
+        .unwrap();
+    }
+}
+
+/// Ten thousand clients over a hundred connections to each server, which have room for two statements on
+/// each: `cargo test --release -p pointsman-tests --test prepared -- --ignored --nocapture`
+#[test]
+#[ignore = "wants 10,000 open files in each of two processes, and half a minute"]
+fn one_statement_each_on_ten_thousand_connections() {
+    one_statement_each(10_000);
+}
+
+#[test]
+fn one_statement_each_on_a_thousand_connections() {
+    one_statement_each(1000);
+}
+
+fn one_statement_each(clients: usize) {
+    const ROOM: u64 = 200;
+    let (_, hard) = getrlimit(Resource::RLIMIT_NOFILE).unwrap();
+    setrlimit(Resource::RLIMIT_NOFILE, hard, hard).unwrap();
+    assert!(hard as usize > clients + 1000, "the limit on open files is {hard}");
+    let site = Site::with(Setup {
+        config: "workers = 2\n[pool]\nmax_connections = 100\nwait_timeout = \"30s\"\n".into(),
+        server_args: vec![
+            "--max-connections=500".into(),
+            format!("--max-prepared-stmt-count={ROOM}"),
+        ],
+        ..Setup::default()
+    });
+    filled(&site, 1);
+    site.sandbox.wait_caught_up().unwrap();
+    let open = |node: &Node| node.status("Prepared_stmt_count").unwrap();
+    let before: Vec<_> = site.sandbox.nodes().iter().map(open).collect();
+    let begin = Instant::now();
+    let mut all: Vec<_> = (0..clients)
         .map(|i| {
             let mut db = Raw::connect(site.port()).unwrap();
             let (id, ..) = db.prepare(&format!("SELECT {i} + ? FROM t")).unwrap();
             (db, id)
         })
         .collect();
+    println!("{clients} clients have a statement each after {:?}", begin.elapsed());
     for round in 0..2 {
-        for (i, (db, id)) in many.iter_mut().enumerate() {
-            run(db, *id, i as i64);
+        let mut most = 0;
+        for (i, (db, id)) in all.iter_mut().enumerate() {
+            db.command(0x17, &execute(*id, 0, &[1])).unwrap();
+            assert_eq!(number(&db.result().unwrap().0[0]), i as i64 + 1);
+            if i % 500 == 0 {
+                most = site.sandbox.nodes().iter().map(open).max().unwrap().max(most);
+            }
         }
-        check(&format!("in round {round} of many connections"));
+        println!("round {round}: {:?}, {most} statements on a server", begin.elapsed());
+        assert!(most <= ROOM, "{most}");
     }
-    drop((db, many));
+    drop(all);
     for (node, before) in site.sandbox.nodes().iter().zip(before) {
-        pointsman_tests::wait_until("statements are closed", pointsman_tests::LONG, || {
+        wait_until("statements are closed", LONG, || {
             Ok(node.status("Prepared_stmt_count")? <= before)
         })
         .unwrap();
