@@ -370,7 +370,9 @@ impl Client {
                 && verdict.class != Class::Session
                 && job.executes()
         {
-            self.session.note_insert(insert_id_told(job, outcome.insert_id));
+            let matters = outcome.insert_id != 0 || self.session.was_told_insert_id();
+            let told = matters.then(|| insert_id_told(job, outcome.insert_id)).flatten();
+            self.session.note_insert(told);
         }
         self.finish(job, server, outcome);
         if outcome.error.is_none() && end != 0 && sets_names(job) {

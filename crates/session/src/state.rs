@@ -386,6 +386,12 @@ impl Session {
         }
     }
 
+    /// Whether answers have told the client what `LAST_INSERT_ID()` is.
+    #[must_use]
+    pub fn was_told_insert_id(&self) -> bool {
+        self.told_id != 0
+    }
+
     /// Whether `LAST_INSERT_ID()` must be asked for before the connection to `server` is given up:
     /// see [`Session::keep_insert_id`].
     #[must_use]
