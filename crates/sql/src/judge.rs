@@ -219,7 +219,12 @@ fn statement(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
         Kw::Prepare | Kw::Deallocate | Kw::Execute => session::text_prepare(toks, flavour),
         Kw::Drop if second == Kw::Prepare => session::text_prepare(toks, flavour),
         Kw::Lock | Kw::Unlock => {
-            let lock = if kw == Kw::Lock { Effects::LOCK } else { Effects::UNLOCK };
+            let lock = match kw {
+                Kw::Lock => Effects::LOCK,
+                _ if toks.len() == 2 => Effects::UNLOCK,
+                // `UNLOCK TABLE t` is an error, and unlocks nothing.
+                _ => Effects::empty(),
+            };
             primary(Class::Session, Reason::TableLock, lock)
         }
         Kw::Handler => {
