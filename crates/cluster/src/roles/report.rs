@@ -109,7 +109,9 @@ impl Topology {
         let channel = match (toward, reference) {
             (Some(channel), _) => channel,
             (None, _) if report.channels.is_empty() => {
-                let why = "read-only, and replicates from nobody".to_owned();
+                // At the start a server may have to wait until the others have been looked at.
+                let is = if report.read_only { "read-only" } else { "writable" };
+                let why = format!("{is}, and replicates from nobody");
                 return (Role::Standalone, None, why);
             }
             (None, reference) => {
@@ -243,6 +245,15 @@ pub(super) fn same(old: &Snapshot, new: &Snapshot) -> bool {
         })
 }
 
+/// Whether `server` can be written to beside another one that can.
+fn is_rival(snapshot: &Snapshot, server: &Server) -> bool {
+    let writable =
+        |s: &&Server| s.role == Role::Standalone && s.read_only == Some(false) && !s.kept_out;
+    snapshot.group.is_none()
+        && writable(&server)
+        && (snapshot.primary.is_some() || snapshot.servers.iter().filter(writable).count() > 1)
+}
+
 /// What people should be told of the way from `old` to `new`.
 pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
     let mut events = Vec::new();
@@ -306,10 +317,7 @@ pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
             };
             tell("admin_state", text);
         }
-        let rival =
-            |s: &Server| s.role == Role::Standalone && s.read_only == Some(false) && !s.kept_out;
-        let rival = |s: &Server| new.group.is_none() && rival(s);
-        if rival(b) && !rival(a) {
+        if is_rival(new, b) && !is_rival(old, a) {
             tell("two_writable", format!("{name} is {why}"));
         }
     }

@@ -394,6 +394,17 @@ fn two_writable_servers_without_replicas_are_no_primary() {
 }
 
 #[test]
+fn a_healthy_primary_is_never_called_one_of_two() {
+    for first in 0..3 {
+        let mut w = World::new(3);
+        w.look(first);
+        w.look_all();
+        assert_eq!(w.primary(), Some(1));
+        assert!(!w.told("two_writable"));
+    }
+}
+
+#[test]
 fn at_the_first_look_replicas_show_which_of_two_is_the_primary() {
     let mut w = World::new(3);
     w.machines[2] = Machine { read_only: false, source: None, ..w.machines[2].clone() };
