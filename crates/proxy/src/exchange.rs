@@ -193,7 +193,9 @@ impl Client {
             && (HEADER..=MOST_MARKED).contains(&end)
             && job.statement.verdict.reason == Reason::WriteKeyword
             && self.touched.logged_as_sent()
-            && self.config().failover.note_statements;
+            && self.config().failover.note_statements
+            // Whoever traces statements is shown them.
+            && self.session.variables().get(b"optimizer_trace").is_none();
         if wanted { backend.marks.next() } else { None }
     }
 

@@ -147,6 +147,9 @@ fn detailed(mut verdict: Verdict, detail: &[u8]) -> Verdict {
     verdict
 }
 
+/// What backups take, and give back: `UNLOCK TABLES` does not, nor these what `LOCK TABLES` has taken.
+const BACKUP_LOCK: Effects = Effects::LOCK.union(Effects::NAMED_LOCK);
+
 /// One statement, not empty, without `;`.
 fn statement(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
     let start = toks.iter().position(|t| t.kind != Kind::Open).unwrap_or(0);
@@ -220,6 +223,7 @@ fn statement(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
         Kw::Drop if second == Kw::Prepare => session::text_prepare(toks, flavour),
         Kw::Lock | Kw::Unlock => {
             let lock = match kw {
+                _ if second == Kw::Instance => BACKUP_LOCK,
                 Kw::Lock => Effects::LOCK,
                 _ if toks.len() == 2 => Effects::UNLOCK,
                 // `UNLOCK TABLE t` is an error, and unlocks nothing.
@@ -253,11 +257,7 @@ fn statement(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
                 detailed(primary(Class::Other, Reason::Administration, effects), b"FLUSH")
             }
         }
-        Kw::Backup => {
-            let end = at(2) == Kw::End || second == Kw::Unlock;
-            let lock = if end { Effects::UNLOCK } else { Effects::LOCK };
-            primary(Class::Other, Reason::TableLock, lock)
-        }
+        Kw::Backup => primary(Class::Other, Reason::TableLock, BACKUP_LOCK),
         Kw::Analyze => analyze(toks, flavour),
         Kw::Create | Kw::Drop | Kw::Truncate | Kw::Alter | Kw::Rename => ddl(toks, flavour),
         Kw::Grant | Kw::Revoke => {

@@ -54,11 +54,11 @@ bitflags! {
         const USER_VAR = 1 << 6;
         /// Changes the default schema.
         const USE = 1 << 7;
-        /// `LOCK TABLES`, `FLUSH TABLES WITH READ LOCK`, `BACKUP STAGE/LOCK`.
+        /// `LOCK TABLES`, `FLUSH TABLES WITH READ LOCK`; with [`Self::NAMED_LOCK`]: a backup's.
         const LOCK = 1 << 8;
-        /// `UNLOCK TABLES`, `BACKUP STAGE END`.
+        /// `UNLOCK TABLES`.
         const UNLOCK = 1 << 9;
-        /// `GET_LOCK()`; held until the session ends or releases it.
+        /// `GET_LOCK()`, and what only backups take; held until the session ends or releases it.
         const NAMED_LOCK = 1 << 10;
         /// Creates a temporary table or sequence; its name is in [`Verdict::tables`].
         const CREATE_TEMPORARY = 1 << 11;
