@@ -8,8 +8,6 @@
 // The peer is told again of a connection that goes on.
 #define TELL_EVERY 60000000000ll
 
-#define SECOND 1000000000ull
-
 // ns of CLOCK_MONOTONIC, within a tick of the kernel's: asking for the exact time costs as much as
 // all the rest.
 static __always_inline __u64 about_now(const struct settings *set)
@@ -234,6 +232,7 @@ static __always_inline struct real *route(struct packet *p, int kind, __u32 *ind
 	struct settings *set = bpf_map_lookup_elem(&settings, &zero);
 	struct fragment_key key = {};
 	struct service *service;
+	struct recent *recently;
 	struct real *real;
 	int may_begin;
 	__u64 now;
@@ -242,6 +241,12 @@ static __always_inline struct real *route(struct packet *p, int kind, __u32 *ind
 	if (!set || !may_be_ours || !*may_be_ours)
 		return 0;
 	now = about_now(set);
+	recently = recent_place(p, kind);
+	if (recently) {
+		real = recent_real(p, recently, now, index);
+		if (real)
+			return real;
+	}
 	if (kind == FRAGMENT || p->first) {
 		fragment_key(&key, p);
 		real = fragment_real(&key, index);
@@ -254,6 +259,8 @@ static __always_inline struct real *route(struct packet *p, int kind, __u32 *ind
 			return real;
 	}
 	real = known_real(p, kind, now, index);
+	if (real && recently)
+		keep_recent(p, recently, real, *index, now);
 	if (!real) {
 		service = find_service(&p->flow);
 		if (!service)

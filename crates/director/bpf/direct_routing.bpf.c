@@ -38,6 +38,7 @@
 #include "tables.h"
 #include "schedule.h"
 #include "packet.h"
+#include "recent.h"
 #include "connection.h"
 
 // Not ours: on to the next program, or to this host.

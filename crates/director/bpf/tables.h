@@ -45,6 +45,8 @@ struct service_key {
 
 #define ADDRESSES 4096    // a power of two
 
+#define SECOND 1000000000ull
+
 struct service {
 	__u32 base;       // first slot
 	__u32 slots;      // 0: no real server
