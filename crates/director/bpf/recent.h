@@ -26,16 +26,24 @@ struct recent {
 
 TABLE(recent, PERCPU_ARRAY, RECENT, __u32, struct recent);
 
-// Its place in the table; null: it is none of those that are looked for there.
+// Its place in the table; null: it is none of those that are looked for there. What begins or ends a
+// connection also ends what was known: the next one from the same port may have another server.
 static __always_inline struct recent *recent_place(const struct packet *p, int kind)
 {
 	__u32 ports = (__u32)p->flow.client_port << 16 | p->flow.vip_port;
 	__u32 at = (p->flow.client.word[3] ^ ports * 0x9e3779b1u) * 0x85ebca6bu >> 20;
 
+	struct recent *r;
+
 	if (kind != PLAIN || p->flow.family != AF_INET || p->flow.protocol != IPPROTO_TCP ||
-	    p->first || p->tcp & (TCP_SYN | TCP_FIN | TCP_RST))
+	    p->first)
 		return 0;
-	return bpf_map_lookup_elem(&recent, &at);
+	r = bpf_map_lookup_elem(&recent, &at);
+	if (r && p->tcp & (TCP_SYN | TCP_FIN | TCP_RST)) {
+		r->since = 0;
+		return 0;
+	}
+	return r;
 }
 
 static __always_inline struct real *recent_real(const struct packet *p, const struct recent *r,
