@@ -63,6 +63,9 @@ const ARRIVAL: Duration = Duration::from_millis(4);
 const BUSY: Duration = Duration::from_millis(80);
 /// How long a statement that waits for others is given before those are cut off.
 const PATIENCE: Duration = Duration::from_millis(200);
+/// A replica that stops for so long has waited for a source that does not answer: see
+/// [`Hands::stop_fetching`], where a second is set for that.
+const STOP_TRIES: Duration = Duration::from_millis(900);
 /// How long replication may take to run.
 const RUNNING: Duration = Duration::from_secs(4);
 
@@ -175,10 +178,13 @@ impl Hands {
         {
             return Ok(Outcome::Reached(heard));
         }
+        let begun = Instant::now();
         self.stop_fetching(&words).await?;
+        // A semi-synchronous replica of MariaDB connects to its source to stop: it tried in vain already.
+        let patience = if begun.elapsed() < STOP_TRIES { PATIENCE } else { PATIENCE / 4 };
         self.run(&words.start_fetching()).await?;
         let begun = Instant::now();
-        while begun.elapsed() < PATIENCE {
+        while begun.elapsed() < patience {
             sleep(POLL).await;
             let report = self.report().await?;
             if report.channels.iter().any(|channel| channel.io == IoThread::Running) {
