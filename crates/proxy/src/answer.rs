@@ -10,7 +10,7 @@ use pointsman_wire::{Capabilities, put_lenenc, put_lenenc_bytes, write_packet};
 
 use crate::client::{Client, End};
 use crate::fate::Done;
-use crate::route::{Job, Kind};
+use crate::job::{Job, Kind};
 
 /// What an OK says.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]

@@ -7,7 +7,7 @@ use tokio::time::timeout;
 
 use crate::choose::Choice;
 use crate::client::Client;
-use crate::route::Problem;
+use crate::problem::Problem;
 use crate::stats::ToPrimary;
 use crate::worker::Worker;
 

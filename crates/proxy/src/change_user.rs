@@ -9,8 +9,8 @@ use crate::client::{Client, End};
 use crate::credentials::Credentials;
 use crate::login;
 use crate::prepared::Prepared;
+use crate::problem::Problem;
 use crate::reporting::Reporting;
-use crate::route::Problem;
 use crate::worker::{Waiting, Worker};
 
 /// How many may fail in a session: so many passwords can be guessed in it. (MariaDB's number.)

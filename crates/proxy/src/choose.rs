@@ -11,8 +11,9 @@ use pointsman_sql::{Class, Hint, Reason, Route, Tables};
 use smallvec::SmallVec;
 
 use crate::client::Client;
+use crate::job::{Job, Kind};
 use crate::pick::{self, Wanted};
-use crate::route::{Job, Kind, Problem};
+use crate::problem::Problem;
 use crate::stats::ToPrimary;
 
 /// A server chosen for a statement.

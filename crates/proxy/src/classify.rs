@@ -6,7 +6,7 @@ use pointsman_sql::{Class, Dialect, Effects, Flavour, Hint, Reason, Table, Table
 use pointsman_wire::{Capabilities, HEADER, Malformed, Status, attributes, write_packet};
 
 use crate::client::Client;
-use crate::route::Job;
+use crate::job::Job;
 use crate::seldom::warn_seldom;
 use crate::worker::Statement;
 

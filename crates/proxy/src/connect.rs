@@ -12,10 +12,11 @@ use smallvec::SmallVec;
 
 use crate::backend::{Backend, Broken, ConnectError, Here, error_code};
 use crate::client::Client;
+use crate::job::{Job, Kind};
 use crate::pool::{self, Taken};
 use crate::prepared::Context;
+use crate::problem::Problem;
 use crate::room;
-use crate::route::{Job, Kind, Problem};
 use crate::seldom::warn_seldom;
 use crate::worker::{Place, Waiting};
 

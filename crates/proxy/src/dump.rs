@@ -15,7 +15,8 @@ use crate::backend::{Backend, Broken};
 use crate::buffers::Buffer;
 use crate::client::{Client, End};
 use crate::connect::Unusable;
-use crate::route::{Job, Kind, Problem};
+use crate::job::{Job, Kind};
+use crate::problem::Problem;
 use crate::worker::Waiting;
 
 /// What `pointsman sessions` says of such a session.

@@ -16,11 +16,11 @@ use crate::backend::{Backend, Broken, Here};
 use crate::buffers::Buffer;
 use crate::client::Client;
 use crate::fate::{Commit, Mark, commits};
+use crate::job::{Job, Kind};
 use crate::prepared::{Context, Prepared, PreparedStatement};
 use crate::processlist;
 use crate::relay::{Failure, Outcome, Sink, Watcher, relay};
 use crate::room;
-use crate::route::{Job, Kind};
 use crate::statement::execute_packet;
 use crate::worker::Worker;
 

@@ -13,7 +13,8 @@ use crate::backend::{Backend, Broken, Login, error_code};
 use crate::buffers::Buffer;
 use crate::client::{Client, End};
 use crate::credentials::Credentials;
-use crate::route::{Job, Problem};
+use crate::job::Job;
+use crate::problem::Problem;
 use crate::worker::{Ask, SessionInfo};
 
 /// Which sessions are meant.

@@ -18,7 +18,8 @@ use crate::backend::Backend;
 use crate::buffers::Buffer;
 use crate::client::Client;
 use crate::fate::{Fate, Inquiry, is_logged_as_sent};
-use crate::route::{Job, Kind, Problem};
+use crate::job::{Job, Kind};
+use crate::problem::Problem;
 
 /// How a server was lost.
 pub struct Broke {

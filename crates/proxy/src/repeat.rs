@@ -12,9 +12,10 @@ use crate::backend::Backend;
 use crate::buffers::Buffer;
 use crate::client::Client;
 use crate::connect::Unusable;
+use crate::job::{Job, Kind};
 use crate::prepared::LongData;
+use crate::problem::Problem;
 use crate::relay::{Failure, Outcome};
-use crate::route::{Job, Kind, Problem};
 use crate::stats::Repeated;
 use crate::worker::{Statement, Waiting};
 
@@ -248,7 +249,7 @@ impl Client {
                         return Err(self.given_up(backend));
                     }
                     self.finish(job, server, &outcome);
-                    if outcome.error.is_none() && crate::route::sets_names(job) {
+                    if outcome.error.is_none() && crate::job::sets_names(job) {
                         self.session.set_names(&packet[job.text_at..]);
                     }
                 }

@@ -1,13 +1,12 @@
 //! One command's way: to which server ([`crate::choose`]), over which connection
 //! ([`crate::connect`]), there and back ([`crate::exchange`]), and what if that fails.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use pointsman_cluster::ServerId;
 use pointsman_session::{Lost, Refusal, Target, Why};
-use pointsman_sql::{Class, Effects, Reason, Route};
-use pointsman_wire::{BoundTypes, Capabilities, Expect, HEADER, Status, err_packet, write_packet};
+use pointsman_sql::{Class, Effects, Route};
+use pointsman_wire::{Capabilities, Status};
 use smallvec::SmallVec;
 use tokio::time::timeout;
 
@@ -16,116 +15,14 @@ use crate::buffers::Buffer;
 use crate::choose::Choice;
 use crate::client::{Client, End};
 use crate::connect::{Unusable, too_many};
-use crate::prepared::LongData;
+use crate::job::{
+    Job, Kind, insert_id_told, may_outlast_reset, may_stop_tracking, names, sets_names,
+};
+use crate::problem::{Problem, answers_gone, read_only, session_lost};
 use crate::recover::{Broke, Recovered, is_rollback};
 use crate::relay::{Failure, Outcome};
 use crate::room;
-use crate::worker::{Statement, Waiting};
-
-/// What a command is, as far as its way is concerned.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Kind {
-    Query,
-    Prepare,
-    /// With the client's statement id, as in the next four.
-    Execute(u32),
-    Fetch(u32),
-    Reset(u32),
-    InitDb,
-    SetOption(bool),
-    /// Answered by the server used last.
-    LastUsed,
-    Other,
-}
-
-/// One command on its way.
-pub struct Job {
-    pub kind: Kind,
-    pub statement: Arc<Statement>,
-    /// Where the statement begins in the packet, which may carry query attributes before it.
-    pub text_at: usize,
-    /// Instead of the client's own packet.
-    pub packet: Option<Vec<u8>>,
-    /// Variables whose change servers report only because of what is sent instead.
-    pub untold: Vec<Box<[u8]>>,
-    /// The only server that can run it.
-    pub only: Option<ServerId>,
-    pub bulk: bool,
-    /// Its reply is a list of connections, to be told by the clients' ids.
-    pub process_list: bool,
-    /// For an execution: what was sent for it in advance.
-    pub long_data: LongData,
-    /// For an execution that is repeated: the types its packet does not name.
-    pub types: Option<BoundTypes>,
-    /// It was answered before, and is repeated on another server.
-    pub again: bool,
-}
-
-impl Job {
-    pub fn new(kind: Kind, statement: Arc<Statement>) -> Self {
-        Self {
-            kind,
-            statement,
-            text_at: HEADER + 1,
-            packet: None,
-            untold: Vec::new(),
-            only: None,
-            bulk: false,
-            process_list: false,
-            long_data: LongData::default(),
-            types: None,
-            again: false,
-        }
-    }
-
-    pub fn expect(&self, first: u8) -> Expect {
-        match self.kind {
-            Kind::Query => Expect::Results,
-            Kind::Execute(_) => Expect::Executed,
-            Kind::Prepare => Expect::Prepare,
-            Kind::Fetch(_) => Expect::Rows,
-            _ => pointsman_wire::Command::from_byte(first).expect(),
-        }
-    }
-
-    /// The statement's normal form, without what may end it.
-    pub fn bare_text(&self) -> &str {
-        self.statement.text.trim_end_matches([';', ' '])
-    }
-
-    /// Runs something that counts as the session's statement.
-    pub fn executes(&self) -> bool {
-        matches!(self.kind, Kind::Query | Kind::Execute(_))
-    }
-}
-
-/// An error for the client.
-pub enum Problem {
-    Own {
-        code: u16,
-        state: &'static str,
-        message: String,
-    },
-    /// The server's own ERR payload.
-    Server(Vec<u8>),
-}
-
-impl Problem {
-    pub fn packet(&self, out: &mut Vec<u8>, seq: u8) {
-        match self {
-            Self::Own { code, state, message } => {
-                err_packet(out, seq, *code, state, message);
-            }
-            Self::Server(payload) => {
-                write_packet(out, seq, payload);
-            }
-        }
-    }
-
-    pub fn own(code: u16, state: &'static str, message: impl Into<String>) -> Self {
-        Self::Own { code, state, message: message.into() }
-    }
-}
+use crate::worker::Waiting;
 
 impl Client {
     /// Sends a command where it belongs and relays the reply. What a server's death leaves undone is
@@ -549,24 +446,6 @@ enum Next {
     End(Problem),
 }
 
-/// The session can't go on as if nothing had happened: it ends, as a server would end it.
-fn session_lost(what: &str) -> Problem {
-    let message = format!("[PM2004] the connection to the server was lost, and with it {what}");
-    Problem::own(2013, "HY000", message)
-}
-
-fn answers_gone() -> Problem {
-    let message = "[PM2012] the connection that ran the last statement is gone, and with it the answer \
-                   to this: its server died, or it went to another session since `max_connections` in \
-                   [pool] is short of what is needed";
-    Problem::own(1105, "HY000", message)
-}
-
-fn read_only() -> Problem {
-    let message = "[PM2001] there is no primary to write to: the server became read-only";
-    Problem::own(1290, "HY000", message)
-}
-
 /// Whether the server ends the connection now, which it does at once if at all.
 async fn is_closed(backend: &mut Backend) -> bool {
     let _ = timeout(Duration::from_millis(500), backend.socket.readable()).await;
@@ -575,64 +454,3 @@ async fn is_closed(backend: &mut Backend) -> bool {
 
 /// How often a read is sent once more after a server died under it.
 const MOST_RESENDS: u32 = 2;
-
-/// Whether it may be, or hide, an `XA PREPARE` or `SET ROLE`. Stored functions can't do that.
-fn may_outlast_reset(statement: &Statement) -> bool {
-    let verdict = &statement.verdict;
-    verdict.effects.intersects(Effects::XA | Effects::SET_OTHER | Effects::TEXT_PREPARE)
-        // `SET STATEMENT ... FOR` may have any other behind it.
-        || verdict.reason == Reason::SetStatement
-        || verdict.effects.contains(Effects::HIDDEN_CODE)
-            && verdict.reason != Reason::UnknownFunction
-}
-
-/// What a statement's answer, with this id in its OK, says of `LAST_INSERT_ID()` by now; 0: it is as
-/// before; `None`: it may be anything, since code that does not show, several statements and results
-/// instead of an OK say less. (The id that a statement named itself is told, too, though it leaves
-/// `LAST_INSERT_ID()` alone.)
-fn insert_id_told(job: &Job, told: u64) -> Option<u64> {
-    let verdict = &job.statement.verdict;
-    let hidden = Effects::HIDDEN_CODE | Effects::MULTI | Effects::TEXT_PREPARE;
-    if verdict.effects.intersects(hidden) || job.bulk {
-        return None;
-    }
-    let sets = |name: &[u8]| names(&job.statement, name);
-    match verdict.class {
-        Class::Write if told != 0 => Some(told),
-        Class::Write => (!sets(b"returning")).then_some(0),
-        // `LAST_INSERT_ID(n)` sets it.
-        Class::Read => (!sets(b"last_insert_id") || only_asks(&job.statement)).then_some(0),
-        _ => None,
-    }
-}
-
-/// Whether `LAST_INSERT_ID` has nothing between its parentheses, wherever it stands in the text.
-fn only_asks(statement: &Statement) -> bool {
-    let text = statement.text.to_ascii_lowercase();
-    text.split("last_insert_id").skip(1).all(|rest| {
-        let inside = rest.trim_start().strip_prefix('(');
-        inside.is_some_and(|inside| inside.trim_start().starts_with(')'))
-    })
-}
-
-/// Whether it may have changed what servers report to us.
-fn may_stop_tracking(statement: &Statement) -> bool {
-    let sets = Effects::SET_SYSVAR | Effects::SET_OTHER | Effects::MULTI | Effects::TEXT_PREPARE;
-    statement.verdict.effects.intersects(sets) && names(statement, b"session_track_")
-}
-
-/// Whether `name` stands in its text.
-fn names(statement: &Statement, name: &[u8]) -> bool {
-    statement.text.as_bytes().windows(name.len()).any(|w| w.eq_ignore_ascii_case(name))
-}
-
-/// Whether it is a plain `SET NAMES` or `SET CHARACTER SET`.
-pub(crate) fn sets_names(job: &Job) -> bool {
-    let verdict = &job.statement.verdict;
-    job.kind == Kind::Query
-        && verdict.route == Route::AnySession
-        && verdict.effects == Effects::SET_SYSVAR
-        && ["SET NAMES", "SET CHARACTER SET", "SET CHARSET"]
-            .iter()
-            .any(|s| job.statement.text.get(..s.len()).is_some_and(|t| t.eq_ignore_ascii_case(s)))
-}

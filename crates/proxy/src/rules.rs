@@ -5,7 +5,8 @@ use std::sync::OnceLock;
 use pointsman_config::rule::{Action, Rule};
 
 use crate::client::Client;
-use crate::route::{Job, Kind, Problem};
+use crate::job::{Job, Kind};
+use crate::problem::Problem;
 use crate::worker::Statement;
 
 /// Rules by their place in the file, in its order.

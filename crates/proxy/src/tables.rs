@@ -6,7 +6,7 @@ use pointsman_sql::{Class, Effects, Reason, Tables};
 use smallvec::SmallVec;
 
 use crate::client::Client;
-use crate::route::{Job, Kind};
+use crate::job::{Job, Kind};
 
 /// Whether it may make, drop or change tables, triggers or foreign keys.
 fn may_change_schema(job: &Job) -> bool {
