@@ -27,16 +27,19 @@ pub enum Event {
     /// With semi-synchronous replication.
     KilledLossless,
     FrozenLossless,
+    /// The same as killed with semi-synchronous replication, where MariaDB logs rows.
+    KilledRows,
 }
 
 impl Event {
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 7] = [
         Self::Killed,
         Self::Frozen,
         Self::Silent,
         Self::Switchover,
         Self::KilledLossless,
         Self::FrozenLossless,
+        Self::KilledRows,
     ];
 
     #[must_use]
@@ -48,6 +51,7 @@ impl Event {
             Self::Switchover => "switchover",
             Self::KilledLossless => "killed-semisync",
             Self::FrozenLossless => "frozen-semisync",
+            Self::KilledRows => "killed-rows",
         }
     }
 
@@ -55,7 +59,7 @@ impl Event {
     #[must_use]
     pub fn aim(self) -> Duration {
         Duration::from_millis(match self {
-            Self::Killed | Self::KilledLossless => 500,
+            Self::Killed | Self::KilledLossless | Self::KilledRows => 500,
             Self::Frozen | Self::Silent | Self::FrozenLossless => 3000,
             Self::Switchover => 200,
         })
@@ -64,11 +68,11 @@ impl Event {
     /// Whether no client may see an error.
     #[must_use]
     pub fn without_errors(self) -> bool {
-        matches!(self, Self::Killed | Self::Switchover)
+        matches!(self, Self::Killed | Self::KilledRows | Self::Switchover)
     }
 
     fn lossless(self) -> bool {
-        matches!(self, Self::KilledLossless | Self::FrozenLossless)
+        matches!(self, Self::KilledLossless | Self::FrozenLossless | Self::KilledRows)
     }
 
     /// Whether an acknowledged write may be lost: replication is asynchronous.
@@ -144,6 +148,11 @@ fn await_notes(place: &Place) -> Result<()> {
 pub fn happen(event: Event, flavour: Flavour, network: Option<Arc<Network>>) -> Result<Seen> {
     let place = Place::start(network, flavour, "", true, event.lossless())?;
     let site = &place.site;
+    if event == Event::KilledRows && flavour == Flavour::MariaDb {
+        for node in site.sandbox.nodes() {
+            node.client_sql("SET GLOBAL binlog_format = ROW")?;
+        }
+    }
     site.primary().client_sql(
         "CREATE TABLE app.times (client INT NOT NULL, n BIGINT NOT NULL, k BIGINT AUTO_INCREMENT \
          PRIMARY KEY)",
@@ -179,7 +188,7 @@ pub fn happen(event: Event, flavour: Flavour, network: Option<Arc<Network>>) -> 
 fn cause(event: Event, place: &Place) -> Result<()> {
     let old = place.site.primary();
     match event {
-        Event::Killed | Event::KilledLossless => old.kill9()?,
+        Event::Killed | Event::KilledLossless | Event::KilledRows => old.kill9()?,
         Event::Frozen | Event::FrozenLossless => old.pause()?,
         Event::Silent => place.cut_off(old, true)?,
         Event::Switchover => {

@@ -129,7 +129,8 @@ impl Link {
             Flavour::MariaDb => {
                 "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
                  @@global.gtid_binlog_pos AS committed, @@global.gtid_slave_pos AS applied, \
-                 @@global.gtid_binlog_state AS state, @@global.autocommit AS autocommit, @@global.collation_server AS collation"
+                 @@global.gtid_binlog_state AS state, @@global.autocommit AS autocommit, \
+                 @@global.collation_server AS collation, @@global.binlog_format AS format"
             }
             Flavour::MySql => {
                 "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
@@ -151,6 +152,7 @@ impl Link {
             version: Arc::from(row.text(&["version"]).unwrap_or_default()),
             collation: known.as_ref().map_or(0, |(_, id)| *id),
             autocommit: on("autocommit"),
+            logs_rows: row.text(&["format"]).is_none_or(|format| format == "ROW"),
             committed: position(flavour, &row, "committed")?,
             state: Arc::from(row.text(&["state"]).unwrap_or_default()),
             applied: position(flavour, &row, "applied")?,

@@ -30,6 +30,8 @@ pub struct Report {
     pub collation: u16,
     /// Global `autocommit`.
     pub autocommit: bool,
+    /// Its global `binlog_format` is `ROW`, as always in MySQL.
+    pub logs_rows: bool,
     /// What others can replicate from it: `@@gtid_binlog_pos`, `@@gtid_executed`.
     pub committed: Position,
     /// `@@gtid_binlog_state`: the newest of each server per domain. Empty in MySQL, whose sets say all.

@@ -87,6 +87,8 @@ pub struct Server {
     pub weight: u32,
     /// `@@server_id`, 0 when unknown.
     pub server_id: u32,
+    /// Its binary log has rows, not statements: `@@binlog_format` is `ROW`.
+    pub logs_rows: bool,
     /// `@@version`, empty when unknown.
     pub version: Arc<str>,
     /// The server it replicates from, if that is in the config.

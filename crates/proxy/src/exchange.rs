@@ -187,15 +187,15 @@ impl Client {
 
     /// The mark of a write that is about to be sent, if it is to have one: see [`crate::fate`].
     fn mark(&self, backend: &mut Backend, job: &Job, end: usize) -> Option<Mark> {
-        let wanted = !backend.mariadb
-            && job.kind == Kind::Query
+        let wanted = job.kind == Kind::Query
             && job.packet.is_none()
             && (HEADER..=MOST_MARKED).contains(&end)
             && job.statement.verdict.reason == Reason::WriteKeyword
             && self.touched.logged_as_sent()
             && self.config().failover.note_statements
             // Whoever traces statements is shown them.
-            && self.session.variables().get(b"optimizer_trace").is_none();
+            && self.session.variables().get(b"optimizer_trace").is_none()
+            && self.worker.snapshot(|s| s.server(backend.server).is_some_and(|s| s.logs_rows));
         if wanted { backend.marks.next() } else { None }
     }
 

@@ -7,8 +7,8 @@
 //! Whose a transaction is: a logged statement names its connection. Rows do not (a replica logs
 //! MySQL's `BEGIN` with any connection's id), but one that a session of this proxy was told of is not
 //! what another waits for, and MariaDB notes the statement that changed them, as MySQL does with
-//! `binlog_rows_query_log_events`; so what is sent to MySQL carries a [`Mark`]. What is left in doubt is
-//! reported as that.
+//! `binlog_rows_query_log_events`; so what is sent to a server that logs rows carries a [`Mark`]. What is
+//! left in doubt is reported as that.
 
 mod done;
 mod mark;
@@ -51,8 +51,8 @@ pub struct Inquiry {
     pub own: Option<Position>,
     /// Committed over this connection before, by whichever session; of each source the newest.
     pub committed: SmallVec<[Commit; 1]>,
-    /// What the statements carry, if they carry marks.
-    pub marks: Option<Marks>,
+    /// What the statements carry that have marks.
+    pub marks: Marks,
     /// Texts that it may have been logged with; `None` if they are not known.
     pub texts: Option<Vec<Vec<u8>>>,
 }

@@ -10,6 +10,7 @@ use pointsman_wire::{HEADER, Header, Malformed, Reader, put_lenenc_bytes, write_
 use tokio::sync::oneshot;
 
 use crate::client::Client;
+use crate::fate::Mark;
 use crate::worker::{Ask, SessionInfo};
 
 /// What a worker knows of the connections to one server.
@@ -154,7 +155,7 @@ fn rewritten(
                 } else {
                     r.lenenc_bytes()?;
                 }
-                row.extend_from_slice(r.rest());
+                put_without_mark(&mut row, r.rest())?;
                 seq = write_packet(&mut out, seq, &row);
             }
             None if thread.is_some_and(|thread| holders.idle.contains(&thread)) => {}
@@ -167,6 +168,23 @@ fn rewritten(
     }
     write_packet(&mut out, seq, end);
     Ok(out)
+}
+
+/// The fields behind the schema, without the comment by which a running write would be found again.
+fn put_without_mark(row: &mut Vec<u8>, fields: &[u8]) -> Result<(), Malformed> {
+    let mut r = Reader::new(fields);
+    while !r.is_empty() {
+        let rest = r.rest();
+        if rest[0] == NULL {
+            r.u8()?;
+            row.push(NULL);
+            continue;
+        }
+        let field = r.lenenc_bytes()?;
+        let bare = Mark::of(field).map_or(field, |_| &field[Mark::LEN..]);
+        put_lenenc_bytes(row, bare);
+    }
+    Ok(())
 }
 
 /// The reply to `SHOW STATUS`: connected are the clients, not who happens to have a connection.

@@ -64,7 +64,7 @@ impl Client {
             },
             own,
             committed: backend.committed.clone().unwrap_or_default(),
-            marks: (!backend.mariadb).then_some(backend.marks),
+            marks: backend.marks,
             texts: if self.touched.logged_as_sent() {
                 self.texts(job, &request.filled()[..end.max(HEADER)])
             } else {

@@ -21,6 +21,7 @@ these happens to the primary N times (5), to new servers every time: the medians
   silent            packets to and from it get lost (needs root)
   switchover        replaced on purpose
   killed-semisync, frozen-semisync    the same with semi-synchronous replication
+  killed-rows       killed-semisync with binlog_format=ROW, which MySQL has anyway
 ";
 
 struct Asked {

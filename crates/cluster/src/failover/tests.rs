@@ -241,6 +241,7 @@ impl Sim {
             version: Arc::from("10.11.6-MariaDB"),
             collation: 45,
             autocommit: true,
+            logs_rows: false,
             committed: position(&s.log),
             state: state(&s.log).into(),
             applied: position(if s.source.is_some() { &s.log } else { &[] }),

@@ -65,6 +65,7 @@ impl Topology {
             why: why.into(),
             weight: known.member.weight,
             server_id: report.map_or(0, |report| report.server_id),
+            logs_rows: report.is_some_and(|report| report.logs_rows),
             version: report.map_or_else(|| Arc::from(""), |report| report.version.clone()),
             source: self.source_id(i),
             kept_out: known.deposed.is_some(),
@@ -236,6 +237,7 @@ pub(super) fn same(old: &Snapshot, new: &Snapshot) -> bool {
                 && a.takes_reads == b.takes_reads
                 && a.why == b.why
                 && a.server_id == b.server_id
+                && a.logs_rows == b.logs_rows
                 && a.version == b.version
                 && a.source == b.source
                 && a.read_only == b.read_only

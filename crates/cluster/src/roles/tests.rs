@@ -118,6 +118,7 @@ impl World {
             version: "10.11.6-MariaDB".into(),
             collation: 45,
             autocommit: true,
+            logs_rows: false,
             committed: position(m.position),
             state: m.state.into(),
             applied: position(if m.source.is_some() || m.own { m.position } else { 0 }),

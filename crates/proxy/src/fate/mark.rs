@@ -1,6 +1,7 @@
 //! Comments in front of writes, by which they are found again in a binary log.
 //!
-//! A replica of MySQL does not log which connection changed rows, but the statement, comments and all.
+//! Where rows are logged it does not show which connection changed them, but what statement did,
+//! comments and all.
 
 /// A connection to a server, drawn by lot, and the number of a statement sent over it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -14,18 +15,20 @@ pub struct Mark {
 const BEFORE: &[u8] = b"/*pm:";
 const BETWEEN: u8 = b'.';
 const BEHIND: &[u8] = b"*/";
-const LEN: usize = BEFORE.len() + 16 + 1 + 8 + BEHIND.len();
 
 impl Mark {
+    /// Its length in bytes.
+    pub const LEN: usize = BEFORE.len() + 16 + 1 + 8 + BEHIND.len();
+
     /// As it stands in front of the statement.
     #[must_use]
-    pub fn text(self) -> [u8; LEN] {
+    pub fn text(self) -> [u8; Self::LEN] {
         fn hex(n: u64, out: &mut [u8]) {
             for (i, digit) in out.iter_mut().rev().enumerate() {
                 *digit = b"0123456789abcdef"[(n >> (4 * i)) as usize & 15];
             }
         }
-        let mut out = [BETWEEN; LEN];
+        let mut out = [BETWEEN; Self::LEN];
         let connection = BEFORE.len();
         let number = connection + 16 + 1;
         out[..connection].copy_from_slice(BEFORE);
@@ -38,7 +41,7 @@ impl Mark {
     /// Of a statement, as it was logged.
     #[must_use]
     pub fn of(statement: &[u8]) -> Option<Self> {
-        let digits = statement.get(..LEN)?.strip_prefix(BEFORE)?.strip_suffix(BEHIND)?;
+        let digits = statement.get(..Self::LEN)?.strip_prefix(BEFORE)?.strip_suffix(BEHIND)?;
         let digits = std::str::from_utf8(digits).ok()?;
         let (connection, number) = digits.split_once(char::from(BETWEEN))?;
         Some(Self {

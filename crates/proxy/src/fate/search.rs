@@ -78,10 +78,10 @@ impl<'a> Search<'a> {
             }
             Event::Annotate { text } => {
                 present.noted = true;
-                let marks = self.inquiry.marks.as_ref();
-                let mark = Mark::of(text).and_then(|mark| marks?.is_of_last(mark));
+                let marks = &self.inquiry.marks;
+                let mark = Mark::of(text).and_then(|mark| marks.is_of_last(mark));
                 present.found |= mark == Some(true);
-                let others = mark == Some(false) || marks.is_some_and(|marks| marks.on_all());
+                let others = mark == Some(false) || marks.on_all();
                 present.may_be |= !others
                     && match &self.inquiry.texts {
                         None => true,

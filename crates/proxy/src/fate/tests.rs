@@ -18,7 +18,7 @@ fn inquiry(texts: Option<&[&str]>) -> Inquiry {
         before: Some(parse("0-1-10")),
         own: Some(parse("0-1-12")),
         committed: SmallVec::new(),
-        marks: None,
+        marks: Marks::default(),
         texts: texts.map(|texts| texts.iter().map(|t| t.as_bytes().to_vec()).collect()),
     }
 }
@@ -129,6 +129,7 @@ fn ask(flavour: pointsman_sandbox::Flavour, more: &str) {
     others.extend(commits(&position()));
     let idle = run("SELECT 1");
     sandbox.wait_caught_up().unwrap();
+    let rows = kind == Flavour::MySql || more.contains("ROW");
     let monitor = Monitor {
         user: MONITOR_USER.to_owned(),
         password: pointsman_config::Secret::new(MONITOR_PASSWORD),
@@ -149,6 +150,7 @@ fn ask(flavour: pointsman_sandbox::Flavour, more: &str) {
         kept_out: false,
         disk_full: false,
         server_id: replica.server_id(),
+        logs_rows: rows,
         version: "".into(),
         source: None,
         read_only: None,
@@ -167,7 +169,7 @@ fn ask(flavour: pointsman_sandbox::Flavour, more: &str) {
         before: Some(before.clone()),
         own,
         committed: SmallVec::new(),
-        marks: None,
+        marks: Marks::default(),
         texts: Some(vec![text.into()]),
     };
     let fate = |thread: u32, own: Option<Position>, text: &str, told: &Told| {
@@ -175,13 +177,12 @@ fn ask(flavour: pointsman_sandbox::Flavour, more: &str) {
     };
     let mut told: Told = commits(&own).collect();
     let all: Told = told.iter().copied().chain(others).collect();
-    let rows = kind == Flavour::MySql || more.contains("ROW");
     let is_found = |fate: &Fate| if rows { *fate == DOUBT } else { is_there(fate) };
     let none = Told::default();
     assert!(is_found(&fate(first, None, "INSERT INTO t VALUES (1)", &none)));
     assert!(is_found(&fate(second, None, "INSERT INTO t VALUES (3)", &told)));
     let mut keyed = inquiry(keyed, None, "INSERT INTO k (a) VALUES ('x'), ('y')");
-    keyed.marks = Some(marks);
+    keyed.marks = marks;
     if kind == Flavour::MariaDb || !more.is_empty() {
         let Fate::Committed(done) = ask(&keyed, &none) else { panic!("{:?}", ask(&keyed, &none)) };
         assert!(done.is_clear() && done.whole, "{done:?}");
@@ -197,13 +198,13 @@ fn ask(flavour: pointsman_sandbox::Flavour, more: &str) {
             assert_eq!((done.statements, done.inserted, done.insert_id), (1, 0, Some(71)));
         }
         // Another connection's marks, however alike the words are.
-        keyed.marks = Some(Marks::default());
-        keyed.marks.as_mut().unwrap().next();
+        keyed.marks = Marks::default();
+        keyed.marks.next();
         keyed.thread = idle;
         assert_eq!(ask(&keyed, &none), Fate::Absent);
         marks.begin();
         marks.next();
-        keyed.marks = Some(marks);
+        keyed.marks = marks;
         assert_eq!(ask(&keyed, &none), Fate::Absent, "all of its marks are older");
     }
     told.clear();

@@ -79,6 +79,7 @@ impl World {
                             version: "10.11.6-MariaDB".into(),
                             collation: 45,
                             autocommit: true,
+                            logs_rows: false,
                             committed: if galera { position.clone() } else { none() },
                             state: "".into(),
                             applied: if galera { position } else { none() },
