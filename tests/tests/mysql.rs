@@ -306,6 +306,22 @@ fn every_client_logs_in_by_the_full_path_first_and_then_the_fast_one() {
 }
 
 #[test]
+fn a_client_may_have_the_public_key_before_it_logs_in() {
+    let Some(site) = MySql::start(1) else { return };
+    site.new_account("keyed", "a password");
+    let name = "Caching_sha2_password_rsa_public_key";
+    let (options, sql) = (["--skip-ssl", "--raw"], format!("SHOW STATUS LIKE '{name}'"));
+    let told = mariadb(site.port, &options, APP_USER, APP_PASSWORD, &sql).ok();
+    let key = site.sandbox.dir().join("key.pem");
+    std::fs::write(&key, told.split_once('\t').unwrap().1).unwrap();
+    let code = "$db = mysqli_init();
+        $db->options(MYSQLI_SERVER_PUBLIC_KEY, $argv[2]);
+        $db->real_connect('127.0.0.1', 'keyed', 'a password', 'app', (int)$argv[1]);
+        echo $db->query('SELECT CURRENT_USER()')->fetch_row()[0];";
+    assert_eq!(php_inline(code, site.port, &[key.to_str().unwrap()]).ok(), "keyed@%");
+}
+
+#[test]
 fn mysqls_own_client_logs_in_without_a_password() {
     let Some(site) = MySql::start(1) else { return };
     site.new_account("open", "");

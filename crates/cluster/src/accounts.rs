@@ -10,7 +10,8 @@
 //!
 //! A client's address is matched as the server matches one with `skip_name_resolve`: host patterns
 //! are compared with the IP address. Accounts for host *names* therefore match nobody, except
-//! `localhost`, which here matches loopback addresses, as it would through reverse lookup.
+//! `localhost`, which matches loopback addresses, as it does through reverse lookup, unless the server
+//! has `skip_name_resolve` on: there it is for the socket alone.
 
 pub mod changes;
 pub mod loader;
@@ -107,6 +108,8 @@ impl Account {
 #[derive(Debug, Clone, Default)]
 pub struct Accounts {
     accounts: Vec<(HostPattern, Account)>,
+    /// `skip_name_resolve` is on.
+    addresses_only: bool,
 }
 
 impl Accounts {
@@ -121,7 +124,13 @@ impl Accounts {
                 .then_with(|| y.host.cmp(&x.host))
                 .then_with(|| x.user.cmp(&y.user))
         });
-        Self { accounts }
+        Self { accounts, addresses_only: false }
+    }
+
+    /// The same on a server with this `skip_name_resolve`.
+    #[must_use]
+    pub fn skip_name_resolve(self, on: bool) -> Self {
+        Self { addresses_only: on, ..self }
     }
 
     /// The account of a client that logs in as `user` from `ip`, if any.
@@ -131,7 +140,8 @@ impl Accounts {
         self.accounts
             .iter()
             .find(|(pattern, account)| {
-                (account.user == user || account.user.is_empty()) && pattern.matches(ip)
+                (account.user == user || account.user.is_empty())
+                    && pattern.matches(ip, !self.addresses_only)
             })
             .map(|(_, account)| account)
     }
@@ -148,7 +158,7 @@ impl Accounts {
 
 impl PartialEq for Accounts {
     fn eq(&self, other: &Self) -> bool {
-        self.iter().eq(other.iter())
+        self.addresses_only == other.addresses_only && self.iter().eq(other.iter())
     }
 }
 

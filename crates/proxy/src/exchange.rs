@@ -15,6 +15,7 @@ use smallvec::SmallVec;
 use crate::backend::{Backend, Broken, Here};
 use crate::buffers::Buffer;
 use crate::client::Client;
+use crate::credentials::RsaKey;
 use crate::fate::{Commit, Mark, commits};
 use crate::job::{Job, Kind};
 use crate::prepared::{Context, Prepared, PreparedStatement};
@@ -171,7 +172,9 @@ impl Client {
             let holders = self.holders(backend.server).await;
             let deprecate_eof = backend.caps.contains(Capabilities::DEPRECATE_EOF);
             let user = self.info.user.borrow().clone();
-            let seen = processlist::as_seen(kept, deprecate_eof, &holders, &user);
+            let seen = processlist::as_seen(kept, deprecate_eof, &holders, &user, || {
+                self.worker.shared.rsa().map(RsaKey::pem)
+            });
             self.socket.write_all(&seen).await.map_err(|_| Failure::Client)?;
         }
         if let (Some(own), Some((id, _))) = (client_id, outcome.prepared) {

@@ -1,6 +1,6 @@
 //! `SHOW PROCESSLIST` as on a direct connection: sessions by the ids and addresses their clients know,
 //! those included that the primary does not know of; connections that nobody uses left out. So is
-//! the number of them in `SHOW STATUS`.
+//! the number of them in `SHOW STATUS`, which also shows the key by which clients send us passwords.
 //!
 //! The tables of `information_schema` and `performance_schema` show what the primary itself knows;
 //! `KILL` takes ids from there as well.
@@ -99,16 +99,23 @@ impl Client {
 }
 
 /// A server's reply to `SHOW PROCESSLIST`, as `user` is to see it. Anything but one result set, an
-/// error say, stays as it is.
-pub fn as_seen(reply: Vec<u8>, deprecate_eof: bool, holders: &Holders, user: &str) -> Vec<u8> {
-    rewritten(&reply, deprecate_eof, holders, user).unwrap_or(reply)
+/// error say, stays as it is. `key`: our own public one.
+pub fn as_seen<'a>(
+    reply: Vec<u8>,
+    deprecate_eof: bool,
+    holders: &Holders,
+    user: &str,
+    key: impl Fn() -> Option<&'a [u8]>,
+) -> Vec<u8> {
+    rewritten(&reply, deprecate_eof, holders, user, key).unwrap_or(reply)
 }
 
-fn rewritten(
+fn rewritten<'a>(
     reply: &[u8],
     deprecate_eof: bool,
     holders: &Holders,
     user: &str,
+    key: impl Fn() -> Option<&'a [u8]>,
 ) -> Result<Vec<u8>, Malformed> {
     let mut packets = Vec::new();
     let mut rest = reply;
@@ -123,7 +130,7 @@ fn rewritten(
     let [head @ .., end] = &packets[..] else { return Err(NOT_A_LIST) };
     let (head, rows) = head.split_at_checked(before).ok_or(NOT_A_LIST)?;
     if columns == 2 && end.first() == Some(&0xfe) {
-        return counted(head, rows, end, holders);
+        return status(head, rows, end, holders, key);
     }
     if columns < 8 || end.first() != Some(&0xfe) {
         return Err(NOT_A_LIST);
@@ -187,12 +194,14 @@ fn put_without_mark(row: &mut Vec<u8>, fields: &[u8]) -> Result<(), Malformed> {
     Ok(())
 }
 
-/// The reply to `SHOW STATUS`: connected are the clients, not who happens to have a connection.
-fn counted(
+/// The reply to `SHOW STATUS`: connected are the clients, not who happens to have a connection, and
+/// passwords are encrypted for us.
+fn status<'a>(
     head: &[&[u8]],
     rows: &[&[u8]],
     end: &[u8],
     holders: &Holders,
+    key: impl Fn() -> Option<&'a [u8]>,
 ) -> Result<Vec<u8>, Malformed> {
     let mut out = Vec::new();
     let mut seq = 1;
@@ -201,17 +210,27 @@ fn counted(
     }
     for row in rows {
         let mut r = Reader::new(row);
-        if !r.lenenc_bytes()?.eq_ignore_ascii_case(b"Threads_connected") {
+        let name = r.lenenc_bytes()?;
+        let value = match name {
+            b"Threads_connected" => {
+                let count = str::from_utf8(r.lenenc_bytes()?).ok().and_then(|n| n.parse().ok());
+                let count: usize = count.ok_or(NOT_A_LIST)?;
+                let elsewhere = holders.sessions.iter().filter(|s| s.thread.is_none()).count();
+                let count = (count + elsewhere).saturating_sub(holders.idle.len()).max(1);
+                Some(count.to_string().into_bytes())
+            }
+            b"Rsa_public_key" | b"Caching_sha2_password_rsa_public_key" => {
+                key().map(<[u8]>::to_vec)
+            }
+            _ => None,
+        };
+        let Some(value) = value else {
             seq = write_packet(&mut out, seq, row);
             continue;
-        }
-        let count = str::from_utf8(r.lenenc_bytes()?).ok().and_then(|n| n.parse::<usize>().ok());
-        let count = count.ok_or(NOT_A_LIST)?;
-        let elsewhere = holders.sessions.iter().filter(|s| s.thread.is_none()).count();
-        let count = (count + elsewhere).saturating_sub(holders.idle.len()).max(1);
+        };
         let mut row = Vec::new();
-        put_lenenc_bytes(&mut row, b"Threads_connected");
-        put_lenenc_bytes(&mut row, count.to_string().as_bytes());
+        put_lenenc_bytes(&mut row, name);
+        put_lenenc_bytes(&mut row, &value);
         seq = write_packet(&mut out, seq, &row);
     }
     write_packet(&mut out, seq, end);
@@ -280,7 +299,11 @@ mod tests {
         };
         let told = reply(&[["Threads_cached", "3"], ["Threads_connected", "9"], ["Uptime", "1"]]);
         let seen = reply(&[["Threads_cached", "3"], ["Threads_connected", "8"], ["Uptime", "1"]]);
-        assert_eq!(as_seen(told, true, &holders, "app"), seen);
+        assert_eq!(as_seen(told, true, &holders, "app", || None), seen);
+        let told = reply(&[["Rsa_public_key", "theirs"]]);
+        let seen = as_seen(told.clone(), true, &holders, "app", || Some(b"ours"));
+        assert_eq!(seen, reply(&[["Rsa_public_key", "ours"]]));
+        assert_eq!(as_seen(told.clone(), true, &holders, "app", || None), told);
     }
 
     #[test]
@@ -298,12 +321,12 @@ mod tests {
         let mut elsewhere = row(&["71", "app", "10.0.0.71:99", "app", "Sleep", "3", ""]);
         elsewhere.push(NULL);
         assert_eq!(
-            as_seen(reply(&rows), false, &holders, "app"),
+            as_seen(reply(&rows), false, &holders, "app", || None),
             reply(&[mine.clone(), elsewhere.clone()])
         );
         // Who sees others' connections sees others' sessions.
         let rows = [server_row("5", "app"), server_row("9", "monitor")];
-        let seen = as_seen(reply(&rows), false, &holders, "app");
+        let seen = as_seen(reply(&rows), false, &holders, "app", || None);
         let mut theirs = row(&["72", "other", "10.0.0.72:99", "app", "Sleep", "3", ""]);
         theirs.push(NULL);
         assert_eq!(seen, reply(&[mine, server_row("9", "monitor"), elsewhere, theirs]));
@@ -313,9 +336,9 @@ mod tests {
     fn what_is_no_list_stays_as_it_is() {
         let mut error = Vec::new();
         write_packet(&mut error, 1, b"\xff\x01\x02#HY000no");
-        let seen = as_seen(error.clone(), false, &Holders::default(), "app");
+        let seen = as_seen(error.clone(), false, &Holders::default(), "app", || None);
         assert_eq!(seen, error);
         let cut = reply(&[])[..20].to_vec();
-        assert_eq!(as_seen(cut.clone(), false, &Holders::default(), "app"), cut);
+        assert_eq!(as_seen(cut.clone(), false, &Holders::default(), "app", || None), cut);
     }
 }

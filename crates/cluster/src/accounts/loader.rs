@@ -122,6 +122,8 @@ async fn accounts(
     link: &mut Link,
     hasher: &RandomState,
 ) -> Result<(Accounts, u64), mysql_async::Error> {
+    let names = link.rows("SELECT @@global.skip_name_resolve AS off").await?;
+    let skip = names.first().and_then(|row| Fields(row).number::<u8>(&["off"])) == Some(1);
     let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |now| now.as_secs());
     if link.flavour() == Flavour::MariaDb {
         let lifetime = link.rows("SELECT @@global.default_password_lifetime AS days").await;
@@ -136,12 +138,12 @@ async fn accounts(
                 let text = |name: &str| row.text(&[name]).unwrap_or_default();
                 from_global_priv(text("User"), text("Host"), &text("Priv"), lifetime, now)
             }));
-            return Ok((accounts, digest(&rows, hasher)));
+            return Ok((accounts.skip_name_resolve(skip), digest(&rows, hasher)));
         }
     }
     let rows = link.rows("SELECT * FROM mysql.user").await?;
     let accounts = Accounts::new(rows.iter().filter_map(|row| from_user_table(&Fields(row))));
-    Ok((accounts, digest(&rows, hasher)))
+    Ok((accounts.skip_name_resolve(skip), digest(&rows, hasher)))
 }
 
 /// Of all their columns, in whatever order the rows come.

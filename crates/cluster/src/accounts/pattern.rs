@@ -36,12 +36,13 @@ impl HostPattern {
         self.breadth.cmp(&other.breadth)
     }
 
-    pub(super) fn matches(&self, ip: IpAddr) -> bool {
+    /// `names`: addresses have names.
+    pub(super) fn matches(&self, ip: IpAddr, names: bool) -> bool {
         if let (Some((net, mask)), IpAddr::V4(ip)) = (self.net, ip) {
             return u32::from(ip) & mask == net;
         }
         like(self.text.as_bytes(), ip.to_string().as_bytes())
-            || ip.is_loopback() && self.text.eq_ignore_ascii_case("localhost")
+            || names && ip.is_loopback() && self.text.eq_ignore_ascii_case("localhost")
     }
 }
 

@@ -44,6 +44,10 @@ fn the_narrowest_host_comes_first_and_then_the_named_user() {
     ] {
         assert_eq!(find(&accounts, user, ip).as_deref(), expected, "{user} from {ip}");
     }
+    let accounts = Accounts::new([account("app", "%"), account("app", "localhost")]);
+    assert_eq!(find(&accounts, "app", "127.0.0.1").as_deref(), Some("app@localhost"));
+    let accounts = accounts.skip_name_resolve(true);
+    assert_eq!(find(&accounts, "app", "127.0.0.1").as_deref(), Some("app@%"));
     let accounts = Accounts::new([account("app", "10.0.0.%")]);
     assert_eq!(find(&accounts, "app", "10.1.0.1"), None);
     assert_eq!(find(&accounts, "web", "10.0.0.1"), None);
