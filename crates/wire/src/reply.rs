@@ -60,6 +60,12 @@ impl<'a> OkPacket<'a> {
                 && status.contains(Status::SESSION_STATE_CHANGED)
                 && !r.is_empty()
             {
+                // MariaDB appends a byte for the length as a character in the default schema's
+                // character set: in ucs2, utf16 and utf32, one or three zeros stand before it.
+                let zeros = r.rest().iter().take(3).take_while(|byte| **byte == 0).count();
+                if zeros < r.rest().len() {
+                    r.take(zeros)?;
+                }
                 ok.state = r.lenenc_bytes()?;
             }
         }
@@ -311,6 +317,20 @@ mod tests {
             ]
         );
         assert_eq!((ok.affected_rows, ok.last_insert_id), (1, 5));
+    }
+
+    /// As MariaDB 10.11 answers `CREATE TABLE` in a schema of ucs2, and an `UPDATE` in one of utf32.
+    #[test]
+    fn what_changed_is_found_behind_zeros() {
+        let state = b"\x14\0\x12\x09last_gtid\x070-1-850";
+        for (head, zeros) in [(&b"\0\0\0\x02@\0\0\0"[..], 1), (b"\0\x02\0\x02@\0\0\x03Row", 3)] {
+            let payload = [head, &[0; 3][..zeros], state].concat();
+            let ok = OkPacket::parse(&payload, Capabilities::SESSION_TRACK).unwrap();
+            let gtid = StateChange::Variable { name: b"last_gtid", value: b"0-1-850" };
+            assert_eq!(ok.state_changes().collect::<Vec<_>>(), [gtid]);
+        }
+        let nothing = OkPacket::parse(b"\0\0\0\x02@\0\0\0\0", Capabilities::SESSION_TRACK).unwrap();
+        assert_eq!(nothing.state, b"");
     }
 
     #[test]
