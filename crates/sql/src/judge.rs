@@ -370,6 +370,16 @@ pub fn simple_read(toks: &[Tok<'_>], flavour: Flavour, tables: Tables) -> Verdic
     }
 }
 
+/// What an application is told of a plan is the primary's: a replica has statistics of its own.
+fn planned(mut verdict: Verdict) -> Verdict {
+    if verdict.route == Route::AnyReplica {
+        verdict.route = Route::Primary;
+        verdict.reason = Reason::ServerStatus;
+        verdict.detail = Some("EXPLAIN".into());
+    }
+    verdict
+}
+
 fn explain(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
     let mut at = 1;
     let kw = |i: usize| toks.get(i).map_or(Kw::None, |t| t.kw);
@@ -385,9 +395,9 @@ fn explain(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
         Kw::For => {
             detailed(primary(Class::Other, Reason::ServerStatus, Effects::empty()), b"EXPLAIN FOR")
         }
-        Kw::Select | Kw::With | Kw::Values | Kw::Table => read(&toks[at..], flavour),
+        Kw::Select | Kw::With | Kw::Values | Kw::Table => planned(read(&toks[at..], flavour)),
         Kw::None if toks.get(at).is_some_and(|t| t.kind == Kind::Open) => {
-            statement(&toks[at..], flavour)
+            planned(statement(&toks[at..], flavour))
         }
         Kw::Insert | Kw::Replace | Kw::Update | Kw::Delete => {
             let effects = facts::facts(&toks[at + 1..], flavour).effects & Effects::USER_VAR;

@@ -27,13 +27,14 @@ pub fn show(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
         // A replica's table may be written otherwise: made by what was replicated, with a storage
         // engine that was its own default.
         (Kw::Create, _) => status(toks, Effects::empty()),
+        // With estimates, times and an AUTO_INCREMENT of each server's own.
+        (Kw::Index | Kw::Indexes | Kw::Keys, _) | (Kw::Table, Kw::Status) => {
+            status(toks, Effects::empty())
+        }
         (
             Kw::Tables
             | Kw::Columns
             | Kw::Fields
-            | Kw::Index
-            | Kw::Indexes
-            | Kw::Keys
             | Kw::Databases
             | Kw::Schemas
             | Kw::Collation
