@@ -10,7 +10,9 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use pointsman_wire::auth::{self, native_stage1, native_token, sha2_stage1, sha2_token};
 use pointsman_wire::handshake::{Greeting, Response, parse_auth_switch};
-use pointsman_wire::{Capabilities, HEADER, Header, MAX_PAYLOAD, Reader, Status, write_packet};
+use pointsman_wire::{
+    Capabilities, HEADER, Header, MAX_PAYLOAD, Reader, Status, text_row, write_packet,
+};
 
 use crate::{APP_PASSWORD, APP_USER};
 
@@ -89,15 +91,11 @@ impl Raw {
         Self::login(port, APP_USER, APP_PASSWORD, Some("app"), caps())
     }
 
+    /// Not logged in yet.
+    ///
     /// # Errors
-    /// A [`ServerError`] if the server refuses.
-    pub fn login(
-        port: u16,
-        user: &str,
-        password: &str,
-        database: Option<&str>,
-        mut caps: Capabilities,
-    ) -> Result<Self> {
+    /// A [`ServerError`] if the server refuses to greet.
+    pub fn greeted(port: u16, caps: Capabilities) -> Result<Self> {
         let stream = TcpStream::connect((Ipv4Addr::LOCALHOST, port))?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(Duration::from_secs(30)))?;
@@ -110,13 +108,26 @@ impl Raw {
             status: Status::empty(),
             plugin: Vec::new(),
         };
-        if database.is_none() {
-            caps -= Capabilities::CONNECT_WITH_DB;
-        }
         let mut raw = Self { stream, seq: 0, caps, greeting, login_ok: Vec::new() };
         let first = raw.packet()?;
         fail(&first)?;
         raw.greeting = Greeting::parse(&first)?;
+        Ok(raw)
+    }
+
+    /// # Errors
+    /// A [`ServerError`] if the server refuses.
+    pub fn login(
+        port: u16,
+        user: &str,
+        password: &str,
+        database: Option<&str>,
+        caps: Capabilities,
+    ) -> Result<Self> {
+        let mut raw = Self::greeted(port, caps)?;
+        if database.is_none() {
+            raw.caps -= Capabilities::CONNECT_WITH_DB;
+        }
         // Only what the server has can be agreed on. (MariaDB's servers leave LONG_PASSWORD out.)
         raw.caps &= raw.greeting.capabilities | Capabilities::LONG_PASSWORD;
         let plugin = raw.greeting.plugin.clone();
@@ -370,15 +381,6 @@ fn fail(packet: &[u8]) -> Result<()> {
 
 /// A row of the text protocol.
 pub fn lenenc_row(row: &[u8]) -> Result<Vec<Option<String>>> {
-    let mut r = Reader::new(row);
-    let mut values = Vec::new();
-    while let Some(first) = r.rest().first() {
-        if *first == 0xfb {
-            r.u8()?;
-            values.push(None);
-        } else {
-            values.push(Some(String::from_utf8_lossy(r.lenenc_bytes()?).into_owned()));
-        }
-    }
-    Ok(values)
+    let text = |bytes: &[u8]| String::from_utf8_lossy(bytes).into_owned();
+    Ok(text_row(row)?.into_iter().map(|value| value.map(text)).collect())
 }
