@@ -5,7 +5,7 @@
 use libfuzzer_sys::fuzz_target;
 use pointsman_sql::lexer::Lexer;
 use pointsman_sql::{Cache, Class, Dialect, Effects, Flavour, Route, classify};
-use pointsman_sql::{kill, rewrite_connection_id, scope_assignments};
+use pointsman_sql::{kill, plain_insert, rewrite_connection_id, scope_assignments};
 
 fuzz_target!(|data: &[u8]| {
     let Some((&bits, sql)) = data.split_first() else { return };
@@ -42,6 +42,10 @@ fuzz_target!(|data: &[u8]| {
         assert!(fine.contains(verdict.effects));
     }
     let _ = kill(sql, &dialect);
+    if let Some(insert) = plain_insert(sql, &dialect) {
+        assert!(insert.rows > 0 && insert.rows <= sql.len() as u64);
+        assert_eq!(verdict.route, Route::Primary);
+    }
     if let Some(scoped) = scope_assignments(sql, &dialect) {
         assert_eq!(scope_assignments(&scoped.sql, &dialect), None);
     }

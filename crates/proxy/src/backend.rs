@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use pointsman_cluster::{Live, ServerId};
 use pointsman_wire::{
-    Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, Reader, Status, Step,
-    Tracker, write_packet,
+    Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, Status, Step, Tracker,
+    text_row, write_packet,
 };
 use smallvec::SmallVec;
 
@@ -379,17 +379,7 @@ impl Backend {
             return Err(Malformed("more than one row").into());
         }
         self.in_step = true;
-        let mut r = Reader::new(&row);
-        let mut fields = Vec::new();
-        while !r.is_empty() {
-            if r.rest()[0] == 0xfb {
-                r.u8()?;
-                fields.push(None);
-            } else {
-                fields.push(Some(r.lenenc_bytes()?.to_vec()));
-            }
-        }
-        Ok(fields)
+        Ok(text_row(&row)?.into_iter().map(|field| field.map(<[u8]>::to_vec)).collect())
     }
 
     /// The reply to a command of our own. What comes behind it stays in `buf`.

@@ -31,7 +31,7 @@ pub use reply::{
     ErrPacket, OkPacket, StateChange, StateChanges, Status, err_packet, ok_packet, ok_payload,
     retain_state,
 };
-pub use result::{ColumnKind, text_result};
+pub use result::{ColumnKind, text_result, text_row};
 pub use track::{Control, Step, Tracker};
 
 /// The peer sent something that is not the protocol.

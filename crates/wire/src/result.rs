@@ -1,7 +1,7 @@
 //! Result sets of our own ("Text Resultset", "Protocol::ColumnDefinition41"), with EOF packets: for
-//! clients that did not agree on CLIENT_DEPRECATE_EOF.
+//! clients that did not agree on CLIENT_DEPRECATE_EOF. And rows of servers' answers to ourselves.
 
-use crate::{Status, put_lenenc, put_lenenc_bytes, write_packet};
+use crate::{Malformed, Reader, Status, put_lenenc, put_lenenc_bytes, write_packet};
 
 /// Types a column of ours can have (`enum_field_types`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +62,21 @@ fn eof(out: &mut Vec<u8>, seq: u8, status: Status) -> u8 {
     write_packet(out, seq, &[0xfe, 0, 0, a, b])
 }
 
+/// The fields of a row ("Text Resultset Row"); `None` is NULL.
+pub fn text_row(row: &[u8]) -> Result<Vec<Option<&[u8]>>, Malformed> {
+    let mut r = Reader::new(row);
+    let mut fields = Vec::new();
+    while let Some(first) = r.rest().first() {
+        fields.push(if *first == 0xfb {
+            r.u8()?;
+            None
+        } else {
+            Some(r.lenenc_bytes()?)
+        });
+    }
+    Ok(fields)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -84,5 +99,13 @@ mod tests {
             panic!("no end")
         };
         assert_eq!(end + rest, out.len());
+    }
+
+    #[test]
+    fn a_rows_fields_are_read() {
+        assert_eq!(text_row(b"\x03db1\xfb\0"), Ok(vec![Some(&b"db1"[..]), None, Some(b"")]));
+        assert_eq!(text_row(b""), Ok(vec![]));
+        assert!(text_row(b"\x03db").is_err());
+        assert!(text_row(b"\xff").is_err());
     }
 }
