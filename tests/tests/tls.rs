@@ -365,6 +365,65 @@ fn certificates_are_read_anew_and_broken_ones_change_nothing() {
 }
 
 #[test]
+fn servers_may_change_their_ca() {
+    a_server_changes_its_ca(Flavour::MariaDb, "FLUSH SSL");
+}
+
+#[test]
+fn mysql_servers_may_change_their_ca() {
+    a_server_changes_its_ca(Flavour::MySql, "ALTER INSTANCE RELOAD TLS");
+}
+
+fn a_server_changes_its_ca(flavour: Flavour, reload: &str) {
+    let dir = tempfile::tempdir().unwrap();
+    let (old, new) = (Pki::new(dir.path(), "old").unwrap(), Pki::new(dir.path(), "new").unwrap());
+    let pem = old.issue("server", &["127.0.0.1"]).unwrap();
+    let trusted = dir.path().join("trusted.pem");
+    std::fs::copy(old.ca(), &trusted).unwrap();
+    let ca = trusted.display();
+    let site = Site::with(Setup {
+        server_args: vec![
+            format!("--ssl-cert={}", pem.certificate),
+            format!("--ssl-key={}", pem.key),
+        ],
+        config: format!("workers = 2\n[tls]\nmode = \"verify_identity\"\nca = \"{ca}\"\n"),
+        replicas: 0,
+        flavour,
+        ..Setup::default()
+    });
+    // Each logs in once: no connection is there for it already.
+    let log_in = |user: &str| {
+        let sql = format!(
+            "CREATE USER '{user}' IDENTIFIED BY 'secret'; GRANT SELECT ON app.* TO '{user}'"
+        );
+        site.primary().client_sql(&sql).unwrap();
+        mariadb(&site, &["--ssl"], user, "secret", "SELECT 1").ok()
+    };
+    assert_eq!(log_in("before"), "1\n");
+
+    let other = new.issue("server", &["127.0.0.1"]).unwrap();
+    let trust = |cas: &[String]| {
+        let cas: Vec<_> = cas.iter().map(|ca| std::fs::read_to_string(ca).unwrap()).collect();
+        std::fs::write(&trusted, cas.concat()).unwrap();
+        site.cli(&["reload"])
+    };
+    // Both for a while, as one does it.
+    trust(&[old.ca(), new.ca()]).ok();
+    assert_eq!(log_in("between"), "1\n");
+    std::fs::copy(&other.certificate, &pem.certificate).unwrap();
+    std::fs::copy(&other.key, &pem.key).unwrap();
+    site.primary().client_sql(reload).unwrap();
+    assert_eq!(log_in("behind"), "1\n");
+    trust(&[new.ca()]).ok();
+    assert_eq!(log_in("after"), "1\n");
+
+    std::fs::write(&trusted, "rubbish").unwrap();
+    let said = site.cli(&["reload"]);
+    assert!(!said.status.success() && said.stderr.contains("trusted.pem"), "{said:?}");
+    assert_eq!(log_in("still"), "1\n", "nothing has changed");
+}
+
+#[test]
 fn ed25519_accounts_need_their_password_in_the_config() {
     let site = Site::with(Setup {
         config: "workers = 1\n[[user]]\nname = \"known\"\npassword = \"secret\"\n".to_owned(),
