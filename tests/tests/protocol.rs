@@ -448,6 +448,27 @@ fn a_client_gone_in_mid_result_leaves_no_dirty_connection() {
 }
 
 #[test]
+fn what_waits_for_a_lock_ends_when_its_client_goes() {
+    let site = Site::start();
+    let mut holder = Raw::connect(site.port()).unwrap();
+    holder.query("SELECT GET_LOCK('held', 0)").unwrap();
+    let waits = || {
+        let sql = "SELECT COUNT(*) FROM information_schema.processlist \
+                   WHERE info LIKE 'SELECT GET_LOCK(%, 3600)'";
+        site.primary().client_sql(sql).map(|count| count.trim() == "1")
+    };
+    let mut gone = Raw::connect(site.port()).unwrap();
+    gone.command(3, b"SELECT GET_LOCK('held', 3600)").unwrap();
+    wait_until("it waits", LONG, waits).unwrap();
+    drop(gone);
+    wait_until("it has ended", LONG, || Ok(!waits()?)).unwrap();
+    // The server is none the worse for it.
+    assert_eq!(holder.one("SELECT RELEASE_LOCK('held')").unwrap(), "1");
+    let log = site.proxy.log();
+    assert!(!log.contains("server_down"), "{log}");
+}
+
+#[test]
 fn a_slow_reader_of_a_huge_result_costs_little_memory() {
     let site = Site::start();
     let before = site.proxy.rss().unwrap();

@@ -121,6 +121,8 @@ async fn let_in(
         database: RefCell::default(),
         statements: Cell::new(0),
         changed: Cell::new(Instant::now()),
+        executing: Cell::new(false),
+        gone: Cell::new(false),
         busy: Cell::new(None),
         killed: Cell::new(false),
         ended: Cell::new(false),

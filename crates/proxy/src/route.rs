@@ -120,6 +120,7 @@ impl Client {
             let mut digest = watched.then(|| self.transcript.digest()).flatten();
             let waiting =
                 Waiting::begin(&self.info, server, backend.socket.raw_fd(), Some(&backend.live));
+            self.info.executing.set(end != 0 && request.filled().len() == end);
             let result =
                 self.exchange(&mut backend, &job, request, end, digest.as_deref_mut()).await;
             drop(waiting);
@@ -131,6 +132,7 @@ impl Client {
                     return self.done(backend, &job, &choice, began, request, end, &outcome).await;
                 }
                 Err(Failure::Client) => return Err(End::Client),
+                Err(_) if self.info.gone.get() => return Err(End::Client),
                 Err(Failure::Full(payload)) => {
                     backend.in_step = true;
                     let again = attempts < room::MOST_ATTEMPTS;

@@ -76,6 +76,10 @@ pub struct SessionInfo {
     pub changed: Cell<Instant>,
     /// The server it is waiting for, if it is, and the connection's descriptor.
     pub busy: Cell<Option<(ServerId, RawFd)>>,
+    /// What it is waiting for is the answer to the last that its client has said.
+    pub executing: Cell<bool>,
+    /// Its client has gone while that ran: the connection to the server was closed as well.
+    pub gone: Cell<bool>,
     /// Someone killed what it is running: that is not to be repeated elsewhere.
     pub killed: Cell<bool>,
     /// Someone killed the session: what else its client has sent is not run.
@@ -272,7 +276,25 @@ impl Worker {
                 checkpoints.push_back((Instant::now(), position));
             }
             self.snapshot(|s| self.pool.expire(s));
+            self.follow_the_gone();
             tokio::time::sleep(CHECKPOINT_EVERY).await;
+        }
+    }
+
+    /// Statements that wait (for a lock, or asleep) end when their clients go: servers look for that
+    /// then, and can see only this proxy. Whoever has said something more is there, as for servers.
+    fn follow_the_gone(&self) {
+        for session in self.sessions.borrow().values() {
+            if let Some((_, fd)) = session.busy.get()
+                && session.executing.get()
+                && !session.ended.get()
+                && session.changed.get().elapsed() >= CHECKPOINT_EVERY
+                && has_gone(session.fd)
+            {
+                session.gone.set(true);
+                // SAFETY: a busy session holds the connection, so the descriptor is its own.
+                unsafe { libc::shutdown(fd, libc::SHUT_RDWR) };
+            }
         }
     }
 
@@ -508,10 +530,23 @@ impl Waiting {
 impl Drop for Waiting {
     fn drop(&mut self) {
         self.info.busy.set(None);
+        self.info.executing.set(false);
         if let Some(live) = &self.live {
             live.running.fetch_sub(1, Relaxed);
         }
     }
+}
+
+/// Whether the peer has closed its side, and said nothing that was not read yet.
+fn has_gone(fd: RawFd) -> bool {
+    let mut byte = 0_u8;
+    // SAFETY: the session is registered, so its socket is open and the descriptor is its own; there is
+    // room for the one byte that is looked at.
+    let n = unsafe {
+        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
+        libc::recv(fd, (&raw mut byte).cast(), 1, flags)
+    };
+    n == 0 || n < 0 && std::io::Error::last_os_error().kind() != std::io::ErrorKind::WouldBlock
 }
 
 /// Ends a session from outside: its next read says that the client has gone.
