@@ -6,6 +6,7 @@
 mod accounts;
 mod answer;
 mod arrival;
+mod attempts;
 mod await_primary;
 mod backend;
 mod blocked;
