@@ -241,6 +241,11 @@ impl Link {
         self.conn()?.query_drop(sql).await
     }
 
+    /// The same, of a statement that need not be UTF-8.
+    pub(crate) async fn run_bytes(&mut self, sql: Vec<u8>) -> Result<(), SqlError> {
+        self.conn()?.query_drop(sql).await
+    }
+
     /// Rows of `sql`, each field as bytes.
     pub(crate) async fn rows(&mut self, sql: &str) -> Result<Vec<Row>, SqlError> {
         self.conn()?.query(sql).await

@@ -228,6 +228,10 @@ impl Cluster {
         tasks.push(tokio::spawn(watch).abort_handle());
         tasks.push(tokio::spawn(oracle::run(shared.clone())).abort_handle());
         tasks.push(tokio::spawn(catalog::run(shared.clone())).abort_handle());
+        if config.failover.handle_events {
+            let watch = failover::watch_events(shared.clone(), actor.user.clone());
+            tasks.push(tokio::spawn(watch).abort_handle());
+        }
         let failover = failover::run(shared.clone(), config.clone(), requests);
         let failover = tokio::spawn(failover).abort_handle();
         tasks.push(failover.clone());

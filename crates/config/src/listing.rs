@@ -99,6 +99,7 @@ pub fn listing(config: &ProxyConfig) -> Vec<(String, String)> {
         ("failover.transaction_wait", show_duration(failover.transaction_wait)),
         ("failover.write_wait", show_duration(failover.write_wait)),
         ("failover.replay_max_size", show_size(failover.replay_max_size)),
+        ("failover.handle_events", failover.handle_events.to_string()),
         ("failover.note_statements", failover.note_statements.to_string()),
         ("group.writer", format!("{:?}", config.group.writer).to_lowercase()),
         ("group.available_when_donor", config.group.available_when_donor.to_string()),

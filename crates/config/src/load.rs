@@ -362,6 +362,7 @@ fn failover(found: &mut Findings, file: &mut Section<'_>) -> Failover {
         transaction_wait: s.or(found, "transaction_wait", default.transaction_wait),
         write_wait: s.or(found, "write_wait", default.write_wait),
         replay_max_size: s.or(found, "replay_max_size", Size(default.replay_max_size)).0,
+        handle_events: s.or(found, "handle_events", default.handle_events),
         note_statements: s.or(found, "note_statements", default.note_statements),
     };
     s.finish(found);

@@ -169,6 +169,8 @@ pub struct Failover {
     /// Most bytes of statements kept per open transaction, to repeat it on the next primary. Zero:
     /// transactions are not repeated.
     pub replay_max_size: usize,
+    /// Whether scheduled events are enabled at a new primary and disabled at the old one.
+    pub handle_events: bool,
     /// Whether MySQL servers are made to note statements in their binary logs.
     pub note_statements: bool,
 }
@@ -195,6 +197,7 @@ impl Default for Failover {
             transaction_wait: Duration::from_millis(500),
             write_wait: Duration::from_secs(10),
             replay_max_size: 1 << 20,
+            handle_events: true,
             note_statements: true,
         }
     }

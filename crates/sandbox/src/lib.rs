@@ -85,12 +85,16 @@ pub const MONITOR_GRANTS_MYSQL: &[&str] = &[
 pub const FAILOVER_GRANTS: &[&str] = &[
     "GRANT REPLICATION SLAVE ADMIN, REPLICATION MASTER ADMIN, READ_ONLY ADMIN, CONNECTION ADMIN, \
      PROCESS, RELOAD ON *.* TO 'pointsman'@'%'",
+    // For scheduled events.
+    "GRANT EVENT, SET USER, BINLOG ADMIN ON *.* TO 'pointsman'@'%'",
 ];
 
 /// The same for MySQL.
 pub const FAILOVER_GRANTS_MYSQL: &[&str] = &[
     "GRANT REPLICATION_SLAVE_ADMIN, SYSTEM_VARIABLES_ADMIN, CONNECTION_ADMIN, PROCESS, RELOAD \
      ON *.* TO 'pointsman'@'%'",
+    // For scheduled events, those of administrators, too.
+    "GRANT EVENT, SET_ANY_DEFINER, SYSTEM_USER ON *.* TO 'pointsman'@'%'",
     // To rebuild a server.
     "GRANT CLONE_ADMIN, BACKUP_ADMIN ON *.* TO 'pointsman'@'%'",
     "GRANT INSERT ON mysql.plugin TO 'pointsman'@'%'",

@@ -32,6 +32,8 @@ pub(super) struct Tools {
     pub(super) tls: Vec<ServerTls>,
     /// The operator's own way to rebuild a server; empty: there is none.
     pub(super) rebuild_command: Vec<String>,
+    /// Whether scheduled events are enabled at the primary and disabled elsewhere.
+    pub(super) handle_events: bool,
     /// Users whose connections are never cut off.
     pub(super) ours: Vec<String>,
 }
@@ -126,6 +128,8 @@ impl Hands {
                 Ok(Outcome::Done)
             }
             Step::Fence { .. } => self.fence().await,
+            Step::Rest { .. } => self.rest().await,
+            Step::Wake { .. } => self.wake().await,
             Step::Join { to, .. } => self.join(*to).await,
             Step::Prepare { replica, note, .. } => self.prepare(*replica, *note).await,
         }
@@ -311,6 +315,10 @@ impl Hands {
         for id in self.ids(words.writers()).await? {
             self.kill(id).await?;
         }
+        // One of an administrator's events could write all the same.
+        for id in self.ids(&words.events(&self.tools.ours())).await? {
+            self.kill(id).await?;
+        }
         Ok(Outcome::At(self.report().await?.standing()))
     }
 
@@ -321,6 +329,7 @@ impl Hands {
         for id in self.ids(&clients).await? {
             self.kill(id).await?;
         }
+        self.rest_or_tell().await;
         Ok(Outcome::Done)
     }
 
@@ -373,7 +382,9 @@ impl Hands {
             self.switch(&roles.source, false).await?;
         }
         let fresh = report.channels.is_empty();
-        if !fresh {
+        if fresh {
+            self.rest_or_tell().await;
+        } else {
             self.run(&words.stop()).await?;
         }
         // What it committed as a primary does not count as replicated.

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
+use super::events::few;
 use super::machine::{Change, Effect, Heir, Machine, PAUSE, Phase};
 use super::{Failure, Outcome, State, Step};
 use crate::gtid::Position;
@@ -94,6 +95,41 @@ impl Machine {
                 }
             }
         }
+    }
+
+    /// Whatever became of that: events are no reason not to change the primary.
+    pub(super) fn rested(
+        &mut self,
+        change: Change,
+        step: &Step,
+        outcome: Result<Outcome, Failure>,
+        now: Instant,
+    ) {
+        self.care.wake_soon();
+        match outcome {
+            Ok(Outcome::Rested { failed, .. }) if !failed.is_empty() => {
+                let text = format!(
+                    "scheduled events could not be disabled on {}: {}",
+                    self.facts.name(change.old),
+                    few(&failed)
+                );
+                self.tell("events_not_at_rest", change.old, text);
+            }
+            Ok(_) => {}
+            Err(failure) => self.tell_failure(step, &failure),
+        }
+        self.close(change, now);
+    }
+
+    /// New writes are held back from here on.
+    pub(super) fn close(&mut self, mut change: Change, now: Instant) {
+        let (old, to) = (self.facts.name(change.old), self.facts.name(change.to));
+        let why = format!("a switchover from {old} to {to} is under way");
+        change.began = now;
+        self.effects.push_back(Effect::Hold { old: change.old, why });
+        let wait = self.settings.transaction_wait;
+        self.start(Step::Close { server: change.old, wait });
+        self.phase = Phase::Close(change);
     }
 
     pub(super) fn settle(&mut self, change: Change, wanted: Position, now: Instant) {

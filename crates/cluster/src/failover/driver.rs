@@ -12,6 +12,7 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
 use super::act::{Hands, Tools};
+use super::events::Events;
 use super::rebuild::{Rebuild, Rebuilds};
 use super::{Effect, Failure, Lead, Machine, Outcome, Settings, Step, StepId, grants, group};
 use crate::link::{Fields, Link, Target};
@@ -53,6 +54,7 @@ pub(crate) struct Driver {
     failovers: AtomicU64,
     switchovers: AtomicU64,
     pub(super) rebuilds: Rebuilds,
+    pub(super) events: Events,
 }
 
 impl Driver {
@@ -64,6 +66,7 @@ impl Driver {
             failovers: AtomicU64::new(0),
             switchovers: AtomicU64::new(0),
             rebuilds: Rebuilds::default(),
+            events: Events::default(),
         };
         (driver, receiver)
     }
@@ -77,11 +80,12 @@ impl Driver {
 
     pub(crate) fn status(&self) -> Arc<Vec<String>> {
         let status = self.status.load_full();
-        let rebuilds = self.rebuilds.status();
-        if rebuilds.is_empty() {
+        let mut more = self.rebuilds.status();
+        more.extend(self.events.status());
+        if more.is_empty() {
             return status;
         }
-        Arc::new(status.iter().cloned().chain(rebuilds).collect())
+        Arc::new(status.iter().cloned().chain(more).collect())
     }
 
     pub(crate) fn count_switchover(&self) {
@@ -135,6 +139,7 @@ pub(crate) async fn run(
         rebuilding,
         tls: config.servers.iter().map(|server| server.tls.clone()).collect(),
         rebuild_command: config.failover.rebuild_command.clone(),
+        handle_events: config.failover.handle_events,
     });
     let (outcomes, mut done) = mpsc::unbounded_channel();
     let hands: Vec<_> = (0..config.servers.len())

@@ -24,6 +24,13 @@ const MYSQL: &[&str] = &[
     "REPLICATION SLAVE",
 ];
 
+/// What it takes besides to have scheduled events run at the primary and nowhere else: to see and change
+/// them, to leave them their definers, and to keep that out of the binary log. In MySQL the last is part of
+/// what is needed anyway.
+const MARIADB_EVENTS: &[&str] = &["EVENT", "SET USER", "BINLOG ADMIN"];
+/// For MySQL from 8.2 on.
+const MYSQL_EVENTS: &[&str] = &["EVENT", "SET_ANY_DEFINER"];
+
 /// What is missing, given the lines of `SHOW GRANTS`. With `replicates` the account is also the one
 /// that former primaries replicate with.
 pub(super) fn missing<'a>(
@@ -31,22 +38,53 @@ pub(super) fn missing<'a>(
     lines: impl IntoIterator<Item = &'a str>,
     replicates: bool,
 ) -> Vec<&'static str> {
-    let mut held: Vec<String> = Vec::new();
-    for line in lines {
-        let line = line.to_ascii_uppercase();
-        let Some(rest) = line.strip_prefix("GRANT ") else { continue };
-        let Some((list, _)) = rest.split_once(" ON *.* TO ") else { continue };
-        held.extend(list.split(',').map(|name| name.trim().to_owned()));
-    }
-    let has = |wanted: &str| {
-        held.iter().any(|name| name == wanted || name == "ALL PRIVILEGES" || name == "ALL")
-    };
+    let held = Held::read(lines);
     let wanted = match flavour {
         Flavour::MariaDb => MARIADB,
         Flavour::MySql => MYSQL,
     };
     let needed = wanted.iter().copied().filter(|name| replicates || *name != "REPLICATION SLAVE");
-    needed.filter(|name| !has(name)).collect()
+    needed.filter(|name| !held.has(name)).collect()
+}
+
+/// What is missing to carry scheduled events over.
+pub(super) fn missing_for_events<'a>(
+    flavour: Flavour,
+    lines: impl IntoIterator<Item = &'a str>,
+) -> Vec<&'static str> {
+    let held = Held::read(lines);
+    let wanted = match flavour {
+        Flavour::MariaDb => MARIADB_EVENTS,
+        Flavour::MySql => MYSQL_EVENTS,
+    };
+    // As it was called before.
+    let older = |name: &str| name == "SET_ANY_DEFINER" && held.has("SET_USER_ID");
+    wanted.iter().copied().filter(|name| !held.has(name) && !older(name)).collect()
+}
+
+/// Whether one privilege is held.
+pub(super) fn has<'a>(lines: impl IntoIterator<Item = &'a str>, name: &str) -> bool {
+    Held::read(lines).has(name)
+}
+
+/// Global privileges.
+struct Held(Vec<String>);
+
+impl Held {
+    fn read<'a>(lines: impl IntoIterator<Item = &'a str>) -> Self {
+        let mut held = Vec::new();
+        for line in lines {
+            let line = line.to_ascii_uppercase();
+            let Some(rest) = line.strip_prefix("GRANT ") else { continue };
+            let Some((list, _)) = rest.split_once(" ON *.* TO ") else { continue };
+            held.extend(list.split(',').map(|name| name.trim().to_owned()));
+        }
+        Self(held)
+    }
+
+    fn has(&self, wanted: &str) -> bool {
+        self.0.iter().any(|name| name == wanted || name == "ALL PRIVILEGES" || name == "ALL")
+    }
 }
 
 /// The statement that helps. In MariaDB `REPLICATION SLAVE` alone is spelled as it always was.
@@ -82,5 +120,9 @@ mod tests {
         assert_eq!(missing(Flavour::MySql, mysql, false), ["REPLICATION_SLAVE_ADMIN"]);
         let all = ["GRANT ALL PRIVILEGES ON *.* TO `root`@`localhost` WITH GRANT OPTION"];
         assert!(missing(Flavour::MariaDb, all, true).is_empty());
+        assert!(missing_for_events(Flavour::MariaDb, all).is_empty());
+        let some = ["GRANT EVENT, BINLOG ADMIN ON *.* TO `p`@`%`"];
+        assert_eq!(missing_for_events(Flavour::MariaDb, some), ["SET USER"]);
+        assert_eq!(missing_for_events(Flavour::MySql, some), ["SET_ANY_DEFINER"]);
     }
 }

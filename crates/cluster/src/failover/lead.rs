@@ -92,6 +92,7 @@ impl Machine {
             Phase::Verify { .. } => Plan::Replace,
             Phase::Freeze(change)
             | Phase::Fetch(change, _)
+            | Phase::Rest(change)
             | Phase::Close(change)
             | Phase::Settle(change)
             | Phase::Clear(change, _)
@@ -138,6 +139,7 @@ impl Machine {
             }
             Phase::Freeze(change)
             | Phase::Fetch(change, _)
+            | Phase::Rest(change)
             | Phase::Close(change)
             | Phase::Settle(change)
             | Phase::Clear(change, _)
@@ -159,6 +161,7 @@ impl Machine {
             return;
         }
         if std::mem::take(&mut self.broken_off) {
+            self.care.wake_soon();
             for &i in &self.following {
                 if self.facts.servers[i].link == Link::Stopped {
                     self.frozen.insert(i);

@@ -82,6 +82,8 @@ pub(super) enum Phase {
     Freeze(Change),
     /// The one to be promoted gets from another what it lacks.
     Fetch(Change, Position),
+    /// The old one's scheduled events are disabled, before writes are held back.
+    Rest(Change),
     Close(Change),
     Settle(Change),
     /// Other proxies may still write to the old one. With what the new one has.
@@ -189,8 +191,11 @@ impl Machine {
     }
 
     pub fn handle_facts(&mut self, facts: Facts, now: Instant) {
-        let before = self.facts.primary;
+        let (before, reigned) = (self.facts.primary, self.facts.reigns);
         self.facts = facts;
+        if self.facts.reigns && (!reigned || before != self.facts.primary) {
+            self.care.wake_soon();
+        }
         self.note_succession(before, now);
         self.note_followers();
         if let Some(heir) = &mut self.heir
@@ -233,6 +238,7 @@ impl Machine {
                 Ok(_) => self.settle(change, wanted, now),
                 Err(failure) => self.failed(change, &step, &failure, now),
             },
+            Phase::Rest(change) => self.rested(change, &step, outcome, now),
             Phase::Close(change) => match outcome {
                 Ok(Outcome::At(last)) => self.settle(change, last, now),
                 Ok(_) => self.undo(change, "an unexpected answer".to_owned(), now),

@@ -27,6 +27,7 @@ mod act;
 mod candidates;
 mod course;
 mod driver;
+mod events;
 mod facts;
 mod grants;
 mod group;
@@ -46,6 +47,7 @@ mod tests;
 mod verdict;
 
 pub(crate) use driver::{Driver, Request, account, run};
+pub(crate) use events::watch::run as watch_events;
 pub use facts::{Fact, Facts, Link, State};
 pub use lead::Lead;
 pub use machine::{Effect, Machine};

@@ -24,11 +24,13 @@ impl Machine {
         let mut change = self.change(old, Some(to), now);
         (change.planned, change.asked, change.began) = (true, true, now);
         let (old_name, name) = (self.facts.name(old).to_owned(), self.facts.name(to).to_owned());
-        let why = format!("a switchover from {old_name} to {name} is under way");
         self.tell("switchover_begun", to, format!("{name} is to take over from {old_name}"));
-        self.push(Effect::Hold { old, why });
-        self.start(Step::Close { server: old, wait: self.settings.transaction_wait });
-        self.phase = Phase::Close(change);
+        if self.settings.handle_events {
+            self.start(Step::Rest { server: old });
+            self.phase = Phase::Rest(change);
+        } else {
+            self.close(change, now);
+        }
         Ok(())
     }
 
@@ -44,13 +46,20 @@ impl Machine {
         let (old, to) = self.pick(to, lags)?;
         let (old_name, to_name) = (self.facts.name(old), self.facts.name(to));
         let wait = self.settings.transaction_wait.as_millis();
-        let mut plan = vec![
-            format!("hold new writes back"),
+        let mut plan = Vec::new();
+        if self.settings.handle_events {
+            plan.push(format!("disable the scheduled events of {old_name}, if it has any"));
+        }
+        plan.extend([
+            "hold new writes back".to_owned(),
             format!("let open transactions on {old_name} end, for at most {wait} ms"),
             format!("make {old_name} read-only and cut off what still writes there"),
             format!("wait until {to_name} has applied all of it, then stop its replication"),
             format!("make {to_name} writable and let the writes through"),
-        ];
+        ]);
+        if self.settings.handle_events {
+            plan.push(format!("enable those events on {to_name}"));
+        }
         let others = self.facts.servers.iter().enumerate().filter(|&(i, fact)| {
             i != old && i != to && fact.state == State::Up && fact.link != Link::None
         });

@@ -13,6 +13,8 @@ pub struct Settings {
     pub apply_timeout: Duration,
     pub switchover_timeout: Duration,
     pub transaction_wait: Duration,
+    /// Whether scheduled events are enabled at the primary and disabled elsewhere.
+    pub handle_events: bool,
     /// Whether MySQL servers are made to note statements in their binary logs.
     pub note_statements: bool,
 }
@@ -25,6 +27,7 @@ impl From<&proxy::Failover> for Settings {
             apply_timeout: config.apply_timeout,
             switchover_timeout: config.switchover_timeout,
             transaction_wait: config.transaction_wait,
+            handle_events: config.handle_events,
             note_statements: config.note_statements,
         }
     }

@@ -32,6 +32,10 @@ pub(super) const LAST_HEARD: &str = "SELECT c.HEARTBEAT_INTERVAL AS beat, TIMEST
 /// In MySQL from 8.0.22 on.
 pub(super) const REPLICA_STATUS: &str = "SHOW REPLICA STATUS";
 
+/// A scheduled event under way has its definer's name; so have, but for that, connections that are
+/// being made.
+const EVENT: &str = "command = 'Connect' AND user <> 'unauthenticated user'";
+
 /// `text` as a literal.
 pub(super) fn quote(text: &str) -> String {
     format!("'{}'", text.replace('\\', "\\\\").replace('\'', "''"))
@@ -145,7 +149,12 @@ impl Words {
 
     /// Of [`Words::clients`], those that run a statement.
     pub(super) fn busy(&self, ours: &[&str]) -> String {
-        format!("{} AND command IN ('Query', 'Execute')", self.clients(ours))
+        format!("{} AND (command IN ('Query', 'Execute') OR {EVENT})", self.clients(ours))
+    }
+
+    /// Of [`Words::clients`], scheduled events that run just now.
+    pub(super) fn events(&self, ours: &[&str]) -> String {
+        format!("{} AND {EVENT}", self.clients(ours))
     }
 
     /// Connections of clients: neither ours nor of replicas, nor the server's own threads.

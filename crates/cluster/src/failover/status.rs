@@ -21,6 +21,11 @@ impl Machine {
                 name(change.old),
                 name(change.to)
             )),
+            Phase::Rest(change) => Some(format!(
+                "switchover from {} to {}: disabling its scheduled events",
+                name(change.old),
+                name(change.to)
+            )),
             Phase::Close(change) => Some(format!(
                 "switchover from {} to {}: letting transactions end",
                 name(change.old),

@@ -31,6 +31,10 @@ pub enum Step {
     Reopen { server: usize },
     /// Becomes read-only at once, and its clients are cut off.
     Fence { server: usize },
+    /// Its scheduled events run no more, so that they can run at another one. [`Outcome::Rested`].
+    Rest { server: usize },
+    /// Runs the scheduled events that the last primary ran. [`Outcome::Woken`].
+    Wake { server: usize },
     /// Replicates from `to`, and becomes read-only, if it has nothing that `to` lacks; fails if
     /// replication does not run then. [`Outcome::Diverged`] if it has.
     Join { server: usize, to: usize },
@@ -52,6 +56,19 @@ pub enum Outcome {
     Prepared {
         released: bool,
         noted: bool,
+    },
+    /// So many events were disabled; of those that were not, why.
+    Rested {
+        events: usize,
+        failed: Vec<String>,
+    },
+    /// So many events were enabled; of those that were not, why; those of which nobody knows whether
+    /// they should; whether the event scheduler does not run.
+    Woken {
+        events: usize,
+        failed: Vec<String>,
+        unknown: Vec<String>,
+        idle: bool,
     },
 }
 
@@ -78,6 +95,8 @@ impl Step {
             | Self::Close { server, .. }
             | Self::Reopen { server }
             | Self::Fence { server }
+            | Self::Rest { server }
+            | Self::Wake { server }
             | Self::Join { server, .. }
             | Self::Prepare { server, .. } => server,
         }
@@ -95,6 +114,8 @@ impl Step {
             }
             Self::Settle { wait, .. } | Self::Close { wait, .. } => *wait + Duration::from_secs(2),
             Self::Open { .. } | Self::Reopen { .. } | Self::Fence { .. } => Duration::from_secs(2),
+            Self::Rest { .. } => Duration::from_secs(2),
+            Self::Wake { .. } => Duration::from_secs(10),
             Self::Join { .. } => Duration::from_secs(8),
         }
     }
@@ -111,6 +132,8 @@ impl Step {
             Self::Open { .. } => "be made writable",
             Self::Close { .. } | Self::Fence { .. } => "be made read-only",
             Self::Reopen { .. } => "be made writable again",
+            Self::Rest { .. } => "disable its scheduled events",
+            Self::Wake { .. } => "enable the scheduled events that the last primary ran",
             Self::Join { .. } => "be made a replica",
             Self::Prepare { .. } => "be prepared for a change of the primary",
         }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::{Duration, Instant};
 
+use super::events::{counted, few};
 use super::machine::{Effect, Machine};
 use super::rebuild::is_marked;
 use super::{Facts, Failure, Link, Outcome, State, Step, StepId};
@@ -33,6 +34,26 @@ pub(super) struct Care {
     prepared: BTreeMap<usize, u64>,
     /// That failed, and they may have half of them: why.
     half_done: BTreeMap<usize, String>,
+    wake: Wake,
+}
+
+/// Scheduled events of the primary that the one before ran.
+#[derive(Debug)]
+struct Wake {
+    /// To be seen to.
+    due: bool,
+    /// But not before that (`None`: it has passed), and how often it failed.
+    at: Option<Instant>,
+    tries: u32,
+    /// What does not run, as last told.
+    asleep: Option<String>,
+}
+
+impl Default for Wake {
+    fn default() -> Self {
+        // Whoever led before may not have come to it.
+        Self { due: true, at: None, tries: 0, asleep: None }
+    }
 }
 
 /// What was just changed shows in the looks after this.
@@ -44,7 +65,13 @@ pub(super) const ASTRAY: Duration = Duration::from_secs(2);
 
 impl Care {
     pub(super) fn next(&self) -> Option<Instant> {
-        self.pause.values().filter_map(|(at, _)| *at).min()
+        let wake = self.wake.at.filter(|_| self.wake.due);
+        self.pause.values().filter_map(|(at, _)| *at).chain(wake).min()
+    }
+
+    /// The primary is another one, or is again: it is to run its events.
+    pub(super) fn wake_soon(&mut self) {
+        self.wake = Wake::default();
     }
 
     /// What was waited for until now is waited for no more.
@@ -52,6 +79,7 @@ impl Care {
         for (at, _) in self.pause.values_mut() {
             at.take_if(|at| *at <= now);
         }
+        self.wake.at.take_if(|at| *at <= now);
     }
 
     fn rest(&mut self, i: usize, until: Instant, tries: u32) {
@@ -90,6 +118,7 @@ impl Care {
                 "{name} is kept out: its rebuild {why}; `pointsman rejoin {name} --rebuild` begins again"
             ));
         }
+        lines.extend(self.wake.asleep.clone());
         for step in self.busy.values() {
             if let Step::Join { server, to } = step {
                 lines.push(format!(
@@ -161,7 +190,72 @@ impl Machine {
                 self.nurse(step);
             }
         }
+        self.wake(primary);
         self.prepare(primary, now);
+    }
+
+    fn wake(&mut self, primary: usize) {
+        let wake = &self.care.wake;
+        if self.settings.handle_events
+            && wake.due
+            && wake.at.is_none()
+            && self.facts.reigns
+            && self.facts.servers[primary].state == State::Up
+            && !self.care.is_busy(primary)
+        {
+            self.care.wake.due = false;
+            self.nurse(Step::Wake { server: primary });
+        }
+    }
+
+    /// What was to run is running, or why not.
+    fn woken(&mut self, i: usize, outcome: &Result<Outcome, Failure>, now: Instant) {
+        let name = self.facts.name(i).to_owned();
+        let tries = self.care.wake.tries + 1;
+        self.care.wake.tries = tries;
+        let pause = (FIRST_PAUSE * (1 << tries.min(5).saturating_sub(1))).min(LONGEST_PAUSE);
+        let (asleep, told) = match outcome {
+            Ok(Outcome::Woken { events, failed, unknown, idle }) => {
+                if *events > 0 {
+                    let text = format!(
+                        "{name} runs {} that the last primary ran{}",
+                        counted(*events),
+                        match idle {
+                            true =>
+                                ", or will: its event scheduler is off (SET GLOBAL event_scheduler = ON)",
+                            false => "",
+                        }
+                    );
+                    self.tell("events_run", i, text);
+                }
+                if !unknown.is_empty() && tries == 1 {
+                    let text = format!(
+                        "{name} has {} that Pointsman does not enable, not having seen whether they ran                          on the last primary: {}; ALTER EVENT ... ENABLE if they should run",
+                        counted(unknown.len()),
+                        few(unknown)
+                    );
+                    self.tell("events_unknown", i, text);
+                }
+                if failed.is_empty() {
+                    self.care.wake.asleep = None;
+                    return;
+                }
+                let text = format!(
+                    "{} that ran on the last primary could not be enabled on {name}: {}",
+                    counted(failed.len()),
+                    few(failed)
+                );
+                (Some(text.clone()), text)
+            }
+            Ok(_) => return,
+            Err(failure) => (None, self.failure_text(&Step::Wake { server: i }, failure)),
+        };
+        if asleep.is_some() && asleep != self.care.wake.asleep || asleep.is_none() && tries <= 3 {
+            self.tell("events_asleep", i, told);
+        }
+        self.care.wake.asleep = asleep;
+        self.care.wake.due = true;
+        self.care.wake.at = Some(now + pause);
     }
 
     /// Once after each start of a server, while nothing else is to be done there.
@@ -305,6 +399,7 @@ impl Machine {
         let i = step.server();
         let name = self.facts.name(i).to_owned();
         match (&step, outcome) {
+            (Step::Wake { .. }, outcome) => self.woken(i, outcome, now),
             (_, Ok(Outcome::Diverged(which))) => {
                 let to = self.facts.primary.map_or("the primary", |to| self.facts.name(to));
                 let text = match is_marked(which) {

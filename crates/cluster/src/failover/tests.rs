@@ -26,6 +26,8 @@ struct Machine_ {
     away: bool,
     alone: bool,
     read_only: bool,
+    /// Its scheduled events are enabled.
+    events: bool,
     /// Whoever commits waits for space.
     full: bool,
     log: Vec<Transaction>,
@@ -106,6 +108,7 @@ impl Sim {
             away: false,
             alone: false,
             read_only: i > 0,
+            events: i == 0,
             full: false,
             log: vec![(0, 0)],
             relay: Vec::new(),
@@ -155,6 +158,7 @@ impl Sim {
             apply_timeout: ms(5000),
             switchover_timeout: ms(5000),
             transaction_wait: ms(500),
+            handle_events: true,
             note_statements: false,
         });
         machine.handle_able(Ok(()), now);
@@ -307,7 +311,22 @@ impl Sim {
                 }
                 Outcome::Done
             }
-            Step::Close { .. } | Step::Fence { .. } => {
+            Step::Rest { .. } => {
+                self.servers[i].events = false;
+                Outcome::Rested { events: 1, failed: Vec::new() }
+            }
+            Step::Wake { .. } => {
+                let s = &mut self.servers[i];
+                // As the servers see to it that follow orders which are late.
+                s.events |= !s.read_only;
+                Outcome::Woken { events: 1, failed: Vec::new(), unknown: Vec::new(), idle: false }
+            }
+            Step::Fence { .. } => {
+                let s = &mut self.servers[i];
+                (s.read_only, s.events) = (true, false);
+                Outcome::Done
+            }
+            Step::Close { .. } => {
                 self.servers[i].read_only = true;
                 Outcome::At(position(&self.servers[i].log))
             }
@@ -326,6 +345,7 @@ impl Sim {
                     return Some(Ok(Outcome::Diverged("some".to_owned())));
                 }
                 s.relay.clear();
+                s.events &= s.source.is_some();
                 (s.source, s.io, s.sql, s.read_only) = (Some(*to), true, true, true);
                 Outcome::Done
             }
@@ -803,6 +823,9 @@ proptest! {
         for i in (0..servers).filter(|&i| i != p) {
             let extra = !sim.servers[p].log.starts_with(&sim.servers[i].log);
             sim.expect(sim.follows(i, p) || extra, &format!("db{} does not follow", i + 1));
+            let runs = sim.follows(i, p) && sim.servers[i].events;
+            sim.expect(!runs, &format!("db{} runs events as a replica", i + 1));
         }
+        sim.expect(sim.servers[p].events, "the primary runs its events");
     }
 }

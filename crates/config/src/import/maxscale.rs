@@ -212,6 +212,10 @@ impl Import {
                         None => self.unknown(section, p),
                     }
                 }
+                "handle_events" => match boolean(&p.value) {
+                    Some(on) => self.draft.set("failover", "handle_events", on.to_string()),
+                    None => self.unknown(section, p),
+                },
                 "replication_user" | "replication_password" => {
                     self.lost(section, p, "replicas keep the account they replicate with");
                 }

@@ -13,6 +13,7 @@ use mysql_async::Error as SqlError;
 use tokio::time::sleep;
 
 use super::{LOOK, RESTART, Rebuild};
+use crate::failover::events;
 use crate::failover::sql::quote;
 use crate::gtid::Flavour;
 use crate::link::{Fields, Link};
@@ -22,6 +23,8 @@ const INSTALL: &str = "INSTALL PLUGIN clone SONAME 'mysql_clone.so'";
 /// The stage under way, what it has copied and what it expects to copy.
 const PROGRESS: &str = "SELECT stage, data, estimate FROM performance_schema.clone_progress \
      WHERE state = 'In Progress'";
+const PERSISTED: &str = "SELECT variable_value FROM performance_schema.persisted_variables \
+     WHERE variable_name = 'event_scheduler'";
 const READ_ONLY: u16 = 1290;
 /// MySQL says so when nobody would start it again; it stops all the same.
 const NOT_SUPERVISED: u16 = 3707;
@@ -62,7 +65,28 @@ impl Rebuild {
         Ok(())
     }
 
+    /// The data may have been a primary's: no event may run with them before they are put to rest.
     pub(super) async fn clone_data(&self) -> Result<(), String> {
+        let scheduler = Scheduler::hold(&mut self.connect(self.server).await?).await?;
+        let cloned = self.clone_at_rest().await;
+        if let Some(scheduler) = scheduler {
+            match (self.connect(self.server).await, &cloned) {
+                (Ok(mut link), Ok(())) => {
+                    let rested = events::rest_all(&mut link).await.map_err(|e| e.to_string())?;
+                    if !rested.failed.is_empty() {
+                        return Err(events::few(&rested.failed));
+                    }
+                    scheduler.release(&mut link).await?;
+                }
+                (Ok(mut link), Err(_)) => scheduler.release(&mut link).await?,
+                (Err(why), Ok(())) => return Err(why),
+                (Err(_), Err(_)) => {}
+            }
+        }
+        cloned
+    }
+
+    async fn clone_at_rest(&self) -> Result<(), String> {
         let text = |e: SqlError| e.to_string();
         let mut link = self.connect(self.server).await?;
         let started = uptime(&mut link).await.map_err(text)?;
@@ -144,6 +168,44 @@ impl Rebuild {
             ),
             false => format!("from {donor}: {stage}"),
         });
+    }
+}
+
+/// The event scheduler of the server that gets the data, which is off while it starts with them.
+struct Scheduler {
+    /// Whether it ran.
+    ran: bool,
+    /// Its setting in `mysqld-auto.cnf`, if it had one.
+    persisted: Option<String>,
+}
+
+impl Scheduler {
+    /// `None`: it does not run at all.
+    async fn hold(link: &mut Link) -> Result<Option<Self>, String> {
+        let first = |rows: &[mysql_async::Row]| rows.first().and_then(|row| Fields(row).first());
+        let text = |e: SqlError| e.to_string();
+        let rows = link.rows("SELECT @@global.event_scheduler").await.map_err(text)?;
+        let now = first(&rows).unwrap_or_default();
+        if now == "DISABLED" {
+            return Ok(None);
+        }
+        let rows = link.rows(PERSISTED).await.map_err(text)?;
+        let scheduler = Self { ran: now == "ON", persisted: first(&rows) };
+        link.run("SET PERSIST event_scheduler = OFF").await.map_err(text)?;
+        Ok(Some(scheduler))
+    }
+
+    async fn release(&self, link: &mut Link) -> Result<(), String> {
+        let text = |e: SqlError| e.to_string();
+        match &self.persisted {
+            Some(value) => {
+                let set = format!("SET PERSIST event_scheduler = {}", quote(value));
+                link.run(&set).await.map_err(text)?;
+            }
+            None => link.run("RESET PERSIST IF EXISTS event_scheduler").await.map_err(text)?,
+        }
+        let now = if self.ran { "ON" } else { "OFF" };
+        link.run(&format!("SET GLOBAL event_scheduler = {now}")).await.map_err(text)
     }
 }
 

@@ -22,6 +22,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::Rebuild;
 use super::programs::{Place, Programs, Running, version};
+use crate::failover::events;
 use crate::failover::sql::{Words, quote};
 use crate::gtid::{Flavour, Position, REBUILD_DOMAIN};
 use crate::link::{Fields, Link};
@@ -613,23 +614,8 @@ fn without_counters(definitions: &[u8]) -> String {
 
 /// Events that run on the donor don't run here, as if they had been replicated.
 pub(super) async fn rest_events(recipient: &mut Link) -> Result<(), String> {
-    let sql = "SELECT event_schema AS s, event_name AS n, definer AS d \
-               FROM information_schema.events WHERE status = 'ENABLED'";
-    for row in recipient.rows(sql).await.map_err(text)? {
-        let row = Fields(&row);
-        let field = |name: &str| row.text(&[name]).unwrap_or_default();
-        let definer = field("d");
-        let (user, host) = definer.rsplit_once('@').unwrap_or((&definer, "%"));
-        let rest = format!(
-            "ALTER DEFINER={}@{} EVENT {}.{} DISABLE ON SLAVE",
-            identifier(user),
-            identifier(host),
-            identifier(&field("s")),
-            identifier(&field("n"))
-        );
-        recipient.run(&rest).await.map_err(text)?;
-    }
-    Ok(())
+    let rested = events::rest_all(recipient).await.map_err(text)?;
+    if rested.failed.is_empty() { Ok(()) } else { Err(events::few(&rested.failed)) }
 }
 
 /// All is there: events are put to rest, the mark is taken away, and it stands where the donor stood.
