@@ -17,7 +17,11 @@ struct Behind {
 impl Behind {
     #[track_caller]
     fn with(flavour: Flavour, more: &[&str]) -> Self {
-        let site = Site::with(Setup {
+        Self::on(Self::setup(flavour), more)
+    }
+
+    fn setup(flavour: Flavour) -> Setup {
+        Setup {
             // The account with its password, so that clients need no TLS to prove it.
             config: "workers = 2\n[routing]\nmax_lag = \"1h\"\ncausal_timeout = \"20ms\"\n\
                      [[user]]\nname = \"app\"\npassword = \"app-secret\"\n\
@@ -26,7 +30,12 @@ impl Behind {
             server_args: vec!["--log-bin-trust-function-creators=1".into()],
             flavour,
             ..Setup::default()
-        });
+        }
+    }
+
+    #[track_caller]
+    fn on(setup: Setup, more: &[&str]) -> Self {
+        let site = Site::with(setup);
         let mut db = Raw::connect(site.port()).unwrap();
         for sql in ["CREATE TABLE a (id INT PRIMARY KEY, v INT)", "CREATE TABLE b LIKE a"]
             .iter()
@@ -381,4 +390,123 @@ fn accounts_and_comments_have_levels_of_their_own() {
     assert_eq!(reports.one("SELECT /* pointsman primary */ @@server_id FROM b").unwrap(), "1");
     reports.change_user(APP_USER, APP_PASSWORD, Some("app")).unwrap();
     assert_eq!(reports.one(read).unwrap(), "1");
+}
+
+/// `what` was written to table `a` and nobody told this proxy: `causal` promises nothing, `strong` sees it.
+#[track_caller]
+fn only_strong_sees(site: &mut Behind, what: &str) {
+    let causal = site.db.one("SELECT v FROM a WHERE id = 1").unwrap();
+    assert_ne!(causal, what, "the replica, which lacks it, may answer");
+    site.on_replica("a");
+    let strong = "SELECT /* pointsman consistency=strong */ v FROM a WHERE id = 1";
+    assert_eq!(site.db.one(strong).unwrap(), what);
+    // All of the kind, whatever it reads.
+    let strong = "SELECT /* pointsman consistency=strong */ @@server_id FROM b LIMIT 1";
+    assert_eq!(site.db.one(strong).unwrap(), "1");
+}
+
+fn past_the_proxy(flavour: Flavour) {
+    let mut site = Behind::with(flavour, &[]);
+    site.site.primary().client_sql("UPDATE app.a SET v = 7").unwrap();
+    only_strong_sees(&mut site, "7");
+
+    let event = "SET GLOBAL event_scheduler = ON; \
+         CREATE EVENT app.e ON SCHEDULE AT NOW() DO UPDATE app.a SET v = 8";
+    site.site.primary().client_sql(event).unwrap();
+    wait_until("the event has run", LONG, || {
+        Ok(site.site.primary().client_sql("SELECT v FROM app.a")?.trim() == "8")
+    })
+    .unwrap();
+    only_strong_sees(&mut site, "8");
+
+    // However little the replica is behind.
+    sql_thread(site.site.replica(), "START");
+    site.site.sandbox.wait_caught_up().unwrap();
+    let replica = [("server", "db2"), ("class", "read")];
+    let before = site.site.metric("pointsman_statements_total", &replica);
+    for n in 100..150 {
+        site.site.primary().client_sql(&format!("UPDATE app.a SET v = {n}")).unwrap();
+        let strong = "SELECT /* pointsman consistency=strong */ v FROM a WHERE id = 1";
+        assert_eq!(site.db.one(strong).unwrap(), n.to_string());
+    }
+    let by_replica = site.site.metric("pointsman_statements_total", &replica) - before;
+    println!(
+        "{flavour:?}: the replica answered {by_replica} of 50 strong reads after writes past the proxy"
+    );
+}
+
+#[test]
+fn strong_reads_see_what_bypassed_the_proxy() {
+    past_the_proxy(Flavour::MariaDb);
+}
+
+#[test]
+fn strong_reads_see_what_bypassed_the_proxy_of_mysql() {
+    past_the_proxy(Flavour::MySql);
+}
+
+#[test]
+fn names_are_compared_without_regard_to_case() {
+    // Two tables: at worst a read waits for too much.
+    let mut site = Behind::with(Flavour::MariaDb, &["CREATE TABLE A LIKE a"]);
+    site.write("INSERT INTO A VALUES (1, 1)");
+    site.on_primary("A");
+    site.on_primary("a");
+    site.on_replica("b");
+
+    // One table with two names.
+    let mut setup = Behind::setup(Flavour::MariaDb);
+    setup.server_args.push("--lower-case-table-names=1".to_owned());
+    let mut site = Behind::on(setup, &[]);
+    site.on_replica("A");
+    site.write("UPDATE A SET v = 1");
+    for name in ["a", "A", "APP.a", "`a` AS A"] {
+        site.on_primary(name);
+    }
+    site.on_replica("B");
+    site.write("UPDATE app.B SET v = 1");
+    site.on_primary("b");
+}
+
+/// What this proxy knew of writes to tables ends with the primary: all that the next one had when it took
+/// over counts for each table.
+fn another_primary(flavour: Flavour) {
+    let setup = Setup { replicas: 2, failover: true, ..Behind::setup(flavour) };
+    let mut site = Behind::on(setup, &[]);
+    sql_thread(site.site.replica(), "START");
+    site.site.sandbox.wait_caught_up().unwrap();
+    let late = match flavour {
+        Flavour::MySql => {
+            "STOP REPLICA; CHANGE REPLICATION SOURCE TO SOURCE_DELAY = 3600; START REPLICA"
+        }
+        _ => "STOP SLAVE; CHANGE MASTER TO MASTER_DELAY = 3600; START SLAVE",
+    };
+    site.site.sandbox.node(2).client_sql(late).unwrap();
+    wait_until("Pointsman may change the primary", LONG, || {
+        Ok(!site.site.cli(&["status"]).stdout.contains("can't replace it"))
+    })
+    .unwrap();
+    site.site.wait_server("db3 follows", "db3", |row| row["reads"] == true);
+    site.write("UPDATE a SET v = 1");
+    site.site.cli(&["maintain", "db2"]).ok();
+    assert_eq!(site.reads("b"), "3", "db3 has all writes to b");
+    assert_eq!(site.reads("a"), "1");
+    site.site.cli(&["resume", "db2"]).ok();
+    site.site.wait_server("db2 is back", "db2", |row| row["reads"] == true);
+    site.site.cli(&["switchover", "--to", "db2"]).ok();
+    site.site.cli(&["maintain", "db1"]).ok();
+    site.site.wait_server("db3 follows", "db3", |row| row["reads"] == true);
+    for table in ["a", "b"] {
+        assert_eq!(site.reads(table), "2", "a read of {table}, of which db3 may lack something");
+    }
+}
+
+#[test]
+fn after_a_change_of_the_primary_all_counts_for_all_tables() {
+    another_primary(Flavour::MariaDb);
+}
+
+#[test]
+fn after_a_change_of_the_primary_all_counts_for_all_tables_in_mysql() {
+    another_primary(Flavour::MySql);
 }
