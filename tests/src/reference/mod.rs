@@ -114,7 +114,7 @@ impl ReferenceSite {
         ensure!(output.status.success(), "pointsman realserver up: {said}");
 
         let config = dir.join("proxy.toml");
-        std::fs::write(&config, proxy_config(host == WEB[0]))?;
+        std::fs::write(&config, proxy_config())?;
         let mut command = self.network.command(host, &self.pointsman);
         command.args(["proxy", "--config"]).arg(&config);
         let proxy = Daemon::start("proxy", command, &dir)?;
@@ -229,10 +229,10 @@ impl Drop for ReferenceSite {
     }
 }
 
-/// Smallest useful file, but for the ports. Of several proxies one may change the primary.
-fn proxy_config(failover: bool) -> String {
+/// Smallest useful file, but for the ports. Several proxies agree on who changes the primary.
+fn proxy_config() -> String {
     let mut text = format!(
-        "[failover]\nauto = {failover}\n\n[[listener]]\naddress = \"127.0.0.1:3306\"\n\n\
+        "[failover]\nagree = true\n\n[[listener]]\naddress = \"127.0.0.1:3306\"\n\n\
          [monitor]\nuser = \"{MONITOR_USER}\"\npassword = \"{MONITOR_PASSWORD}\"\n"
     );
     for (i, host) in DATABASES.into_iter().enumerate() {
