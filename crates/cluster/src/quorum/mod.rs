@@ -78,6 +78,8 @@ pub(crate) const LEASE: Duration = Duration::from_secs(2);
 pub(crate) const SESSION: Duration = Duration::from_secs(3);
 /// With some of the locks but not enough for this long, they are given back.
 const STALEMATE: Duration = Duration::from_secs(1);
+/// A primary that died is replaced by then, if anybody can: what is left is for a person to know.
+const ADVICE: Duration = Duration::from_secs(10);
 /// One that has given way to another does not try for this long.
 const YIELD: Duration = Duration::from_secs(3);
 /// A proxy that may not act by itself leads only where nobody else has for this long.
@@ -120,6 +122,8 @@ pub struct Quorum {
     born: Instant,
     /// Since when it takes part: it had a majority once.
     joined: Option<Instant>,
+    /// Since when it may not write.
+    halted: Option<Instant>,
     /// Since when it stands beside the same leader: sessions here and of that one.
     beside: Option<(Instant, (u64, u64))>,
     /// It had one since it last lost sight of the primary.
@@ -155,6 +159,7 @@ impl Quorum {
             resigned: false,
             plan: Plan::Nothing,
             joined: None,
+            halted: None,
             keeper: false,
             known: 0,
             stalled: None,
@@ -290,6 +295,11 @@ impl Quorum {
             self.pause = Some(now + YIELD);
         }
         self.pause.take_if(|at| *at <= now);
+        if self.permit(now).is_some() {
+            self.halted = None;
+        } else {
+            self.halted.get_or_insert(now);
+        }
     }
 
     /// When to call [`Quorum::count`] and look at [`Quorum::standing`] at the latest.
@@ -297,7 +307,8 @@ impl Quorum {
     pub fn poll_timeout(&self, now: Instant) -> Option<Instant> {
         let writes = self.standing(now).writes.ok();
         let cleared = self.changed(now).map(|since| since + PERMIT + BEAT / 2);
-        [writes, self.pause, cleared].into_iter().flatten().filter(|at| *at > now).min()
+        let advice = self.halted.map(|since| since + ADVICE);
+        [writes, self.pause, cleared, advice].into_iter().flatten().filter(|at| *at > now).min()
     }
 
     /// Whether it has answered lately.
@@ -602,10 +613,16 @@ impl Quorum {
                  another proxy may have made another primary"
             )
         } else if 2 * count == self.voters.len() {
+            let long = |since| now >= since + ADVICE;
+            let advice = match self.halted.is_some_and(long) {
+                true => {
+                    "; if there is none, set agree = false in [failover], or take out of the config \
+                     what is gone for good"
+                }
+                false => "",
+            };
             format!(
-                "{silent} {verb} not answer, so another proxy may have made another primary there; if \
-                 there is none, set agree = false in [failover], or take out of the config what is \
-                 gone for good"
+                "{silent} {verb} not answer, so another proxy may have made another primary there{advice}"
             )
         } else {
             "it is not agreed yet with other proxies".to_owned()

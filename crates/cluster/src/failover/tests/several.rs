@@ -271,6 +271,12 @@ impl Sim {
             .collect()
     }
 
+    /// Why one may not write.
+    fn why(&self, me: usize) -> String {
+        let standing = self.views[me].party.as_ref().unwrap().quorum.standing(self.now);
+        standing.writes.err().unwrap_or_default()
+    }
+
     /// What each Pointsman makes of it, for the story.
     fn note_minds(&mut self) {
         for me in 0..self.views.len() {
@@ -404,6 +410,12 @@ fn of_two_servers_the_primary_goes_on_with_those_beside_it() {
         sim.run(ms(9000), true);
         let all = sim.primaries();
         sim.expect(all == [Some(0), None], &format!("{all:?}"));
+        // Another one might act, for a while; then a person is asked.
+        let why = sim.why(1);
+        sim.expect(why.ends_with("may have made another primary there"), &why);
+        sim.run(ms(9000), true);
+        let why = sim.why(1);
+        sim.expect(why.contains("set agree = false"), &why);
         // One that starts now can't know.
         sim.kill_proxy(0);
         sim.start_proxy(0);
@@ -565,5 +577,11 @@ proptest! {
             all[0].is_some() && all.iter().all(|p| *p == all[0]),
             &format!("one primary in the end: {all:?}"),
         );
+        let p = all[0].unwrap();
+        sim.expect(sim.servers[p].events, "it runs its events");
+        for i in (0..servers).filter(|&i| i != p) {
+            let runs = sim.follows(i, p) && sim.servers[i].events;
+            sim.expect(!runs, &format!("db{} runs events as a replica", i + 1));
+        }
     }
 }
