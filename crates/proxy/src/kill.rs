@@ -125,6 +125,10 @@ impl Client {
         request: &mut Buffer,
         end: usize,
     ) -> Result<(), End> {
+        // MySQL 9 has no such command any more, and says so.
+        if self.worker.snapshot(|s| !s.greeting.mariadb && s.greeting.version >= 90_000) {
+            return self.run(job, request, end).await;
+        }
         let id = request.filled()[HEADER + 1..HEADER + 5].try_into().map_or(0, u32::from_le_bytes);
         match self.meant(u64::from(id)).await {
             Some(victim) => self.kill_one(victim, How { connection: true, soft: false }).await,
