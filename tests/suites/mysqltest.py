@@ -144,6 +144,9 @@ def environment():
     tmp = OUT / "tmp"
     tmp.mkdir(exist_ok=True)
     Path(SANDBOX, "tmp").mkdir(exist_ok=True)
+    data = Path(SANDBOX, "std_data")
+    if not data.is_symlink():
+        data.symlink_to(TESTS / "std_data")
     env = mysql_environment() if MYSQL else mariadb_environment()
     env.update({
         "LC_ALL": "C", "TZ": "GMT-3", "UMASK": "0660", "UMASK_DIR": "0770",

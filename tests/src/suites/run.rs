@@ -96,7 +96,7 @@ impl Suite {
     ) -> Result<(Results, Vec<String>)> {
         fs::create_dir_all(out.join("outputs"))?;
         let site = Site::try_with(Setup {
-            server_args: self.server_args(flavour),
+            server_args: self.server_args(),
             flavour,
             // Fewer connections than sessions, so that these are shared where that is possible.
             config: "workers = 2\n".into(),
@@ -172,10 +172,7 @@ impl Suite {
     }
 
     /// Lines of `server-args`.
-    fn server_args(&self, flavour: Flavour) -> Vec<String> {
-        if flavour == Flavour::MySql {
-            return Vec::new();
-        }
+    fn server_args(&self) -> Vec<String> {
         let text = fs::read_to_string(self.dir.join("server-args")).unwrap_or_default();
         text.lines().filter(|l| !l.is_empty() && !l.starts_with('#')).map(str::to_owned).collect()
     }
