@@ -32,7 +32,6 @@ const HARMLESS: &[&str] = &[
     "BEGIN",
     "SAVEPOINT",
     "RELEASE",
-    "(SELECT",
     "TABLE",
     "KILL",
 ];
@@ -135,11 +134,11 @@ impl<'a> Oracle<'a> {
 fn finding(statement: &str, flavour: Flavour) -> Option<&'static str> {
     let upper = without_comments(&statement.to_ascii_uppercase(), flavour);
     let upper = upper.trim_start_matches(|c: char| c.is_whitespace() || c == ';' || c == '(');
-    let first = upper.split_whitespace().next().unwrap_or_default();
+    let first = upper.split(|c: char| !c.is_ascii_alphabetic()).next().unwrap_or_default();
     if upper.is_empty() {
         return None;
     }
-    if !HARMLESS.iter().any(|word| first.trim_end_matches(';') == *word) {
+    if !HARMLESS.contains(&first) {
         return Some("is not known to be harmless");
     }
     if (first == "BEGIN" || first == "START") && !upper.contains("READ ONLY") {
@@ -313,6 +312,7 @@ mod tests {
         }
         for good in [
             "SELECT 1",
+            "select* from t",
             "START TRANSACTION READ ONLY",
             "/* x */ select 1",
             "SET NAMES utf8mb4",
