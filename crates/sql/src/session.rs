@@ -277,6 +277,10 @@ fn item(toks: &[Tok<'_>], flavour: Flavour) -> Item {
         let effect = if bare { Effects::SET_NEXT_TRANSACTION } else { Effects::SET_SYSVAR };
         return Item::Primary(Reason::Transaction, effect);
     }
+    if name == "profiling" {
+        // What is profiled from here on is kept by that connection.
+        return Item::Primary(set, Effects::SET_SYSVAR | Effects::SET_OTHER);
+    }
     if belongs_to_primary(&name) || !plain_value(value) {
         let effects = facts::facts(value, flavour).effects;
         return Item::Primary(set, Effects::SET_SYSVAR | effects);
@@ -310,7 +314,6 @@ fn belongs_to_primary(name: &str) -> bool {
         "original_commit_timestamp",
         "immediate_server_version",
         "original_server_version",
-        "profiling",
         "profiling_history_size",
     ];
     const PREFIXES: &[&str] =
