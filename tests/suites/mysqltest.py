@@ -179,8 +179,11 @@ def run(name, env):
         err += b"\n[takes too long]"
     for own, neutral in ((str(OUT), b"OUT"), (SANDBOX, b"SANDBOX"), (rf"(?<![\d-]){PORT}(?!\d)", b"PORT")):
         out, err = (re.sub(own.encode(), neutral, text) for text in (out, err))
-    # What some call before it has left there.
-    out, err = (re.sub(rb"(status: \d+, errno: )\d+", rb"\1N", text) for text in (out, err))
+    # Names of files drawn by lot, and what some call before it has left in errno.
+    for drawn, neutral in ((rb"SANDBOX/tmp\w{6}\b", b"SANDBOX/tmpXXXXXX"), (rb"(status: \d+, errno: )\d+", rb"\1N")):
+        out, err = (re.sub(drawn, neutral, text) for text in (out, err))
+    for left in TESTS.glob("outfile-test*"):
+        left.unlink()
     if child.returncode == 62:
         return "skip", out + err
     expected = path_of(name, "result")
