@@ -203,12 +203,13 @@ impl Backend {
 
     /// Whether another session may have it, once it is clean.
     pub fn may_be_shared(&self) -> bool {
-        // An interactive client's connection has other timeouts, which a reset would take away.
+        // An interactive client's connection has other timeouts, which a reset would take away, as it
+        // would the `sql_mode` of one that ignores spaces.
         !self.option_set
             && !self.outlasts_reset
             && self.sandboxed.is_none()
             && self.after_login.is_some()
-            && !self.caps.contains(Capabilities::INTERACTIVE)
+            && !self.caps.intersects(Capabilities::INTERACTIVE | Capabilities::IGNORE_SPACE)
     }
 
     /// Makes it as after its login, but for the default schema. False: it can't be.
