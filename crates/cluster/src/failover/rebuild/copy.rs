@@ -11,17 +11,20 @@
 //!
 //! Nothing of this goes into the recipient's binary log, which is empty at the end.
 
-use std::collections::BTreeMap;
-use std::process::Stdio;
 use std::time::Duration;
 
 use mysql_async::Error as SqlError;
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::process::{ChildStdin, ChildStdout};
 use tokio::time::{Instant, sleep, timeout};
 
 use super::Rebuild;
+use super::dump::{
+    Fed, definitions, pump, read_accounts, read_all, read_head, start, triggers, without_counters,
+    write,
+};
 use super::programs::{Place, Programs, Running, version};
+use super::stock::{DATABASES, Progress, Stock, stock};
 use crate::failover::events;
 use crate::failover::sql::{Words, quote};
 use crate::gtid::{Flavour, Position, REBUILD_DOMAIN};
@@ -37,29 +40,8 @@ const LOCK_TRIES: u32 = 15;
 const LOCKED: Duration = Duration::from_secs(20);
 /// Tables without transactions, in bytes, that a primary may be locked for.
 const LOCKED_BYTES: u64 = 256 << 20;
-/// Of the database `mysql`: what is replicated there, but for routines and events.
-const SYSTEM: &[&str] = &[
-    "global_priv",
-    "db",
-    "tables_priv",
-    "columns_priv",
-    "procs_priv",
-    "proxies_priv",
-    "roles_mapping",
-    "servers",
-    "time_zone",
-    "time_zone_name",
-    "time_zone_leap_second",
-    "time_zone_transition",
-    "time_zone_transition_type",
-];
-const DATABASES: &str = "SELECT schema_name AS name FROM information_schema.schemata WHERE \
-     schema_name NOT IN ('mysql', 'information_schema', 'performance_schema', 'sys') \
-     AND schema_name NOT LIKE '#mysql50#%'";
 /// Looks of all proxies are shorter apart than that.
 const UNSEEN: Duration = Duration::from_secs(1);
-const READING: usize = 256 << 10;
-
 /// Whether these transactions are the mark of a rebuild that did not end.
 pub(in crate::failover) fn is_marked(transactions: &str) -> bool {
     transactions.split(", ").any(|gtid| gtid.starts_with(&format!("{REBUILD_DOMAIN}-")))
@@ -73,60 +55,7 @@ struct Held {
     position: Position,
 }
 
-/// What there is to copy.
-#[derive(Default)]
-struct Stock {
-    databases: Vec<String>,
-    /// Of engines without transactions, per database.
-    nontransactional: BTreeMap<String, Vec<String>>,
-    tables: u64,
-    bytes: u64,
-    nontransactional_bytes: u64,
-    /// There are tables that keep their history.
-    history: bool,
-}
-
-/// How far it is.
-struct Progress<'a> {
-    rebuild: &'a Rebuild,
-    tables: u64,
-    copied: u64,
-    of_tables: u64,
-    of_bytes: u64,
-    told: Instant,
-    /// The end of the last block: a line may begin in one and end in the next.
-    tail: Vec<u8>,
-}
-
-impl Progress<'_> {
-    fn note(&mut self, block: &[u8]) {
-        const BEGINS: &[u8] = b"\nLOCK TABLES `";
-        self.copied += block.len() as u64;
-        self.tail.extend_from_slice(block);
-        self.tables +=
-            self.tail.windows(BEGINS.len()).filter(|window| *window == BEGINS).count() as u64;
-        let keep = self.tail.len().min(BEGINS.len() - 1);
-        self.tail.drain(..self.tail.len() - keep);
-        if self.told.elapsed() > super::LOOK {
-            self.tell();
-        }
-    }
-
-    fn tell(&mut self) {
-        self.told = Instant::now();
-        let mib = |bytes: u64| bytes >> 20;
-        self.rebuild.say(format!(
-            "from {}: table {} of {}, {} of about {} MiB",
-            self.rebuild.name(self.rebuild.donor),
-            self.tables,
-            self.of_tables,
-            mib(self.copied),
-            mib(self.of_bytes.max(self.copied)),
-        ));
-    }
-}
-
-fn text(error: SqlError) -> String {
+pub(super) fn text(error: SqlError) -> String {
     match error {
         SqlError::Server(e) => format!("error {}: {}", e.code, e.message),
         other => other.to_string(),
@@ -138,7 +67,7 @@ fn identifier(name: &str) -> String {
     format!("`{}`", name.replace('`', "``"))
 }
 
-async fn texts(link: &mut Link, sql: &str) -> Result<Vec<String>, String> {
+pub(super) async fn texts(link: &mut Link, sql: &str) -> Result<Vec<String>, String> {
     let rows = link.rows(sql).await.map_err(text)?;
     Ok(rows.iter().filter_map(|row| Fields(row).first()).collect())
 }
@@ -146,30 +75,6 @@ async fn texts(link: &mut Link, sql: &str) -> Result<Vec<String>, String> {
 async fn one(link: &mut Link, sql: &str) -> Result<String, String> {
     let mut all = texts(link, sql).await?;
     Ok(if all.is_empty() { String::new() } else { all.swap_remove(0) })
-}
-
-async fn stock(donor: &mut Link) -> Result<Stock, String> {
-    let mut stock = Stock { databases: texts(donor, DATABASES).await?, ..Stock::default() };
-    let sql = "SELECT table_schema AS s, table_name AS t, table_type AS kind, engine AS e, \
-               IFNULL(data_length, 0) AS bytes FROM information_schema.tables \
-               WHERE table_type IN ('BASE TABLE', 'SYSTEM VERSIONED')";
-    for row in donor.rows(sql).await.map_err(text)? {
-        let row = Fields(&row);
-        let field = |name: &str| row.text(&[name]).unwrap_or_default();
-        let schema = field("s");
-        if !stock.databases.contains(&schema) {
-            continue;
-        }
-        let bytes = row.number(&["bytes"]).unwrap_or(0);
-        stock.tables += 1;
-        stock.bytes += bytes;
-        stock.history |= field("kind") == "SYSTEM VERSIONED";
-        if field("e") != "InnoDB" {
-            stock.nontransactional_bytes += bytes;
-            stock.nontransactional.entry(schema).or_default().push(field("t"));
-        }
-    }
-    Ok(stock)
 }
 
 impl Rebuild {
@@ -467,18 +372,6 @@ impl Rebuild {
     }
 }
 
-/// Where copying failed.
-enum Fed {
-    Reading(String),
-    Writing(String),
-}
-
-impl From<String> for Fed {
-    fn from(why: String) -> Self {
-        Self::Reading(why)
-    }
-}
-
 fn bracketed(host: &str) -> String {
     if host.contains(':') { format!("[{host}]") } else { host.to_owned() }
 }
@@ -502,116 +395,6 @@ async fn lock(donor: &mut Link) -> Result<(), Fed> {
     }
 }
 
-fn definitions(programs: &Programs, from: Place<'_>, stock: &Stock) -> tokio::process::Command {
-    let mut dump = programs.dump(from);
-    dump.args(["--no-data", "--skip-triggers", "--routines", "--events"]);
-    dump.arg("--databases").arg("--").args(&stock.databases);
-    dump
-}
-
-fn triggers(programs: &Programs, from: Place<'_>, stock: &Stock) -> tokio::process::Command {
-    let mut dump = programs.dump(from);
-    dump.args(["--no-data", "--no-create-info", "--no-create-db", "--triggers"]);
-    dump.arg("--databases").arg("--").args(&stock.databases);
-    dump
-}
-
-/// Accounts with their privileges, and the like, to replace what is there.
-async fn read_accounts(
-    donor: &mut Link,
-    programs: &Programs,
-    from: Place<'_>,
-) -> Result<Vec<u8>, Fed> {
-    let sql = "SELECT table_name FROM information_schema.tables WHERE table_schema = 'mysql' \
-               AND table_type = 'BASE TABLE'";
-    let there = texts(donor, sql).await?;
-    let tables: Vec<_> =
-        SYSTEM.iter().filter(|name| there.iter().any(|there| there == *name)).collect();
-    let mut sql = b"USE mysql;\n".to_vec();
-    for table in &tables {
-        sql.extend_from_slice(format!("DELETE FROM {table};\n").as_bytes());
-    }
-    let mut dump = programs.dump(from);
-    dump.args(["--no-create-info", "--skip-add-locks", "--skip-triggers", "mysql"]);
-    dump.args(tables);
-    sql.extend(read_all(dump).await?);
-    sql.extend_from_slice(b"\nFLUSH LOCAL PRIVILEGES;\n");
-    Ok(sql)
-}
-
-fn start(mut dump: tokio::process::Command) -> Result<(Running, ChildStdout), Fed> {
-    dump.stdout(Stdio::piped());
-    let mut running = Running::start(dump, "mariadb-dump")?;
-    let output = running.child.stdout.take();
-    Ok((running, output.ok_or_else(|| Fed::Reading("mariadb-dump has no output".to_owned()))?))
-}
-
-async fn read_all(dump: tokio::process::Command) -> Result<Vec<u8>, Fed> {
-    let (running, mut output) = start(dump)?;
-    let mut all = Vec::new();
-    output.read_to_end(&mut all).await.map_err(|e| Fed::Reading(e.to_string()))?;
-    running.ended().await?;
-    Ok(all)
-}
-
-/// Reads until it is known where in the binary log the snapshot stands, or nothing more comes.
-async fn read_head(output: &mut ChildStdout) -> Result<(Vec<u8>, Option<(String, u64)>), Fed> {
-    const LONGEST: usize = 64 << 10;
-    let mut head = Vec::with_capacity(2 * LONGEST);
-    loop {
-        if let Some(at) = snapshot_stands(&head) {
-            return Ok((head, Some(at)));
-        }
-        let read = output.read_buf(&mut head).await.map_err(|e| Fed::Reading(e.to_string()))?;
-        if read == 0 || head.len() > LONGEST {
-            return Ok((head, None));
-        }
-    }
-}
-
-/// `-- CHANGE MASTER TO MASTER_LOG_FILE='binlog.000001', MASTER_LOG_POS=2577;`
-fn snapshot_stands(head: &[u8]) -> Option<(String, u64)> {
-    const BEFORE: &[u8] = b"MASTER_LOG_FILE='";
-    let at = head.windows(BEFORE.len()).position(|window| window == BEFORE)? + BEFORE.len();
-    let end = at + head[at..].iter().position(|&byte| byte == b';')?;
-    let text = std::str::from_utf8(&head[at..end]).ok()?;
-    let (file, position) = text.split_once("', MASTER_LOG_POS=")?;
-    Some((file.to_owned(), position.parse().ok()?))
-}
-
-async fn write(input: &mut ChildStdin, bytes: &[u8]) -> Result<(), Fed> {
-    input.write_all(bytes).await.map_err(|e| Fed::Writing(format!("mariadb ended early: {e}")))
-}
-
-async fn pump(
-    output: &mut ChildStdout,
-    input: &mut ChildStdin,
-    progress: &mut Progress<'_>,
-) -> Result<(), Fed> {
-    let mut block = vec![0; READING];
-    loop {
-        let n = output.read(&mut block).await.map_err(|e| Fed::Reading(e.to_string()))?;
-        if n == 0 {
-            return Ok(());
-        }
-        write(input, &block[..n]).await?;
-        progress.note(&block[..n]);
-    }
-}
-
-/// Without `AUTO_INCREMENT=17` and the positions of sequences, which data change.
-fn without_counters(definitions: &[u8]) -> String {
-    let text = String::from_utf8_lossy(definitions);
-    let lines = text.lines().filter(|line| !line.contains("SETVAL("));
-    let plain = lines.map(|line| match line.split_once(" AUTO_INCREMENT=") {
-        Some((before, after)) => {
-            format!("{before}{}", after.trim_start_matches(|c: char| c.is_ascii_digit()))
-        }
-        None => line.to_owned(),
-    });
-    plain.collect::<Vec<_>>().join("\n")
-}
-
 /// Events that run on the donor don't run here, as if they had been replicated.
 pub(super) async fn rest_events(recipient: &mut Link) -> Result<(), String> {
     let rested = events::rest_all(recipient).await.map_err(text)?;
@@ -633,23 +416,6 @@ async fn finish(recipient: &mut Link, position: &Position, scheduler: &str) -> R
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_snapshot_says_where_it_stands() {
-        let head = b"-- CHANGE MASTER TO MASTER_USE_GTID=slave_pos;\n\n\
-                     -- CHANGE MASTER TO MASTER_LOG_FILE='binlog.000007', MASTER_LOG_POS=2577;\n";
-        assert_eq!(snapshot_stands(head), Some(("binlog.000007".to_owned(), 2577)));
-        assert_eq!(snapshot_stands(&head[..head.len() - 3]), None);
-        assert_eq!(snapshot_stands(b"-- nothing"), None);
-    }
-
-    #[test]
-    fn counters_do_not_count_as_changes() {
-        let a = without_counters(b") ENGINE=InnoDB AUTO_INCREMENT=17 DEFAULT CHARSET=utf8mb4;\n");
-        let b = without_counters(b") ENGINE=InnoDB AUTO_INCREMENT=1804 DEFAULT CHARSET=utf8mb4;\n");
-        assert_eq!(a, b);
-        assert_eq!(a, ") ENGINE=InnoDB DEFAULT CHARSET=utf8mb4;");
-    }
 
     #[test]
     fn a_mark_is_known_from_other_transactions() {

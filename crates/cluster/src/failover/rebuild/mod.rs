@@ -4,7 +4,9 @@
 mod clone;
 mod command;
 mod copy;
+mod dump;
 mod programs;
+mod stock;
 
 pub(super) use copy::is_marked;
 
