@@ -34,6 +34,9 @@ pub(super) struct Care {
     prepared: BTreeMap<usize, u64>,
     /// That failed, and they may have half of them: why.
     half_done: BTreeMap<usize, String>,
+    /// They could not be made read-only, since their disk is full: what was asked of them waits there for
+    /// space, and is not asked again before.
+    stuck: BTreeSet<usize>,
     wake: Wake,
 }
 
@@ -112,6 +115,12 @@ impl Care {
                 "{name} is kept out: it has transactions that the primary lacks: {which}"
             ));
         }
+        for &i in &self.stuck {
+            let name = facts.name(i);
+            lines.push(format!(
+                "{name} is not read-only yet: its disk is full, and until there is space it takes no order"
+            ));
+        }
         for (&i, why) in &self.half_done {
             let name = facts.name(i);
             lines.push(format!(
@@ -169,6 +178,9 @@ impl Machine {
             let fact = &self.facts.servers[i];
             if i == primary || fact.state != State::Up || self.care.is_busy(i) {
                 continue;
+            }
+            if !fact.disk_full && self.care.stuck.remove(&i) {
+                self.care.pause.remove(&i);
             }
             let follows = matches!(fact.link, Link::Connected | Link::Connecting);
             if fact.half_rebuilt && !self.care.half_done.contains_key(&i) {
@@ -338,7 +350,8 @@ impl Machine {
         if self.able.is_err() || fact.link == Link::Several {
             None
         } else if (fallen || former) && !fact.read_only {
-            Some(Step::Fence { server: i })
+            let stuck = fact.disk_full && self.care.stuck.contains(&i);
+            (!stuck).then_some(Step::Fence { server: i })
         } else if fact.admin == AdminState::Maintenance || self.care.is_out(i) {
             None
         } else if frozen && matches!(fact.link, Link::Stopped | Link::Connected | Link::Connecting)
@@ -471,6 +484,15 @@ impl Machine {
                 self.care.rest(i, now + LOOKS, 0);
                 self.frozen.remove(&i);
                 self.push(Effect::Look);
+            }
+            (Step::Fence { .. }, Err(_)) if self.facts.servers[i].disk_full => {
+                let text = format!(
+                    "{name} can't be made read-only while its disk is full; no client of Pointsman gets \
+                     there, and it is made read-only once there is space"
+                );
+                self.care.stuck.insert(i);
+                self.tell("fence_waits", i, text.clone());
+                self.answer(i, Err(text));
             }
             (_, Err(failure)) => {
                 let tries = self.care.pause.get(&i).map_or(0, |(_, tries)| *tries) + 1;
