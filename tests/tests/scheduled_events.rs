@@ -122,7 +122,7 @@ fn carried_over(flavour: Flavour) {
          DO INSERT INTO app.ticks (event, server, at) VALUES ('boss', @@server_id, NOW(6))";
     node(&site, "db2").client_sql(boss).unwrap();
     runs_at(&site, "db2", "boss");
-    for (to, from) in [("db1", "db2"), ("db2", "db1"), ("db1", "db2")] {
+    for (to, from) in [("db1", "db2"), ("db2", "db1")] {
         switch_to(&site, to);
         for event in ["tick", "letters", "boss"] {
             runs_at(&site, to, event);
@@ -130,16 +130,16 @@ fn carried_over(flavour: Flavour) {
         rests_at(&site, from);
     }
     println!("{}", site.cli(&["events"]).stdout);
-    site.sandbox.wait_caught_up().unwrap();
     for node in site.sandbox.nodes() {
         assert_eq!(number(node, "SELECT COUNT(*) FROM app.ticks WHERE event = 'off'"), 0);
         // Whoever ran them, nobody else did until it was another's turn.
         let turns = "SELECT COUNT(*) FROM app.ticks a JOIN app.ticks b ON b.id = (SELECT MIN(id) FROM \
              app.ticks WHERE id > a.id) WHERE a.server <> b.server";
-        assert_eq!(number(node, turns), 4);
+        wait_until("the replica has all turns", LONG, || Ok(number(node, turns) >= 3)).unwrap();
+        assert_eq!(number(node, turns), 3);
     }
     let off = "SELECT status FROM information_schema.events WHERE event_name = 'off'";
-    assert_ne!(site.primary().client_sql(off).unwrap().trim(), "ENABLED");
+    assert_ne!(node(&site, "db2").client_sql(off).unwrap().trim(), "ENABLED");
 }
 
 #[test]
