@@ -55,6 +55,8 @@ pub(super) struct Hands {
     pub(super) link: Option<Link>,
 }
 
+/// `ER_SERVER_SHUTDOWN`.
+const SHUTTING_DOWN: u16 = 1053;
 /// Between two questions whether it is so far.
 const POLL: Duration = Duration::from_millis(10);
 /// `innodb_trx` is a copy that is made anew only after it was left alone for 0.1 s.
@@ -108,10 +110,13 @@ impl Hands {
 
     async fn dispatch(&mut self, step: &Step) -> Result<Outcome, Broken> {
         match step {
-            Step::Ping { server } => {
-                self.tools.target(*server).connect().await?;
-                Ok(Outcome::Done)
-            }
+            Step::Ping { server } => match self.tools.target(*server).connect().await {
+                Ok(_) => Ok(Outcome::Done),
+                // A refusal is an answer: with all connections taken (1040) it works for those who have
+                // one. It would go on doing so, and could not be made read-only.
+                Err(SqlError::Server(e)) if e.code != SHUTTING_DOWN => Ok(Outcome::Done),
+                Err(error) => Err(error.into()),
+            },
             Step::Reach { .. } => self.reach().await,
             Step::Freeze { .. } => self.freeze().await,
             Step::Thaw { .. } => {

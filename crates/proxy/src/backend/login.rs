@@ -142,7 +142,7 @@ impl Backend {
         let mut buf = Buffer::borrow();
         let (_, payload) = read_packet(&mut socket, &mut buf).await?;
         if payload.first() == Some(&0xff) {
-            return Err(ConnectError::Refused(payload));
+            return Err(ConnectError::Refused(with_sqlstate(payload)));
         }
         let greeting = Greeting::parse(&payload)?;
         let credentials = &login.credentials;
@@ -278,5 +278,32 @@ impl Backend {
             Err(Broken::Io(e)) => Err(e.into()),
             Err(Broken::Malformed(e)) => Err(e.into()),
         }
+    }
+}
+
+/// An error instead of a greeting has no SQLSTATE, which the client, whose login is over, expects.
+fn with_sqlstate(mut payload: Vec<u8>) -> Vec<u8> {
+    if payload.len() >= 3 && payload.get(3) != Some(&b'#') {
+        let state = match u16::from_le_bytes([payload[1], payload[2]]) {
+            // ER_CON_COUNT_ERROR, ER_SERVER_SHUTDOWN
+            1040 => b"#08004",
+            1053 => b"#08S01",
+            _ => b"#HY000",
+        };
+        payload.splice(3..3, state.iter().copied());
+    }
+    payload
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn errors_instead_of_a_greeting_get_a_sqlstate() {
+        let full = b"\xff\x10\x04Too many connections".to_vec();
+        assert_eq!(with_sqlstate(full), b"\xff\x10\x04#08004Too many connections");
+        let whole = b"\xff\x10\x04#08004Too many connections".to_vec();
+        assert_eq!(with_sqlstate(whole.clone()), whole);
     }
 }
