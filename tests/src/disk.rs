@@ -39,6 +39,14 @@ impl SmallDisk {
         Ok(Some(disk))
     }
 
+    /// Leaves space again.
+    ///
+    /// # Errors
+    /// It was not filled.
+    pub fn free(&self) -> Result<()> {
+        Ok(std::fs::remove_file(self.dir.join("rest"))?)
+    }
+
     /// Leaves no space.
     ///
     /// # Errors

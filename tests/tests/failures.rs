@@ -4,7 +4,8 @@
 
 use std::time::{Duration, Instant};
 
-use pointsman_tests::{LONG, Load, Raw, ServerError, Setup, Site, wait_until};
+use pointsman_sandbox::Flavour;
+use pointsman_tests::{LONG, Load, Raw, ServerError, Setup, Site, SmallDisk, wait_until};
 
 /// Runs PHP requests while `during` does something to the site; nothing may fail or be stale.
 #[track_caller]
@@ -256,4 +257,96 @@ fn reads_in_flight_on_a_dying_replica_are_repeated_unseen() {
         assert_eq!(row[0].as_deref(), Some("428572"));
     }
     assert!(site.metric("pointsman_reads_retried_total", &[]) >= 1.0);
+}
+
+/// What it fetches and applies waits for space: it falls behind, reads go elsewhere, and `status` says why.
+/// `restart`: by then an administrator has restarted it; servers look for space once a minute.
+fn full_replica(flavour: Flavour, restart: bool) {
+    if let Err(error) = flavour.check() {
+        println!("skipped: {error:#}");
+        return;
+    }
+    let server_args = match flavour {
+        Flavour::MySql => vec!["--performance-schema=ON".to_owned()],
+        _ => vec![],
+    };
+    let config = "workers = 2\n[routing]\nmax_lag = \"1s\"\n".into();
+    let site =
+        Site::with(Setup { flavour, failover: true, config, server_args, ..Setup::default() });
+    site.sql("CREATE TABLE b (id INT AUTO_INCREMENT PRIMARY KEY, b LONGBLOB)");
+    site.sandbox.wait_caught_up().unwrap();
+    // What it answers questions with is elsewhere.
+    site.replica().configure(&[&format!("--tmpdir={}", site.sandbox.dir().display())]);
+    let Some(disk) = SmallDisk::under(site.replica()).unwrap() else {
+        println!("skipped: only root may mount a small disk");
+        return;
+    };
+    site.wait_server("it is back", "db2", |row| row["reads"] == true);
+    disk.fill().unwrap();
+    let mut rows = 0;
+    let mut write = || {
+        rows += 1;
+        site.sql("INSERT INTO b (b) VALUES (REPEAT('x', 2000000))");
+        assert_eq!(site.sql("SELECT COUNT(*) FROM b").trim(), rows.to_string());
+    };
+    (0..4).for_each(|_| write());
+    let told = wait_until("it is told why it is behind", LONG, || {
+        write();
+        // MariaDB may also give up altogether.
+        let died = flavour == Flavour::MariaDb && !site.replica().is_running();
+        Ok(died || site.cli(&["events"]).stdout.contains("db2's disk is full: it applies nothing"))
+    });
+    if let Err(error) = told {
+        let db2 = site.replica();
+        let list = match flavour {
+            Flavour::MySql => {
+                "SELECT name, processlist_state, processlist_time FROM performance_schema.threads \
+                 WHERE processlist_state IS NOT NULL; \
+                 SELECT * FROM performance_schema.error_log ORDER BY logged DESC LIMIT 5"
+            }
+            _ => "SHOW FULL PROCESSLIST",
+        };
+        println!("{}{}", db2.client_sql(list).unwrap(), db2.stderr_tail());
+        println!("{}", site.server("db2"));
+        db2.kill9().unwrap();
+        panic!("{error:#}");
+    }
+    site.wait_server("it gets no reads", "db2", |row| row["reads"] == false);
+    let why = site.server("db2")["why"].to_string();
+    println!("{why}");
+    assert!(why.contains("its disk is full") || !site.replica().is_running(), "{why}");
+    write();
+    assert_eq!(site.sql("SELECT @@server_id FROM b LIMIT 1").trim(), "1");
+
+    disk.free().unwrap();
+    if restart && site.replica().is_running() {
+        site.replica().kill9().unwrap();
+    }
+    site.replica().start().unwrap();
+    let begun = Instant::now();
+    wait_until("it takes reads again", Duration::from_secs(150), || {
+        Ok(site.server("db2")["reads"] == true)
+    })
+    .unwrap();
+    println!("it took reads again {:?} after there was space", begun.elapsed());
+    assert!(!site.server("db2")["why"].as_str().unwrap().contains("full"));
+    assert_eq!(site.metric("pointsman_failovers_total", &[]), 0.0);
+}
+
+#[test]
+fn a_replica_whose_disk_is_full_says_so() {
+    full_replica(Flavour::MariaDb, true);
+}
+
+#[test]
+fn a_replica_whose_disk_is_full_says_so_in_mysql() {
+    full_replica(Flavour::MySql, true);
+}
+
+/// A minute or two: `cargo test -p pointsman-tests --test failures -- --ignored by_itself --nocapture`.
+#[test]
+#[ignore = "servers look for space once a minute"]
+fn a_replica_whose_disk_was_full_goes_on_by_itself() {
+    full_replica(Flavour::MariaDb, false);
+    full_replica(Flavour::MySql, false);
 }

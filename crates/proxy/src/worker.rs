@@ -379,7 +379,8 @@ impl Worker {
                 })
             };
             // One whose disk is full answers, but not those who write.
-            let stuck = |s: &Server| s.disk_full && s.role != Role::Primary;
+            let stuck =
+                |s: &Server| s.disk_full && !matches!(s.role, Role::Primary | Role::Replica);
             let dead = with(&|s| s.role == Role::Down || stuck(s));
             let out = with(&|s| s.admin == AdminState::Maintenance);
             self.close_idle_connections(&out);

@@ -141,7 +141,11 @@ impl Topology {
             return (Role::Standalone, None, why);
         }
         let lag = self.lag(i, channel, healths);
-        (Role::Replica, lag, self.why_replica(channel, lag, report.read_only, healths))
+        let mut why = self.why_replica(channel, lag, report.read_only, healths);
+        if self.servers[i].full_since.is_some() && report.read_only {
+            why.push_str("; its disk is full");
+        }
+        (Role::Replica, lag, why)
     }
 
     fn why_primary(&self, i: usize, election: &Election) -> String {
@@ -304,10 +308,13 @@ pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
         match (a.disk_full, b.disk_full) {
             (false, true) => tell(
                 "disk_full",
-                format!("{name}'s disk is full: writes wait until there is space on it"),
+                match b.role {
+                    Role::Replica => format!(
+                        "{name}'s disk is full: it applies nothing until there is space on it"
+                    ),
+                    _ => format!("{name}'s disk is full: writes wait until there is space on it"),
+                },
             ),
-            // Nobody looks as long as it can't be written to.
-            (true, false) if b.read_only == Some(true) => {}
             (true, false) => tell("disk_freed", format!("{name} has space on its disk again")),
             _ => {}
         }
