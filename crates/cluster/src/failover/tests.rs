@@ -321,6 +321,8 @@ impl Sim {
                 s.events |= !s.read_only;
                 Outcome::Woken { events: 1, failed: Vec::new(), unknown: Vec::new(), idle: false }
             }
+            // It waits there until there is space.
+            Step::Fence { .. } if self.servers[i].full => return None,
             Step::Fence { .. } => {
                 let s = &mut self.servers[i];
                 (s.read_only, s.events) = (true, false);
@@ -666,6 +668,10 @@ fn a_primary_whose_disk_is_full_is_replaced() {
         sim.run(ms(8000), true);
         sim.expect(sim.primary().is_some_and(|p| p != 0), "another one");
         sim.expect(!sim.semi_sync || sim.lost() == 0, "nothing is lost");
+        sim.run(ms(20_000), true);
+        let fenced = sim.story.iter().filter(|line| line.ends_with("does Fence { server: 0 }"));
+        let fenced = fenced.count();
+        sim.expect(fenced == 1, &format!("it was told {fenced} times to be read-only"));
         sim.servers[0].full = false;
         sim.run(ms(10_000), true);
         sim.expect(sim.views[0].changes == (1, 0), "one failover");
