@@ -79,11 +79,21 @@ async fn write_until(site: &Site, first: u64, stop: &AtomicBool) -> Seen {
     seen
 }
 
+struct StopsAtEnd<'a>(&'a AtomicBool);
+
+impl Drop for StopsAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 /// Four clients write while `during` does something; it returns when the new primary takes writes.
 fn under_writes(site: &Site, during: impl FnOnce()) -> Vec<Seen> {
     let stop = AtomicBool::new(false);
     std::thread::scope(|scope| {
         let stop = &stop;
+        // Also if `during` panics: the scope waits for the writers.
+        let _stopped = StopsAtEnd(stop);
         let writers: Vec<_> = (0..4_u64)
             .map(|n| scope.spawn(move || write_until(site, n * 1_000_000_000, stop)))
             .collect();
