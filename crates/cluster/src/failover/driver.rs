@@ -378,7 +378,8 @@ fn effectuate(
     }
 }
 
-/// Does the steps of one server, one after the other. One that only waits gives way to the next.
+/// Does the steps of one server, one after the other. One that only waits, or is none that a change of the
+/// primary may wait for, gives way to the next.
 async fn work(
     tools: Arc<Tools>,
     server: usize,
@@ -394,17 +395,17 @@ async fn work(
         }) else {
             return;
         };
-        let waits = matches!(step, Step::Settle { .. });
+        let gives_way = matches!(step, Step::Settle { .. } | Step::Wake { .. });
         let outcome = tokio::select! {
-            outcome = timeout(step.limit(), hands.perform(&step)) => outcome.ok(),
-            Some(newer) = steps.recv(), if waits => {
+            outcome = timeout(step.limit(), hands.perform(&step)) => outcome
+                .map_err(|_| format!("not done within {} ms", step.limit().as_millis())),
+            Some(newer) = steps.recv(), if gives_way => {
                 next = Some(newer);
-                None
+                Err("it gave way to what comes next".to_owned())
             }
         };
-        let outcome = outcome.unwrap_or_else(|| {
+        let outcome = outcome.unwrap_or_else(|text| {
             hands.link = None;
-            let text = format!("not done within {} ms", step.limit().as_millis());
             Err(Failure { text, late: true })
         });
         if let Err(failure) = &outcome {

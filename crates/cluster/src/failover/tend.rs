@@ -262,7 +262,9 @@ impl Machine {
             Ok(_) => return,
             Err(failure) => (None, self.failure_text(&Step::Wake { server: i }, failure)),
         };
-        if asleep.is_some() && asleep != self.care.wake.asleep || asleep.is_none() && tries <= 3 {
+        // A primary that is lost has other troubles.
+        let news = if asleep.is_some() { asleep != self.care.wake.asleep } else { tries <= 3 };
+        if news && self.facts.reigns {
             self.tell("events_asleep", i, told);
         }
         self.care.wake.asleep = asleep;
