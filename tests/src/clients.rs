@@ -5,9 +5,25 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, ExitStatus, Stdio};
 
 use anyhow::{Context as _, Result, ensure};
+use mysql_async::{Conn, OptsBuilder};
 use serde_json::Value;
 
 use crate::{APP_PASSWORD, APP_USER, Site};
+
+/// The application's account at a port of this host, as a driver for async Rust logs in.
+///
+/// # Errors
+/// The driver's own: nobody listens there, or the login is refused.
+pub async fn connect(port: u16) -> Result<Conn, mysql_async::Error> {
+    let opts = OptsBuilder::default()
+        .ip_or_hostname("127.0.0.1")
+        .tcp_port(port)
+        .user(Some(APP_USER))
+        .pass(Some(APP_PASSWORD))
+        .db_name(Some("app"))
+        .prefer_socket(false);
+    Conn::new(opts).await
+}
 
 /// `tests/php/NAME`.
 pub fn php_script(name: &str) -> PathBuf {

@@ -22,7 +22,7 @@ pub mod suites;
 pub mod times;
 
 pub use binary::pointsman;
-pub use clients::{Load, Output, php_script};
+pub use clients::{Load, Output, connect, php_script};
 pub use disk::SmallDisk;
 pub use http::{http, http_get};
 pub use oracle::Oracle;

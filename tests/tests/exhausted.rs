@@ -4,10 +4,10 @@
 
 use std::time::{Duration, Instant};
 
+use mysql_async::Conn;
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, OptsBuilder};
 use pointsman_sandbox::Flavour;
-use pointsman_tests::{APP_PASSWORD, APP_USER, LONG, Node, Setup, Site, wait_until};
+use pointsman_tests::{LONG, Node, Setup, Site, connect, wait_until};
 
 /// Whatever is asked of a full server is answered, or refused, in less.
 const SOON: Duration = Duration::from_secs(3);
@@ -29,17 +29,6 @@ fn site(flavour: Flavour, failover: bool) -> Option<Site> {
     site.primary().client_sql("CREATE TABLE app.t (id BIGINT AUTO_INCREMENT PRIMARY KEY)").unwrap();
     site.sandbox.wait_caught_up().unwrap();
     Some(site)
-}
-
-async fn connect(port: u16) -> Result<Conn, mysql_async::Error> {
-    let opts = OptsBuilder::default()
-        .ip_or_hostname("127.0.0.1")
-        .tcp_port(port)
-        .user(Some(APP_USER))
-        .pass(Some(APP_PASSWORD))
-        .db_name(Some("app"))
-        .prefer_socket(false);
-    Conn::new(opts).await
 }
 
 fn code(error: &mysql_async::Error) -> u16 {

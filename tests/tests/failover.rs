@@ -8,9 +8,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, OptsBuilder};
 use pointsman_sandbox::Flavour;
-use pointsman_tests::{APP_PASSWORD, APP_USER, LONG, Node, Setup, Site, SmallDisk, wait_until};
+use pointsman_tests::{LONG, Node, Setup, Site, SmallDisk, connect, wait_until};
 
 fn site(flavour: Flavour, replicas: usize) -> Option<Site> {
     if let Err(error) = flavour.check() {
@@ -40,17 +39,6 @@ struct Seen {
     errors: Vec<String>,
     /// Longest time from one acknowledged write to the next.
     gap: Duration,
-}
-
-async fn connect(port: u16) -> Result<Conn, mysql_async::Error> {
-    let opts = OptsBuilder::default()
-        .ip_or_hostname("127.0.0.1")
-        .tcp_port(port)
-        .user(Some(APP_USER))
-        .pass(Some(APP_PASSWORD))
-        .db_name(Some("app"))
-        .prefer_socket(false);
-    Conn::new(opts).await
 }
 
 #[tokio::main(flavor = "current_thread")]

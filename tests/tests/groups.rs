@@ -7,9 +7,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use mysql_async::prelude::Queryable as _;
-use mysql_async::{Conn, Error, OptsBuilder};
 use pointsman_sandbox::Flavour;
-use pointsman_tests::{APP_PASSWORD, APP_USER, LONG, Node, Setup, Site, wait_until};
+use pointsman_tests::{LONG, Node, Setup, Site, connect, wait_until};
 
 fn site(flavour: Flavour, server_args: &[&str]) -> Option<Site> {
     if let Err(error) = flavour.check() {
@@ -26,17 +25,6 @@ fn site(flavour: Flavour, server_args: &[&str]) -> Option<Site> {
     });
     site.sql("CREATE TABLE t (id BIGINT PRIMARY KEY, n INT NOT NULL DEFAULT 0)");
     Some(site)
-}
-
-async fn connect(port: u16) -> Result<Conn, Error> {
-    let opts = OptsBuilder::default()
-        .ip_or_hostname("127.0.0.1")
-        .tcp_port(port)
-        .user(Some(APP_USER))
-        .pass(Some(APP_PASSWORD))
-        .db_name(Some("app"))
-        .prefer_socket(false);
-    Conn::new(opts).await
 }
 
 /// What one client saw that inserted numbers one after the other and read each of them back.

@@ -196,10 +196,10 @@ impl Client {
             && job.statement.verdict.reason == Reason::WriteKeyword
             && self.touched.logged_as_sent()
             && self.config().failover.note_statements
+            && self.worker.snapshot(|s| s.server(backend.server).is_some_and(|s| s.logs_rows))
             // Whoever traces or profiles statements is shown them.
             && self.session.variables().get(b"optimizer_trace").is_none()
-            && self.session.variables().get(b"profiling").is_none()
-            && self.worker.snapshot(|s| s.server(backend.server).is_some_and(|s| s.logs_rows));
+            && self.session.variables().get(b"profiling").is_none();
         if wanted { backend.marks.next() } else { None }
     }
 

@@ -242,7 +242,8 @@ impl Machine {
                 }
                 if !unknown.is_empty() && tries == 1 {
                     let text = format!(
-                        "{name} has {} that Pointsman does not enable, not having seen whether they ran                          on the last primary: {}; ALTER EVENT ... ENABLE if they should run",
+                        "{name} has {} that Pointsman does not enable, not having seen whether they ran \
+                         on the last primary: {}; ALTER EVENT ... ENABLE if they should run",
                         counted(unknown.len()),
                         few(unknown)
                     );
