@@ -312,10 +312,18 @@ fn what_was_inserted_last_outlives_the_connection_to_the_primary() {
     db.query("BEGIN").unwrap();
     assert_eq!(last(&mut db), "3");
     db.query("INSERT INTO t (v) VALUES (8)").unwrap();
-    cut();
+    site.primary().kill9().unwrap();
+    site.primary().start().unwrap();
     assert_eq!(last(&mut db), "4");
     db.query("COMMIT").unwrap();
     assert_eq!(db.one("SELECT COUNT(*) FROM t").unwrap(), "4");
+    // A server that lives ended the transaction on purpose: it is not to come back.
+    db.query("BEGIN").unwrap();
+    db.query("INSERT INTO t (v) VALUES (9)").unwrap();
+    cut();
+    assert!(db.one("SELECT 1").is_err());
+    let mut db = Raw::connect(site.port()).unwrap();
+    assert_eq!(db.one("SELECT COUNT(*) FROM t FOR UPDATE").unwrap(), "4");
 }
 
 #[test]

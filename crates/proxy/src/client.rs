@@ -1,12 +1,10 @@
 //! One client's session: its commands, one after the other.
 
 use std::cell::Cell;
-use std::future::poll_fn;
 use std::io;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Poll;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use pointsman_cluster::gtid::Position;
 use pointsman_cluster::{Astray, ServerId, Touched};
@@ -21,6 +19,7 @@ use tokio::time::timeout_at;
 use crate::backend::{Backend, Login};
 use crate::buffers::Buffer;
 use crate::classify::is_process_list;
+use crate::idle::Woken;
 use crate::job::{Job, Kind};
 use crate::listen::Entrance;
 use crate::prepared::{LongData, Prepared};
@@ -120,24 +119,32 @@ impl Client {
     async fn serve(&mut self) -> Result<(), End> {
         // Since when the client has said nothing; kept only if that matters.
         let mut idle_since = None;
+        // Whether the server with the open transaction is listened to.
+        let mut listens = true;
         loop {
-            let ready = match self.idle_limit() {
-                None => self.readable().await?,
+            let woken = match self.idle_limit() {
+                None => self.woken(listens).await?,
                 Some(limit) => {
                     let end = *idle_since.get_or_insert_with(Instant::now) + limit;
                     // In a box: most have set no limit, and a timer takes room.
-                    match Box::pin(timeout_at(end.into(), self.readable())).await {
-                        Ok(ready) => ready?,
+                    match Box::pin(timeout_at(end.into(), self.woken(listens))).await {
+                        Ok(woken) => woken?,
                         Err(_) => return Box::pin(self.say_idle_too_long()).await,
                     }
                 }
             };
-            if !ready {
-                Box::pin(self.recalled()).await;
-                continue;
+            match woken {
+                Woken::Said => {
+                    idle_since = None;
+                    listens = true;
+                    Box::pin(self.turn()).await?;
+                }
+                Woken::Recalled => Box::pin(self.recalled()).await,
+                Woken::Server(said) => {
+                    listens = false;
+                    Box::pin(self.heard(said)).await?;
+                }
             }
-            idle_since = None;
-            Box::pin(self.turn()).await?;
         }
     }
 
@@ -167,39 +174,6 @@ impl Client {
             return Err(End::Client);
         }
         Ok(())
-    }
-
-    /// How long the client may say nothing, if the session has set that. What it has not set, a day
-    /// or so by default, ends the connections to the servers only.
-    fn idle_limit(&self) -> Option<Duration> {
-        let seconds = self.session.variables().often().wait_timeout?;
-        Some(Duration::from_secs(seconds.get().into()))
-    }
-
-    /// Ends a session that was idle too long, with what its servers would say.
-    async fn say_idle_too_long(&mut self) -> Result<(), End> {
-        // MySQL 8.0.24 was the first to say anything.
-        if self.worker.snapshot(|s| !s.greeting.mariadb && s.greeting.version >= 80_024) {
-            let message = "The client was disconnected by the server because of inactivity. See \
-                           wait_timeout and interactive_timeout for configuring this behavior.";
-            self.error(0, 4031, "HY000", message).await?;
-        }
-        Err(End::Broken)
-    }
-
-    /// Waits for a command. False: there is something else to do, see [`SessionInfo::recalled`].
-    async fn readable(&self) -> io::Result<bool> {
-        poll_fn(|cx| {
-            if let Poll::Ready(ready) = self.socket.poll_readable(cx) {
-                return Poll::Ready(ready.map(|()| true));
-            }
-            if self.info.recalled.replace(false) {
-                return Poll::Ready(Ok(false));
-            }
-            self.info.waker.replace(Some(cx.waker().clone()));
-            Poll::Pending
-        })
-        .await
     }
 
     async fn command(&mut self, request: &mut Buffer) -> Result<(), End> {

@@ -23,6 +23,7 @@ mod doubtful;
 mod dump;
 mod exchange;
 mod fate;
+mod idle;
 mod job;
 mod kill;
 mod listen;

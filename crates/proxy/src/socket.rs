@@ -193,6 +193,14 @@ impl Socket {
         }
     }
 
+    /// What has arrived unasked; empty: the end of the stream.
+    pub fn poll_unasked(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Vec<u8>>> {
+        ready!(self.poll_readable(cx))?;
+        let mut space = [0; 512];
+        let n = ready!(self.poll_read(cx, &mut space))?;
+        Poll::Ready(Ok(space[..n].to_vec()))
+    }
+
     pub async fn write_all(&mut self, mut bytes: &[u8]) -> io::Result<()> {
         let Some(layers) = &mut self.layers else {
             return poll_fn(|cx| poll_write_all(cx, &mut self.stream, &mut bytes)).await;
