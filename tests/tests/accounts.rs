@@ -99,6 +99,25 @@ fn a_login_meets_what_was_changed_before_it_on_every_worker() {
 }
 
 #[test]
+fn whoever_is_turned_away_is_so_without_delay() {
+    for flavour in BOTH {
+        let site = site(flavour);
+        let began = Instant::now();
+        for _ in 0..10 {
+            assert_eq!(actor(&site, "none").err(), Some(1045));
+        }
+        // What is wrong now may be right a moment later.
+        site.primary().client_sql("CREATE USER actor IDENTIFIED BY 'none'").unwrap();
+        site.primary().client_sql("GRANT SELECT ON app.* TO actor").unwrap();
+        actor(&site, "none").unwrap();
+        site.primary().client_sql("ALTER USER actor IDENTIFIED BY 'new'").unwrap();
+        actor(&site, "new").unwrap();
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(6), "{flavour:?}: {took:?}");
+    }
+}
+
+#[test]
 fn what_is_changed_past_the_proxy_is_in_force_within_seconds() {
     for flavour in BOTH {
         let site = site(flavour);

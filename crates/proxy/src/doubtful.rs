@@ -2,8 +2,9 @@
 //!
 //! Passwords that only a server can judge are tried there, a few at a time: wrong ones come for
 //! nothing, and each costs a server a login. Logins that look wrong wait until the accounts have been
-//! read again, since a password may have been changed a moment ago. That takes up to a second; however
-//! many try wrong ones, there must be places left for those who know theirs.
+//! read again, since a password may have been changed a moment ago. That takes a twentieth of a second,
+//! or up to a whole one where there are very many accounts; however many try wrong ones, there must be
+//! places left for those who know theirs.
 
 use std::sync::atomic::{AtomicUsize, Ordering::Relaxed};
 

@@ -15,11 +15,18 @@ use crate::link::{Fields, Link};
 use crate::monitor::Shared;
 use crate::snapshot::Role;
 
-/// Failed logins ask for a new read; this is how many of them the databases have to bear.
-const MIN_GAP: Duration = Duration::from_secs(1);
+/// Failed logins ask for a new read, and wait for it; what the databases have to bear of that is bounded
+/// by the time from one read's beginning to the next: see [`gap`].
+const GAPS: [Duration; 2] = [Duration::from_millis(50), Duration::from_secs(1)];
+
+/// How long after the beginning of a read that `took` so long the next one may begin: they keep a
+/// server busy for a tenth of the time at most, or, if there are very many accounts, one per second.
+fn gap(took: Duration) -> Duration {
+    (took * 10).clamp(GAPS[0], GAPS[1])
+}
 
 pub(crate) async fn run(shared: Arc<Shared>, interval: Duration) {
-    let interval = interval.max(MIN_GAP);
+    let interval = interval.max(GAPS[1]);
     // The first read as soon as it is known whom to ask.
     shared.all_looked_at().await;
     let mut news = shared.subscribe();
@@ -62,8 +69,10 @@ pub(crate) async fn run(shared: Arc<Shared>, interval: Duration) {
             // Without accounts nobody can log in: try whenever there is hope.
             _ = news.changed(), if loaded.is_err() => {}
         }
+        // Where there is no answer, nothing is gained by haste.
+        let gap = if loaded.is_ok() { gap(took) } else { GAPS[1] };
         tokio::select! {
-            () = sleep_until(begun + MIN_GAP) => {}
+            () = sleep_until(begun + gap) => {}
             // Logins wait for this, and whoever changes accounts pays for it; with pauses, though.
             () = async {
                 shared.changes.unread().await;
@@ -248,4 +257,15 @@ fn from_user_table(row: &Fields<'_>) -> Option<Account> {
             },
         },
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn failed_logins_cost_the_servers_little() {
+        let gap = |ms| gap(Duration::from_millis(ms)).as_millis();
+        assert_eq!([gap(1), gap(5), gap(30), gap(100), gap(700)], [50, 50, 300, 1000, 1000]);
+    }
 }
