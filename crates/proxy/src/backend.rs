@@ -18,6 +18,7 @@ use smallvec::SmallVec;
 use crate::buffers::Buffer;
 use crate::fate::{Commit, Marks};
 use crate::pool::{AfterLogin, Key, Slot};
+use crate::reporting::NAMES;
 use crate::socket::Socket;
 
 mod login;
@@ -159,6 +160,9 @@ impl std::fmt::Display for Broken {
 /// How statements of our own begin that are joined to others.
 const SET: &[u8] = b"\x03SET ";
 
+/// What all servers know of what they can report.
+const TRACKING: &[u8] = b"\x03SET session_track_system_variables='*', session_track_schema=1";
+
 /// "You must reset your password using ALTER USER statement before executing this statement."
 pub const MUST_CHANGE_PASSWORD: u16 = 1820;
 
@@ -193,9 +197,16 @@ impl Backend {
         self.command(self.tracking()).await
     }
 
+    /// The same where only the rest may have changed.
+    pub async fn track_all_but_gtids(
+        &mut self,
+    ) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
+        self.command(TRACKING).await
+    }
+
     fn tracking(&self) -> &'static [u8] {
         if self.mariadb {
-            b"\x03SET session_track_system_variables='*', session_track_schema=1"
+            TRACKING
         } else {
             b"\x03SET session_track_system_variables='*', session_track_schema=1, session_track_gtids=OWN_GTID"
         }
@@ -282,10 +293,8 @@ impl Backend {
     /// What the client has just set `session_track_...` to: servers report that only if it is in
     /// their own list. [`Backend::track`] must follow.
     pub async fn tracked(&mut self) -> Result<Vec<(&'static [u8], Vec<u8>)>, Broken> {
-        let names: [&[u8]; 3] =
-            [b"session_track_system_variables", b"session_track_schema", b"session_track_gtids"];
         // MariaDB has no GTIDs to report.
-        let names = if self.mariadb { &names[..2] } else { &names[..] };
+        let names = if self.mariadb { &NAMES[..2] } else { &NAMES[..] };
         let mut ask = b"\x03SELECT".to_vec();
         for (i, name) in names.iter().enumerate() {
             ask.extend_from_slice(if i == 0 { b" @@" } else { b", @@" });

@@ -131,6 +131,23 @@ pub fn may_stop_tracking(statement: &Statement) -> bool {
     statement.verdict.effects.intersects(sets) && names(statement, b"session_track_")
 }
 
+/// Whether it may show `session_track_...`, and does no more than to read. `text`: as it was sent.
+pub fn shows_tracking(statement: &Statement, text: &[u8]) -> bool {
+    let verdict = &statement.verdict;
+    let harmless = Effects::TRACKING | Effects::CONNECTION_ID | Effects::USER_VAR;
+    let has = |word: &[u8]| text.windows(word.len()).any(|w| w.eq_ignore_ascii_case(word));
+    harmless.contains(verdict.effects)
+        && matches!(
+            verdict.reason,
+            Reason::PlainRead
+                | Reason::ServerStatus
+                | Reason::PrimaryVariable
+                | Reason::UserVariable
+        )
+        // A list of variables that leaves out most has others in quotes.
+        && (has(b"track") || has(b"'%") || !has(b"'") && !has(b"\""))
+}
+
 /// Whether `name` stands in its text.
 pub fn names(statement: &Statement, name: &[u8]) -> bool {
     statement.text.as_bytes().windows(name.len()).any(|w| w.eq_ignore_ascii_case(name))

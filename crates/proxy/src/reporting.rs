@@ -20,7 +20,16 @@ pub struct Reporting {
     variables: Variables,
     schema: bool,
     gtids: bool,
+    /// What it has set, as servers tell it.
+    set: Option<Box<[Setting; 3]>>,
 }
+
+/// A value and, as long as it is what servers begin with, none.
+type Setting = Option<Box<[u8]>>;
+
+/// The variables in [`Reporting::set`]; MariaDB lacks the last.
+pub const NAMES: [&[u8]; 3] =
+    [b"session_track_system_variables", b"session_track_schema", b"session_track_gtids"];
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Variables {
@@ -33,7 +42,7 @@ enum Variables {
 
 impl Default for Reporting {
     fn default() -> Self {
-        Self { variables: Variables::Default, schema: true, gtids: false }
+        Self { variables: Variables::Default, schema: true, gtids: false, set: None }
     }
 }
 
@@ -41,6 +50,9 @@ impl Reporting {
     /// The client has set this; other names don't matter.
     pub fn note(&mut self, name: &[u8], value: &[u8]) {
         let is_on = || !matches!(value, b"OFF" | b"0");
+        if let Some(i) = NAMES.iter().position(|n| *n == name) {
+            self.set.get_or_insert_default()[i] = Some(value.into());
+        }
         match name {
             b"session_track_system_variables" => {
                 let names = value.split(|b| *b == b',').map(|n| n.trim_ascii());
@@ -55,6 +67,33 @@ impl Reporting {
             b"session_track_gtids" => self.gtids = is_on(),
             _ => {}
         }
+    }
+
+    /// The statement that has a server say of these variables what the client set. `gtids`: of that,
+    /// too.
+    #[must_use]
+    pub fn as_set(&self, gtids: bool) -> Vec<u8> {
+        let mut sql = b"SET ".to_vec();
+        for (i, name) in NAMES[..if gtids { 3 } else { 2 }].iter().enumerate() {
+            if i > 0 {
+                sql.push(b',');
+            }
+            sql.extend_from_slice(name);
+            sql.push(b'=');
+            match self.set.as_ref().and_then(|set| set[i].as_deref()) {
+                None => sql.extend_from_slice(b"DEFAULT"),
+                Some([b @ b'0'..=b'9']) => sql.push(*b),
+                // In which no quoting rule applies.
+                Some(value) => {
+                    sql.extend_from_slice(b"CONVERT(X'");
+                    for byte in value {
+                        sql.extend_from_slice(format!("{byte:02X}").as_bytes());
+                    }
+                    sql.extend_from_slice(b"' USING utf8)");
+                }
+            }
+        }
+        sql
     }
 
     /// The same without these variables, whatever it was told to tell of them.
@@ -126,5 +165,11 @@ mod tests {
         assert!(!reporting.wants(StateChange::Schema(b"app")));
         reporting.note(b"session_track_gtids", b"OWN_GTID");
         assert!(reporting.wants(StateChange::Gtids(b"x:1")));
+        let sql = "SET session_track_system_variables=CONVERT(X'2A' USING utf8),\
+                   session_track_schema=CONVERT(X'4F4646' USING utf8)";
+        assert_eq!(String::from_utf8_lossy(&reporting.as_set(false)), sql);
+        let sql = "SET session_track_system_variables=DEFAULT,session_track_schema=DEFAULT,\
+                   session_track_gtids=DEFAULT";
+        assert_eq!(String::from_utf8_lossy(&Reporting::default().as_set(true)), sql);
     }
 }

@@ -15,10 +15,11 @@ use crate::buffers::Buffer;
 use crate::client::{Client, End};
 use crate::job::{
     Job, Kind, insert_id_told, may_outlast_reset, may_stop_tracking, names, sets_names,
+    shows_tracking,
 };
 use crate::problem::{Problem, answers_gone};
 use crate::recover::is_rollback;
-use crate::relay::Outcome;
+use crate::relay::{Failure, Outcome};
 use crate::worker::Waiting;
 
 impl Client {
@@ -107,6 +108,8 @@ impl Client {
             if let Some(why) = choice.to_primary {
                 self.worker.stats.read_to_primary(why);
             }
+            let shows = job.statement.verdict.effects.contains(Effects::TRACKING)
+                && Box::pin(self.show_tracking(&job, request, end, &mut backend)).await;
             self.info.changed.set(began);
             self.info.killed.set(false);
             let mut digest = watched.then(|| self.transcript.digest()).flatten();
@@ -116,6 +119,12 @@ impl Client {
             let result =
                 self.exchange(&mut backend, &job, request, end, digest.as_deref_mut()).await;
             drop(waiting);
+            if shows
+                && !matches!(result, Err(Failure::Server { .. } | Failure::Client))
+                && !Box::pin(self.track_again(&mut backend, false)).await
+            {
+                return Err(self.lose(backend));
+            }
             match result {
                 Ok(outcome) => {
                     if watched {
@@ -154,13 +163,13 @@ impl Client {
                     self.reporting.note(name, &value);
                 }
             }
-            let tracked = backend.track().await;
             drop(waiting);
-            if !matches!(tracked, Ok(Ok(_))) {
-                drop(backend);
-                self.forget_backend(server);
-                self.session.lost(server.0);
-                return Err(End::Broken);
+            // In a transaction it is set only by what begins that, too.
+            let gtids = names(&job.statement, b"session_track_gtids")
+                && (outcome.error.is_none()
+                    || job.statement.verdict.effects.contains(Effects::MULTI));
+            if !self.track_again(&mut backend, gtids).await {
+                return Err(self.lose(backend));
             }
         }
         if outcome.error.is_none() && self.may_release(job) && is_closed(&mut backend).await {
@@ -189,6 +198,49 @@ impl Client {
         self.account(job, choice.primary, server, began, outcome.error);
         self.show();
         Ok(())
+    }
+
+    /// Before a statement that shows what servers report of the session: has the server have it as the
+    /// client set it. True: it does, and must [`Client::track_again`].
+    async fn show_tracking(
+        &self,
+        job: &Job,
+        request: &Buffer,
+        end: usize,
+        backend: &mut Backend,
+    ) -> bool {
+        let sent = request.filled().get(job.text_at..end).filter(|_| job.kind == Kind::Query);
+        let text = sent.unwrap_or(job.statement.text.as_bytes());
+        let asks = job.executes() || job.kind == Kind::Prepare;
+        if !asks || !shows_tracking(&job.statement, text) {
+            return false;
+        }
+        // In a transaction MySQL does not let that be set.
+        let gtids = !backend.mariadb
+            && self.session.transaction().is_none()
+            && self.session.status().contains(Status::AUTOCOMMIT);
+        let set = [b"\x03", &self.reporting.as_set(gtids)[..]].concat();
+        // Where that fails, the statement shows what we have set.
+        let _ = self.own_command(backend, &set).await;
+        true
+    }
+
+    /// `gtids`: even where a transaction is open, in which MySQL does not let that be set.
+    async fn track_again(&self, backend: &mut Backend, gtids: bool) -> bool {
+        let _waiting = Waiting::begin(&self.info, backend.server, backend.socket.raw_fd(), None);
+        let gtids = gtids || self.session.transaction().is_none();
+        let tracks =
+            if gtids { backend.track().await } else { backend.track_all_but_gtids().await };
+        matches!(tracks, Ok(Ok(_)))
+    }
+
+    /// Its state can't be told any more, and so neither can the session's.
+    fn lose(&mut self, backend: Box<Backend>) -> End {
+        let server = backend.server;
+        drop(backend);
+        self.forget_backend(server);
+        self.session.lost(server.0);
+        End::Broken
     }
 
     /// Whether the server may end the connection after this, as it does after `COMMIT RELEASE`.

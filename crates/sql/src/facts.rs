@@ -291,6 +291,9 @@ fn variable(facts: &mut Facts, name: &[u8]) {
         "thread_",
     ];
     let name = String::from_utf8_lossy(name).to_ascii_lowercase();
+    if name.starts_with("session_track_") {
+        facts.effects |= Effects::TRACKING;
+    }
     if name == "warning_count" || name == "error_count" {
         facts.effects |= Effects::DIAGNOSTICS;
         facts.note(Reason::Diagnostics, name.as_bytes());
@@ -410,6 +413,9 @@ fn word(facts: &mut Facts, toks: &[Tok<'_>], i: usize, opens: bool, flavour: Fla
                 if !DICTIONARY.iter().any(|n| n.as_bytes() == table) {
                     if table == b"processlist" {
                         facts.effects |= Effects::PROCESSLIST;
+                    }
+                    if matches!(&table[..], b"session_variables" | b"system_variables") {
+                        facts.effects |= Effects::TRACKING;
                     }
                     if table == b"optimizer_trace" {
                         facts.effects |= Effects::DIAGNOSTICS;

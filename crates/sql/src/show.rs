@@ -61,6 +61,9 @@ pub fn show(toks: &[Tok<'_>], flavour: Flavour) -> Verdict {
             }
             v
         }
+        (Kw::Variables, _) | (Kw::Session | Kw::Local, Kw::Variables) => {
+            status(toks, Effects::TRACKING)
+        }
         (Kw::Processlist, _) => status(toks, Effects::PROCESSLIST),
         _ => status(toks, Effects::empty()),
     }

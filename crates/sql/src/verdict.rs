@@ -93,6 +93,8 @@ bitflags! {
         const SERVER_WIDE = 1 << 24;
         /// Assigns a variable as `@@x`, without a scope: MariaDB does not report that.
         const SET_BARE = 1 << 25;
+        /// Reads or lists `session_track_...`, which Pointsman sets for itself.
+        const TRACKING = 1 << 26;
     }
 }
 
