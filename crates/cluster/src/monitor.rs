@@ -438,6 +438,17 @@ impl Cluster {
         self.shared_state().note_write(position, touched);
     }
 
+    /// A client is about to be told that its write, sent after `began`, is done at `position`. If the
+    /// primary had that before, its history was begun anew: no replica gets reads until it was seen to
+    /// follow that. Cheap, and from any thread.
+    pub fn check_write(&self, position: &Position, began: Instant) {
+        let shared = self.shared_state();
+        if shared.writes.is_set_back(position, began) {
+            shared.update(|topology| topology.distrust_replicas(Instant::now()));
+            shared.look_everywhere();
+        }
+    }
+
     /// A client is about to be told that its write is done, and nobody knows where: until the primary
     /// has said where it stands, causal reads have to go there. See [`LastWrites::any_astray`].
     pub fn note_astray(&self) -> Astray {
@@ -556,6 +567,9 @@ impl Shared {
         let events = topology.evaluate(Instant::now());
         let old = self.snapshot.load_full();
         let new = topology.snapshot();
+        if let Some((seen, committed)) = topology.primary_seen() {
+            self.writes.set_floor(seen, Some(committed));
+        }
         if !Arc::ptr_eq(&old, new) {
             if old.generation != new.generation && !new.is_galera() {
                 // Before anybody can write to the new primary and note that.

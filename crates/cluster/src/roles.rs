@@ -62,6 +62,7 @@ mod election;
 mod facts;
 mod group;
 mod report;
+mod reset;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -169,6 +170,8 @@ struct Known {
     deposed: Option<Arc<str>>,
     /// The newest proof asked of Galera nodes that it has given; see [`Topology::wants_proof`].
     proof: u64,
+    /// It may have what the primary had before that began anew.
+    distrust: Option<reset::Distrust>,
 }
 
 #[derive(Debug)]
@@ -213,6 +216,7 @@ impl Topology {
                 trouble: None,
                 full_since: None,
                 best: None,
+                distrust: None,
                 followed: false,
                 accepted: false,
                 lagging: false,
@@ -392,6 +396,14 @@ impl Topology {
         self.timeline.newest()
     }
 
+    /// What the primary had committed at the newest look, and when that was answered; not of a cluster
+    /// that elects for itself.
+    #[must_use]
+    pub fn primary_seen(&self) -> Option<(Instant, &Position)> {
+        let answer = self.servers[self.primary?].answer.as_ref()?;
+        self.kind().is_none().then_some((answer.seen, &answer.report.committed))
+    }
+
     /// What the workers share of a server.
     #[must_use]
     pub fn live(&self) -> impl ExactSizeIterator<Item = &Arc<Live>> {
@@ -529,7 +541,7 @@ impl Topology {
         };
         let mut events = Vec::new();
         if let Some(i) = election.primary {
-            self.take_office(i, &mut events);
+            self.take_office(i, now, &mut events);
             self.parted &= self.forbidden.is_some();
             for &other in &election.beaten {
                 let why = format!("writable, but {} has all that it has", self.name(i));
@@ -537,6 +549,7 @@ impl Topology {
             }
         }
         self.remember();
+        self.trust_again();
 
         let reference = election.primary.or(self.primary);
         let mut servers = Vec::with_capacity(self.servers.len());
@@ -594,8 +607,10 @@ impl Topology {
         events
     }
 
-    fn take_office(&mut self, i: usize, events: &mut Vec<Event>) {
+    fn take_office(&mut self, i: usize, now: Instant, events: &mut Vec<Event>) {
         let Some(answer) = &self.servers[i].answer else { return };
+        let (asked, seen) = (answer.asked, answer.seen);
+        let committed = answer.report.committed.clone();
         let standing = answer.report.standing();
         let lost = self.servers[i]
             .best
@@ -611,6 +626,7 @@ impl Topology {
                 server: Some(id_of(i)),
                 text: format!("{} no longer has all transactions it had", self.name(i)),
             });
+            self.distrust_replicas(now);
         } else if let (Some(old), Some(newest)) = (self.primary, self.timeline.newest())
             && !standing.covers(newest)
             // It has proved to have them since that look.
@@ -630,7 +646,6 @@ impl Topology {
         }
         let old = self.primary.filter(|&old| old != i);
         let promoted = self.promoted.take_if(|(new, _)| *new == i);
-        let (asked, seen, committed) = (answer.asked, answer.seen, answer.report.committed.clone());
         self.primary = Some(i);
         self.generation += 1;
         if let Some(old) = old {

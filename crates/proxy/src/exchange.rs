@@ -1,6 +1,7 @@
 //! A command's bytes to the server, its reply back, and what is learnt from them.
 
 use std::sync::Arc;
+use std::time::Instant;
 
 use pointsman_cluster::gtid::Position;
 use pointsman_cluster::{Astray, Touched};
@@ -115,6 +116,7 @@ impl Client {
             unsure,
             touched,
             reporting,
+            info,
             ..
         } = self;
         let command = match &job.packet {
@@ -139,6 +141,7 @@ impl Client {
             client_id: None,
             digest,
             galera,
+            began: info.changed.get(),
             committed: backend.committed.take(),
         };
         let mut sink = match job {
@@ -273,6 +276,8 @@ struct Watching<'a> {
     digest: Option<&'a mut Digest>,
     /// The servers are nodes of a Galera cluster.
     galera: bool,
+    /// Before it was sent.
+    began: Instant,
     /// See [`Backend::committed`].
     committed: Option<SmallVec<[Commit; 1]>>,
 }
@@ -299,6 +304,7 @@ impl Watcher for Watching<'_> {
         }
         let flavour = self.worker.snapshot(|s| s.greeting.flavour());
         if let Ok(position) = Position::parse(flavour, gtid) {
+            self.worker.shared.cluster.check_write(&position, self.began);
             self.worker.shared.cluster.note_write(&position, self.touched);
             self.worker.told(&position);
             self.changed_at(&position);

@@ -43,12 +43,16 @@ impl Topology {
     ) -> Server {
         let known = &self.servers[i];
         let report = self.report(i);
-        let (role, lag, why) = match &healths[i] {
+        let (role, lag, mut why) = match &healths[i] {
             Health::Down(why) => (Role::Down, None, why.clone()),
             Health::Unknown(why) => (Role::Unknown, None, why.clone()),
             Health::Up if self.kind().is_some() => self.conclude_member(i, election, now),
             Health::Up => self.conclude_up(i, healths, election, reference),
         };
+        let trusted = known.distrust.is_none();
+        if role == Role::Replica && !trusted {
+            why.push_str("; not seen yet to follow what the primary has begun anew");
+        }
         let max_lag = self.settings.max_lag;
         let allowed = if known.lagging { max_lag * 3 / 4 } else { max_lag };
         Server {
@@ -59,6 +63,7 @@ impl Topology {
             admin: known.admin,
             lag,
             takes_reads: role == Role::Replica
+                && trusted
                 && known.admin == AdminState::Running
                 && known.member.weight > 0
                 && lag.is_some_and(|lag| lag <= allowed),

@@ -655,6 +655,34 @@ fn an_empty_data_directory_is_no_primary() {
 }
 
 #[test]
+fn a_replica_of_a_primary_that_began_anew_gets_reads_once_it_follows() {
+    let mut w = World::known(2);
+    let reads = |w: &World| w.snapshot().servers[1].takes_reads;
+    w.machines[0].position = 0;
+    w.ticks(2);
+    assert!(w.told("primary_reset"));
+    assert!(!reads(&w), "{}", w.why(1));
+    // It seems to have all that the primary has, as long as nobody notices.
+    w.machines[0].position = 3;
+    w.ticks(2);
+    assert!(!reads(&w));
+    w.machines[0].position = 7;
+    w.ticks(2);
+    assert!(!reads(&w), "it has not moved");
+    // From here on it replicates.
+    w.machines[0].position = 9;
+    w.ticks(2);
+    assert!(reads(&w), "{}", w.why(1));
+    // Seen by a write before the primary was looked at.
+    w.topology.distrust_replicas(w.now);
+    w.ticks(1);
+    assert!(!reads(&w));
+    w.machines[0].position = 10;
+    w.ticks(2);
+    assert!(reads(&w), "{}", w.why(1));
+}
+
+#[test]
 fn resetting_the_binary_logs_of_a_live_primary_does_not_depose_it() {
     let mut w = World::known(1);
     let generation = w.snapshot().generation;
@@ -943,6 +971,9 @@ proptest! {
         }
         w.ticks(2);
         prop_assert_eq!(w.primary(), Some(chosen as u16 + 1), "{:#?}", w.snapshot());
+        // If it has begun anew, replicas have to be seen to follow that.
+        w.machines[chosen].position += 1;
+        w.ticks(2);
         for server in &w.snapshot().servers {
             let healthy = server.takes_reads || server.role == Role::Primary;
             prop_assert!(healthy, "{:?}", server);

@@ -39,6 +39,8 @@ pub struct LastWrites {
     /// Newest write of which it is not certain which tables it changed.
     anywhere: ArcSwapOption<Position>,
     slots: Box<[ArcSwapOption<Position>]>,
+    /// What the primary had when it was last looked at, and when its answer had come.
+    floor: ArcSwapOption<(Instant, Position)>,
     /// Writes that clients were told are done while nobody could say where: how many there were, ever,
     /// and how many of them are within [`LastWrites::newest`] by now.
     astray: AtomicU64,
@@ -144,6 +146,7 @@ impl LastWrites {
             hasher: Hasher::default(),
             newest: ArcSwapOption::empty(),
             anywhere: ArcSwapOption::empty(),
+            floor: ArcSwapOption::empty(),
             slots: (0..SLOTS).map(|_| ArcSwapOption::empty()).collect(),
             astray: AtomicU64::new(0),
             found: AtomicU64::new(0),
@@ -185,6 +188,21 @@ impl LastWrites {
     #[must_use]
     pub fn all_within(&self, applied: &Position) -> bool {
         self.newest.load().as_ref().is_none_or(|newest| applied.covers(newest))
+    }
+
+    /// The primary, of a cluster that goes by GTIDs, had this, by an answer that had come by `at`.
+    pub(crate) fn set_floor(&self, at: Instant, position: Option<&Position>) {
+        self.floor.store(position.map(|position| Arc::new((at, position.clone()))));
+    }
+
+    /// Whether a write that was sent after `began` can't have this position, unless the primary's
+    /// history was begun anew meanwhile. Lock-free. True once, until the primary is looked at again.
+    pub(crate) fn is_set_back(&self, position: &Position, began: Instant) -> bool {
+        let below = |floor: &Arc<(Instant, Position)>| {
+            floor.1.covers(position) && floor.0 < began && !position.is_empty()
+        };
+        self.floor.load().as_ref().is_some_and(below)
+            && self.floor.swap(None).as_ref().is_some_and(below)
     }
 
     /// A client is about to be told that its write is done, and its position could not be had.
