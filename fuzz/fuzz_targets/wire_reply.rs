@@ -59,7 +59,7 @@ fn follow(reply: &[u8], expect: Expect, caps: Capabilities, piece: usize) -> See
 }
 
 fuzz_target!(|data: &[u8]| {
-    let Some((&[how, piece], reply)) = data.split_first_chunk::<2>() else { return };
+    let Some((&[how, more, piece], reply)) = data.split_first_chunk::<3>() else { return };
     let expect = match how % 8 {
         0 => Expect::Ok,
         1 => Expect::Prepare,
@@ -72,6 +72,8 @@ fuzz_target!(|data: &[u8]| {
     let mut caps = Capabilities::PROTOCOL_41;
     caps.set(Capabilities::DEPRECATE_EOF, how & 0x40 != 0);
     caps.set(Capabilities::SESSION_TRACK, how & 0x80 != 0);
+    caps.set(Capabilities::OPTIONAL_RESULTSET_METADATA, more & 1 != 0);
+    caps.set(Capabilities::MARIADB_PROGRESS, more & 2 != 0);
     let whole = follow(reply, expect, caps, reply.len().max(1));
     let split = follow(reply, expect, caps, usize::from(piece).max(1));
     // A fault may be noticed before all of a packet is there; what comes before it is the same.

@@ -268,10 +268,21 @@ impl Raw {
         Ok(packet)
     }
 
+    /// The next packet that is no progress report.
+    fn news(&mut self) -> Result<Vec<u8>> {
+        loop {
+            let packet = self.packet()?;
+            if !is_progress(&packet, self.caps) {
+                return Ok(packet);
+            }
+        }
+    }
+
     /// A result set's rows as they came, or none for an OK; and whether more results follow.
-    /// Understands EOF packets and `CLIENT_DEPRECATE_EOF`.
+    /// Understands EOF packets and `CLIENT_DEPRECATE_EOF`, definitions that are left out and progress
+    /// reports.
     pub fn result(&mut self) -> Result<(Vec<Vec<u8>>, bool)> {
-        let first = self.packet()?;
+        let first = self.news()?;
         fail(&first)?;
         if first.first() == Some(&0) {
             let mut r = Reader::new(&first[1..]);
@@ -279,8 +290,7 @@ impl Raw {
             r.lenenc()?;
             return Ok((Vec::new(), r.u16()? & 8 != 0));
         }
-        let columns = Reader::new(&first).lenenc()?;
-        for _ in 0..columns {
+        for _ in 0..definitions(&first, self.caps)?.0 {
             self.packet()?;
         }
         let deprecate = self.caps.contains(Capabilities::DEPRECATE_EOF);
@@ -290,7 +300,7 @@ impl Raw {
         }
         let mut rows = Vec::new();
         loop {
-            let packet = self.packet()?;
+            let packet = self.news()?;
             fail(&packet)?;
             if packet.first() == Some(&0xfe)
                 && packet.len() < MAX_PAYLOAD
@@ -332,8 +342,10 @@ impl Raw {
         let mut r = Reader::new(&packet[1..]);
         let (id, columns, params) = (r.u32()?, r.u16()?, r.u16()?);
         let deprecate = self.caps.contains(Capabilities::DEPRECATE_EOF);
+        let left_out = self.caps.contains(Capabilities::OPTIONAL_RESULTSET_METADATA)
+            && packet.get(12) == Some(&0);
         for n in [params, columns] {
-            for _ in 0..n {
+            for _ in 0..if left_out { 0 } else { n } {
                 self.packet()?;
             }
             if n > 0 && !deprecate {
@@ -359,6 +371,20 @@ impl Raw {
     pub fn stream(&self) -> &TcpStream {
         &self.stream
     }
+}
+
+/// How far the server has got: no error, though it looks like one.
+pub fn is_progress(packet: &[u8], caps: Capabilities) -> bool {
+    packet.starts_with(&[0xff; 3]) && caps.contains(Capabilities::MARIADB_PROGRESS)
+}
+
+/// How many definitions follow the first packet of a result, and of how many columns it is.
+pub fn definitions(first: &[u8], caps: Capabilities) -> Result<(u64, u64)> {
+    let mut r = Reader::new(first);
+    let columns = r.lenenc()?;
+    let left_out = caps.contains(Capabilities::OPTIONAL_RESULTSET_METADATA) && r.u8()? == 0;
+    ensure!(r.is_empty(), "more than a number of columns: {first:?}");
+    Ok((if left_out { 0 } else { columns }, columns))
 }
 
 fn fail(packet: &[u8]) -> Result<()> {

@@ -44,7 +44,7 @@ pub async fn arrive(
             Capabilities::OFFERED | Capabilities::COMPRESS | Capabilities::ZSTD_COMPRESSION;
         if known.mariadb {
             offered -= Capabilities::LONG_PASSWORD; // "extended capabilities follow"
-            offered -= Capabilities::QUERY_ATTRIBUTES;
+            offered -= Capabilities::QUERY_ATTRIBUTES | Capabilities::OPTIONAL_RESULTSET_METADATA;
         } else {
             offered &= Capabilities::from_bits_retain(u64::from(u32::MAX));
             // MySQL 8.0.23 was the first to have them.

@@ -379,8 +379,11 @@ impl Backend {
             }
             _ => return Err(Malformed("no result").into()),
         };
+        let left_out = self.caps.contains(Capabilities::OPTIONAL_RESULTSET_METADATA)
+            && head.last() == Some(&0);
+        let definitions = if left_out { 0 } else { columns };
         let eof = usize::from(!self.caps.contains(Capabilities::DEPRECATE_EOF));
-        for _ in 0..columns + eof {
+        for _ in 0..definitions + eof {
             read_packet(&mut self.socket, &mut buf).await?;
         }
         let (_, row) = read_packet(&mut self.socket, &mut buf).await?;

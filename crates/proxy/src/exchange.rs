@@ -8,8 +8,7 @@ use pointsman_cluster::{Astray, Touched};
 use pointsman_session::Digest;
 use pointsman_sql::{Class, Effects, Reason, Route};
 use pointsman_wire::{
-    BoundTypes, Capabilities, Control, ErrPacket, HEADER, Header, Layout, MAX_PAYLOAD, Status,
-    Tracker,
+    BoundTypes, Control, ErrPacket, HEADER, Header, Layout, MAX_PAYLOAD, Status, Tracker,
 };
 use smallvec::SmallVec;
 
@@ -173,9 +172,8 @@ impl Client {
         };
         if let Some(kept) = kept {
             let holders = self.holders(backend.server).await;
-            let deprecate_eof = backend.caps.contains(Capabilities::DEPRECATE_EOF);
             let user = self.info.user.borrow().clone();
-            let seen = processlist::as_seen(kept, deprecate_eof, &holders, &user, || {
+            let seen = processlist::as_seen(kept, backend.caps, &holders, &user, || {
                 self.worker.shared.rsa().map(RsaKey::pem)
             });
             self.socket.write_all(&seen).await.map_err(|_| Failure::Client)?;

@@ -6,7 +6,9 @@
 //! `KILL` takes ids from there as well.
 
 use pointsman_cluster::ServerId;
-use pointsman_wire::{HEADER, Header, Malformed, Reader, put_lenenc_bytes, write_packet};
+use pointsman_wire::{
+    Capabilities, HEADER, Header, Malformed, Reader, put_lenenc_bytes, write_packet,
+};
 use tokio::sync::oneshot;
 
 use crate::client::Client;
@@ -99,20 +101,20 @@ impl Client {
 }
 
 /// A server's reply to `SHOW PROCESSLIST`, as `user` is to see it. Anything but one result set, an
-/// error say, stays as it is. `key`: our own public one.
+/// error say, stays as it is. `caps`: what was agreed with the server. `key`: our own public one.
 pub fn as_seen<'a>(
     reply: Vec<u8>,
-    deprecate_eof: bool,
+    caps: Capabilities,
     holders: &Holders,
     user: &str,
     key: impl Fn() -> Option<&'a [u8]>,
 ) -> Vec<u8> {
-    rewritten(&reply, deprecate_eof, holders, user, key).unwrap_or(reply)
+    rewritten(&reply, caps, holders, user, key).unwrap_or(reply)
 }
 
 fn rewritten<'a>(
     reply: &[u8],
-    deprecate_eof: bool,
+    caps: Capabilities,
     holders: &Holders,
     user: &str,
     key: impl Fn() -> Option<&'a [u8]>,
@@ -124,9 +126,14 @@ fn rewritten<'a>(
         packets.push(rest.get(HEADER..end).ok_or(Malformed("cut short"))?);
         rest = &rest[end..];
     }
-    let count = packets.first().filter(|p| matches!(p[..], [1..=250])).ok_or(NOT_A_LIST)?;
-    let columns = usize::from(count[0]);
-    let before = 1 + columns + usize::from(!deprecate_eof);
+    let optional = caps.contains(Capabilities::OPTIONAL_RESULTSET_METADATA);
+    let (columns, left_out) = match packets.first() {
+        Some(&&[n @ 1..=250]) if !optional => (usize::from(n), false),
+        Some(&&[n @ 1..=250, follow]) if optional => (usize::from(n), follow == 0),
+        _ => return Err(NOT_A_LIST),
+    };
+    let definitions = if left_out { 0 } else { columns };
+    let before = 1 + definitions + usize::from(!caps.contains(Capabilities::DEPRECATE_EOF));
     let [head @ .., end] = &packets[..] else { return Err(NOT_A_LIST) };
     let (head, rows) = head.split_at_checked(before).ok_or(NOT_A_LIST)?;
     if columns == 2 && end.first() == Some(&0xfe) {
@@ -243,6 +250,8 @@ const NOT_A_LIST: Malformed = Malformed("not a process list");
 mod tests {
     use super::*;
 
+    const OLD: Capabilities = Capabilities::empty();
+
     fn row(fields: &[&str]) -> Vec<u8> {
         let mut row = Vec::new();
         fields.iter().for_each(|f| put_lenenc_bytes(&mut row, f.as_bytes()));
@@ -299,11 +308,15 @@ mod tests {
         };
         let told = reply(&[["Threads_cached", "3"], ["Threads_connected", "9"], ["Uptime", "1"]]);
         let seen = reply(&[["Threads_cached", "3"], ["Threads_connected", "8"], ["Uptime", "1"]]);
-        assert_eq!(as_seen(told, true, &holders, "app", || None), seen);
+        assert_eq!(as_seen(told, Capabilities::DEPRECATE_EOF, &holders, "app", || None), seen);
         let told = reply(&[["Rsa_public_key", "theirs"]]);
-        let seen = as_seen(told.clone(), true, &holders, "app", || Some(b"ours"));
+        let seen =
+            as_seen(told.clone(), Capabilities::DEPRECATE_EOF, &holders, "app", || Some(b"ours"));
         assert_eq!(seen, reply(&[["Rsa_public_key", "ours"]]));
-        assert_eq!(as_seen(told.clone(), true, &holders, "app", || None), told);
+        assert_eq!(
+            as_seen(told.clone(), Capabilities::DEPRECATE_EOF, &holders, "app", || None),
+            told
+        );
     }
 
     #[test]
@@ -321,24 +334,38 @@ mod tests {
         let mut elsewhere = row(&["71", "app", "10.0.0.71:99", "app", "Sleep", "3", ""]);
         elsewhere.push(NULL);
         assert_eq!(
-            as_seen(reply(&rows), false, &holders, "app", || None),
+            as_seen(reply(&rows), OLD, &holders, "app", || None),
             reply(&[mine.clone(), elsewhere.clone()])
         );
         // Who sees others' connections sees others' sessions.
         let rows = [server_row("5", "app"), server_row("9", "monitor")];
-        let seen = as_seen(reply(&rows), false, &holders, "app", || None);
+        let seen = as_seen(reply(&rows), OLD, &holders, "app", || None);
         let mut theirs = row(&["72", "other", "10.0.0.72:99", "app", "Sleep", "3", ""]);
         theirs.push(NULL);
         assert_eq!(seen, reply(&[mine, server_row("9", "monitor"), elsewhere, theirs]));
     }
 
     #[test]
+    fn definitions_need_not_be_there() {
+        let caps = Capabilities::OPTIONAL_RESULTSET_METADATA | Capabilities::DEPRECATE_EOF;
+        let reply = |value: &str| {
+            let mut out = Vec::new();
+            let seq = write_packet(&mut out, 1, &[2, 0]);
+            let seq = write_packet(&mut out, seq, &row(&["Threads_connected", value]));
+            write_packet(&mut out, seq, &[0xfe, 0, 0, 2, 0, 0, 0]);
+            out
+        };
+        let holders = Holders { sessions: vec![], idle: vec![6, 7] };
+        assert_eq!(as_seen(reply("9"), caps, &holders, "app", || None), reply("7"));
+    }
+
+    #[test]
     fn what_is_no_list_stays_as_it_is() {
         let mut error = Vec::new();
         write_packet(&mut error, 1, b"\xff\x01\x02#HY000no");
-        let seen = as_seen(error.clone(), false, &Holders::default(), "app", || None);
+        let seen = as_seen(error.clone(), OLD, &Holders::default(), "app", || None);
         assert_eq!(seen, error);
         let cut = reply(&[])[..20].to_vec();
-        assert_eq!(as_seen(cut.clone(), false, &Holders::default(), "app", || None), cut);
+        assert_eq!(as_seen(cut.clone(), OLD, &Holders::default(), "app", || None), cut);
     }
 }

@@ -197,7 +197,9 @@ pub async fn relay(
                                 hide_change(&mut buf.filled_mut()[start..end]);
                             }
                         }
-                        Control::Text => {}
+                        // Passed on like anything else: as from any other beginning of a reply,
+                        // there is no way back from it, since its sequence id is used up.
+                        Control::Text | Control::Progress => {}
                         Control::LocalInfile => {
                             file_seq = buf.filled()[start + HEADER - 1].wrapping_add(1);
                             ready = end;

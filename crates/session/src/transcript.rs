@@ -284,7 +284,10 @@ impl Digest {
                 self.0.write(b"\0err");
                 self.0.write(&e.code.to_le_bytes());
             }
-            Control::Prepared { .. } | Control::ColumnsEnd(_) | Control::Text => {}
+            Control::Prepared { .. }
+            | Control::ColumnsEnd(_)
+            | Control::Text
+            | Control::Progress => {}
             Control::LocalInfile => self.0.write(b"\0file"),
         }
     }

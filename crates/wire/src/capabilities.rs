@@ -49,6 +49,10 @@ bitflags! {
 
 impl Capabilities {
     /// What Pointsman offers to clients, as far as the servers behind it have it too.
+    ///
+    /// Not MARIADB_CACHE_METADATA: with it a server leaves out the definitions of a prepared
+    /// statement's columns where they are what it said itself when the statement was prepared or last
+    /// executed. The client may have them from another server, from before the table was altered.
     pub const OFFERED: Self = Self::LONG_PASSWORD
         .union(Self::FOUND_ROWS)
         .union(Self::LONG_FLAG)
@@ -72,7 +76,9 @@ impl Capabilities {
         .union(Self::CAN_HANDLE_EXPIRED_PASSWORDS)
         .union(Self::SESSION_TRACK)
         .union(Self::DEPRECATE_EOF)
+        .union(Self::OPTIONAL_RESULTSET_METADATA)
         .union(Self::QUERY_ATTRIBUTES)
+        .union(Self::MARIADB_PROGRESS)
         .union(Self::MARIADB_STMT_BULK_OPERATIONS)
         .union(Self::MARIADB_EXTENDED_METADATA);
 }

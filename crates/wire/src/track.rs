@@ -1,5 +1,10 @@
 //! Following a server's reply through the buffers it arrives in ("Text Resultset", "Binary Protocol
-//! Resultset", "COM_STMT_PREPARE Response").
+//! Resultset", "COM_STMT_PREPARE Response"; MariaDB "Progress Reporting").
+//!
+//! With OPTIONAL_RESULTSET_METADATA a byte behind the number of columns, and at the end of
+//! COM_STMT_PREPARE_OK, says whether definitions follow (`resultset_metadata`). MySQL's documentation
+//! has it before that number; servers send it behind (`Protocol_classic::start_result_metadata`). The
+//! EOF packets behind definitions come where these are left out, too.
 
 use crate::{
     Capabilities, ErrPacket, Expect, HEADER, Header, MAX_PAYLOAD, Malformed, OkPacket, Reader,
@@ -25,6 +30,8 @@ pub struct Tracker {
     /// The rows are OUT parameters, with which a CALL is never over; MySQL does not say so in the
     /// EOF behind them.
     out_params: bool,
+    /// The definitions after COM_STMT_PREPARE_OK are left out, but for the EOF packets behind them.
+    bare: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -68,6 +75,8 @@ pub enum Control<'a> {
     LocalInfile,
     /// The text answering COM_STATISTICS.
     Text,
+    /// How far the server has got with what it was asked; it says so anywhere before the reply's end.
+    Progress,
 }
 
 /// What [`Tracker::step`] found.
@@ -94,6 +103,7 @@ impl Tracker {
             continued: false,
             seq: 0,
             out_params: false,
+            bare: false,
         }
     }
 
@@ -160,11 +170,7 @@ impl Tracker {
             match self.state {
                 State::Columns { left } => {
                     self.begin(header);
-                    self.state = match left - 1 {
-                        0 if self.deprecate_eof => State::Rows,
-                        0 => State::ColumnsEof,
-                        left => State::Columns { left },
-                    };
+                    self.state = self.columns(left - 1);
                     continue;
                 }
                 State::Rows | State::Fields if header.len > 0 => {
@@ -236,6 +242,15 @@ impl Tracker {
         }
     }
 
+    /// So many definitions of columns are still to come.
+    fn columns(&self, left: u64) -> State {
+        match left {
+            0 if self.deprecate_eof => State::Rows,
+            0 => State::ColumnsEof,
+            left => State::Columns { left },
+        }
+    }
+
     fn after_definition(&self, params: u16, columns: u16) -> State {
         let (params, columns, section_over) = match params {
             0 => (0, columns - 1, columns == 1),
@@ -253,6 +268,11 @@ impl Tracker {
     fn control<'a>(&mut self, payload: &'a [u8]) -> Result<Option<Control<'a>>, Malformed> {
         let first = payload.first().copied();
         if first == Some(0xff) && self.state != State::First(Expect::Text) {
+            // No error has this number: SIGNAL refuses it.
+            if payload.starts_with(&[0xff; 3]) && self.caps.contains(Capabilities::MARIADB_PROGRESS)
+            {
+                return Ok(Some(Control::Progress));
+            }
             self.state = State::Done;
             return Ok(Some(Control::Err(ErrPacket::parse(payload)?)));
         }
@@ -265,11 +285,13 @@ impl Tracker {
                     Ok(Some(Control::LocalInfile))
                 }
                 Some(_) if self.state == State::First(Expect::Results) => {
-                    let left = Reader::new(payload).lenenc()?;
-                    if left == 0 {
+                    let mut r = Reader::new(payload);
+                    let columns = r.lenenc()?;
+                    if columns == 0 {
                         return Err(Malformed("a result set without columns"));
                     }
-                    self.state = State::Columns { left };
+                    let left_out = self.definitions_are_optional() && r.u8()? == 0;
+                    self.state = self.columns(if left_out { 0 } else { columns });
                     Ok(None)
                 }
                 _ => Err(Malformed("neither OK nor ERR")),
@@ -280,8 +302,13 @@ impl Tracker {
                     return Err(Malformed("neither COM_STMT_PREPARE_OK nor ERR"));
                 }
                 let (id, columns, params) = (r.u32()?, r.u16()?, r.u16()?);
+                // Behind a filler and the number of warnings.
+                self.bare = self.definitions_are_optional() && payload.get(12) == Some(&0);
                 self.state = match (params, columns) {
                     (0, 0) => State::Done,
+                    _ if self.bare && self.deprecate_eof => State::Done,
+                    (0, _) if self.bare => State::DefinitionsEof { columns: 0 },
+                    _ if self.bare => State::DefinitionsEof { columns },
                     _ => State::Definitions { params, columns },
                 };
                 Ok(Some(Control::Prepared { id, columns, params }))
@@ -310,6 +337,7 @@ impl Tracker {
             State::DefinitionsEof { columns } => {
                 self.state = match columns {
                     0 => State::Done,
+                    _ if self.bare => State::DefinitionsEof { columns: 0 },
                     columns => State::Definitions { params: 0, columns },
                 };
                 let status = eof_status(payload)?;
@@ -320,6 +348,10 @@ impl Tracker {
                 Err(Malformed("unexpected packet"))
             }
         }
+    }
+
+    fn definitions_are_optional(&self) -> bool {
+        self.caps.contains(Capabilities::OPTIONAL_RESULTSET_METADATA)
     }
 
     /// An OK or EOF that ends a result, and the reply unless more results follow.
@@ -361,203 +393,4 @@ fn eof_status(payload: &[u8]) -> Result<Status, Malformed> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::{err_packet, ok_packet, write_packet};
-    use proptest::prelude::*;
-
-    /// Everything a tracker says about a reply fed in pieces of the given sizes.
-    fn follow(
-        reply: &[u8],
-        expect: Expect,
-        caps: Capabilities,
-        cuts: &[usize],
-    ) -> (Vec<String>, Vec<u8>) {
-        let mut tracker = Tracker::new(expect, caps);
-        let (mut seen, mut passed, mut pending) = (Vec::new(), Vec::new(), Vec::new());
-        let mut rest = reply;
-        let mut cuts = cuts.iter().copied().chain(std::iter::repeat(usize::MAX));
-        while !rest.is_empty() {
-            let n = cuts.next().unwrap_or(usize::MAX).clamp(1, rest.len());
-            pending.extend_from_slice(&rest[..n]);
-            rest = &rest[n..];
-            loop {
-                match tracker.step(&pending).expect("well-formed") {
-                    Step::More { pass } => {
-                        passed.extend_from_slice(&pending[..pass]);
-                        pending.drain(..pass);
-                        break;
-                    }
-                    Step::Control { end, control, done, .. } => {
-                        seen.push(format!("{control:?} {done}"));
-                        passed.extend_from_slice(&pending[..end]);
-                        pending.drain(..end);
-                    }
-                }
-            }
-        }
-        assert!(tracker.is_done(), "not done after {seen:?}");
-        (seen, passed)
-    }
-
-    fn eof(out: &mut Vec<u8>, seq: u8, status: Status) -> u8 {
-        let [a, b] = status.bits().to_le_bytes();
-        write_packet(out, seq, &[0xfe, 0, 0, a, b])
-    }
-
-    fn end_of_rows(out: &mut Vec<u8>, seq: u8, status: Status, caps: Capabilities) -> u8 {
-        if caps.contains(Capabilities::DEPRECATE_EOF) {
-            let [a, b] = status.bits().to_le_bytes();
-            write_packet(out, seq, &[0xfe, 0, 0, a, b, 0, 0])
-        } else {
-            eof(out, seq, status)
-        }
-    }
-
-    fn result_set(
-        out: &mut Vec<u8>,
-        mut seq: u8,
-        rows: &[Vec<u8>],
-        status: Status,
-        caps: Capabilities,
-    ) -> u8 {
-        seq = write_packet(out, seq, &[2]);
-        seq = write_packet(out, seq, b"\x03def one");
-        seq = write_packet(out, seq, b"\x03def two");
-        if !caps.contains(Capabilities::DEPRECATE_EOF) {
-            seq = eof(out, seq, Status::AUTOCOMMIT);
-        }
-        for row in rows {
-            seq = write_packet(out, seq, row);
-        }
-        end_of_rows(out, seq, status, caps)
-    }
-
-    fn both() -> [Capabilities; 2] {
-        [Capabilities::DEPRECATE_EOF, Capabilities::empty()]
-    }
-
-    #[test]
-    fn every_split_of_every_reply_is_followed_alike() {
-        for caps in both() {
-            let more = Status::AUTOCOMMIT | Status::MORE_RESULTS;
-            let mut results = Vec::new();
-            let rows = [vec![1, b'a', 0xfb], vec![0xfd; 30], vec![0; 9]];
-            let seq = result_set(&mut results, 1, &rows, more, caps);
-            let seq = ok_packet(&mut results, seq, more);
-            let seq = result_set(&mut results, seq, &[], more, caps);
-            err_packet(&mut results, seq, 1064, "42000", "no");
-
-            let mut prepared = Vec::new();
-            let mut seq = write_packet(&mut prepared, 1, &[0, 9, 0, 0, 0, 1, 0, 2, 0, 0, 0, 0]);
-            for section in [2, 1] {
-                for _ in 0..section {
-                    seq = write_packet(&mut prepared, seq, b"\x03def x");
-                }
-                if !caps.contains(Capabilities::DEPRECATE_EOF) {
-                    seq = eof(&mut prepared, seq, Status::empty());
-                }
-            }
-            let mut fields = Vec::new();
-            let seq = write_packet(&mut fields, 1, b"\x03def x");
-            end_of_rows(&mut fields, seq, Status::AUTOCOMMIT, caps);
-            let mut text = Vec::new();
-            write_packet(&mut text, 1, b"\xffUptime: 1");
-
-            for (reply, expect) in [
-                (results, Expect::Results),
-                (prepared, Expect::Prepare),
-                (fields, Expect::Fields),
-                (text, Expect::Text),
-            ] {
-                let whole = follow(&reply, expect, caps, &[]);
-                assert_eq!(whole.1, reply);
-                for at in 1..reply.len() {
-                    assert_eq!(
-                        follow(&reply, expect, caps, &[at]),
-                        whole,
-                        "{expect:?} cut at {at}"
-                    );
-                }
-                assert_eq!(follow(&reply, expect, caps, &vec![1; reply.len()]), whole);
-            }
-        }
-    }
-
-    #[test]
-    fn a_row_over_16_mib_may_begin_and_go_on_with_anything() {
-        for caps in both() {
-            let mut reply = Vec::new();
-            let mut row = vec![0xfe; MAX_PAYLOAD + 5];
-            row[MAX_PAYLOAD] = 0xff; // first byte of the continuation
-            result_set(&mut reply, 1, &[row, vec![0xfe; MAX_PAYLOAD]], Status::AUTOCOMMIT, caps);
-            assert_eq!(follow(&reply, Expect::Results, caps, &[70_000, 16_000_000]).1, reply);
-        }
-    }
-
-    #[test]
-    fn a_cursor_ends_the_reply_before_the_rows() {
-        let mut reply = Vec::new();
-        let seq = write_packet(&mut reply, 1, &[1]);
-        let seq = write_packet(&mut reply, seq, b"\x03def x");
-        eof(&mut reply, seq, Status::CURSOR_EXISTS);
-        follow(&reply, Expect::Executed, Capabilities::empty(), &[3]);
-    }
-
-    #[test]
-    fn a_procedure_with_a_cursor_of_its_own_ends_nothing() {
-        for expect in [Expect::Results, Expect::Executed] {
-            let status = Status::CURSOR_EXISTS | Status::MORE_RESULTS;
-            let mut reply = Vec::new();
-            let seq = write_packet(&mut reply, 1, &[1]);
-            let seq = write_packet(&mut reply, seq, b"\x03def x");
-            let seq = eof(&mut reply, seq, status);
-            let seq = write_packet(&mut reply, seq, b"\x011");
-            let seq = eof(&mut reply, seq, status);
-            ok_packet(&mut reply, seq, Status::CURSOR_EXISTS);
-            follow(&reply, expect, Capabilities::empty(), &[3]);
-        }
-    }
-
-    #[test]
-    fn a_local_file_is_asked_for_and_answered() {
-        let mut tracker = Tracker::new(Expect::Results, Capabilities::empty());
-        let mut ask = Vec::new();
-        write_packet(&mut ask, 1, b"\xfb/tmp/file");
-        let step = tracker.step(&ask).unwrap();
-        assert!(matches!(step, Step::Control { control: Control::LocalInfile, done: false, .. }));
-        tracker.local_infile_sent(4);
-        assert_eq!(tracker.next_seq(), 5);
-        let mut ok = Vec::new();
-        ok_packet(&mut ok, 5, Status::AUTOCOMMIT);
-        assert!(matches!(tracker.step(&ok).unwrap(), Step::Control { done: true, .. }));
-    }
-
-    #[test]
-    fn a_server_that_talks_on_is_malformed() {
-        let mut tracker = Tracker::new(Expect::Ok, Capabilities::empty());
-        let mut reply = Vec::new();
-        let seq = ok_packet(&mut reply, 1, Status::AUTOCOMMIT);
-        ok_packet(&mut reply, seq, Status::AUTOCOMMIT);
-        let Step::Control { end, .. } = tracker.step(&reply).unwrap() else { panic!() };
-        assert!(tracker.step(&reply[end..]).is_err());
-    }
-
-    proptest! {
-        #[test]
-        fn arbitrary_bytes_never_panic(bytes in proptest::collection::vec(any::<u8>(), 0..300), kind in 0..6usize) {
-            let expect = [Expect::Results, Expect::Ok, Expect::Prepare, Expect::Fields, Expect::Rows, Expect::Text][kind];
-            for caps in both() {
-                let mut tracker = Tracker::new(expect, caps);
-                let mut rest = &bytes[..];
-                loop {
-                    match tracker.step(rest) {
-                        Ok(Step::Control { end, .. }) => rest = &rest[end..],
-                        Ok(Step::More { pass }) => { prop_assert!(pass <= rest.len()); break }
-                        Err(_) => break,
-                    }
-                }
-            }
-        }
-    }
-}
+mod tests;

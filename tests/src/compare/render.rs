@@ -6,6 +6,7 @@ use anyhow::{Result, ensure};
 use pointsman_wire::{Capabilities, ErrPacket, MAX_PAYLOAD, OkPacket, Reader, StateChange, Status};
 
 use crate::Raw;
+use crate::raw::{definitions, is_progress};
 
 /// Bytes as a person reads them.
 pub fn text(bytes: &[u8]) -> String {
@@ -156,10 +157,30 @@ impl Shape {
             && (self.deprecate_eof() || packet.len() == 5)
     }
 
+    /// The next packet that is no progress report; those are told, but for how much is done: that is
+    /// a matter of time.
+    fn news(&self, db: &mut Raw, out: &mut Vec<String>) -> Result<Vec<u8>> {
+        loop {
+            let packet = db.packet()?;
+            if !is_progress(&packet, self.caps) {
+                return Ok(packet);
+            }
+            let mut r = Reader::new(&packet[3..]);
+            let (strings, stage, stages) = (r.u8()?, r.u8()?, r.u8()?);
+            r.take(3)?;
+            let info = text(r.lenenc_bytes()?);
+            ensure!(strings == 1 && r.is_empty(), "no progress report: {packet:?}");
+            let line = format!("PROGRESS {stage}/{stages} {info:?}");
+            if out.last() != Some(&line) {
+                out.push(line);
+            }
+        }
+    }
+
     /// OK, ERR, or result sets and whatever follows them.
     pub fn results(&mut self, db: &mut Raw, binary: bool, out: &mut Vec<String>) -> Result<()> {
         loop {
-            let first = db.packet()?;
+            let first = self.news(db, out)?;
             match first.first() {
                 Some(0xff) => {
                     out.push(self.err(&first)?);
@@ -181,8 +202,11 @@ impl Shape {
                     db.send(&[])?;
                 }
                 _ => {
-                    let columns = Reader::new(&first).lenenc()?;
-                    for _ in 0..columns {
+                    let (follow, columns) = definitions(&first, self.caps)?;
+                    if follow < columns {
+                        out.push(format!("COLUMNS {columns}, not defined"));
+                    }
+                    for _ in 0..follow {
                         out.push(self.column(&db.packet()?)?);
                     }
                     let mut out_params = false;
@@ -212,7 +236,7 @@ impl Shape {
         out: &mut Vec<String>,
     ) -> Result<Option<Status>> {
         loop {
-            let packet = db.packet()?;
+            let packet = self.news(db, out)?;
             if packet.first() == Some(&0xff) {
                 out.push(self.err(&packet)?);
                 return Ok(None);
@@ -253,9 +277,14 @@ impl Shape {
         let (id, columns, params) = (r.u32()?, r.u16()?, r.u16()?);
         r.u8()?;
         let warnings = r.u16()?;
-        out.push(format!("PREPARED columns={columns} params={params} warnings={warnings}"));
+        let left_out =
+            self.caps.contains(Capabilities::OPTIONAL_RESULTSET_METADATA) && r.u8()? == 0;
+        let defined = if left_out { ", not defined" } else { "" };
+        out.push(format!(
+            "PREPARED columns={columns} params={params} warnings={warnings}{defined}"
+        ));
         for (what, n) in [("param", params), ("column", columns)] {
-            for _ in 0..n {
+            for _ in 0..if left_out { 0 } else { n } {
                 out.push(format!("{what} {}", self.column(&db.packet()?)?));
             }
             if n > 0 && !self.deprecate_eof() {

@@ -43,6 +43,7 @@ impl Variant {
                 (caps() - Capabilities::LONG_PASSWORD)
                     | Capabilities::DEPRECATE_EOF
                     | Capabilities::SESSION_TRACK
+                    | Capabilities::MARIADB_PROGRESS
                     | Capabilities::MARIADB_STMT_BULK_OPERATIONS
                     | Capabilities::MARIADB_EXTENDED_METADATA
             }
@@ -50,6 +51,7 @@ impl Variant {
                 caps()
                     | Capabilities::DEPRECATE_EOF
                     | Capabilities::SESSION_TRACK
+                    | Capabilities::OPTIONAL_RESULTSET_METADATA
                     | Capabilities::QUERY_ATTRIBUTES
             }
         }
