@@ -2,11 +2,21 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::io::Write as _;
+use std::net::TcpStream;
 use std::process::Command;
+use std::sync::Arc;
 
 use mysql_async::prelude::Queryable as _;
 use pointsman_sandbox::Flavour;
-use pointsman_tests::{APP_PASSWORD, APP_USER, LONG, Output, Pki, Setup, Site, wait_until};
+use pointsman_tests::{
+    APP_PASSWORD, APP_USER, LONG, Output, Pki, Raw, Setup, Site, caps, wait_until,
+};
+use pointsman_wire::auth::{native_stage1, native_token};
+use pointsman_wire::handshake::{Greeting, Response, ssl_request};
+use pointsman_wire::{Capabilities, HEADER, Header, write_packet};
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, ServerName};
 
 /// The `mariadb` client, whose own word on the connection is part of what it prints.
 fn mariadb(site: &Site, args: &[&str], user: &str, password: &str, sql: &str) -> Output {
@@ -99,6 +109,90 @@ fn a_given_certificate_is_verified_by_clients() {
     let mut php = Command::new("php");
     let got = Output::of(php.args(["-r", &pdo, "--", &site.port().to_string()])).ok();
     assert_eq!(got, "43");
+}
+
+fn next_packet(stream: &mut impl std::io::Read) -> Vec<u8> {
+    let mut head = [0; HEADER];
+    stream.read_exact(&mut head).unwrap();
+    let mut payload = vec![0; Header::parse(&head).unwrap().len];
+    stream.read_exact(&mut payload).unwrap();
+    payload
+}
+
+/// A client that is logged in, whose TLS is in our hands.
+fn by_hand(
+    site: &Site,
+    pki: &Pki,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> rustls::StreamOwned<rustls::ClientConnection, TcpStream> {
+    let mut tcp = TcpStream::connect(("127.0.0.1", site.port())).unwrap();
+    tcp.set_read_timeout(Some(LONG)).unwrap();
+    let greeting = Greeting::parse(&next_packet(&mut tcp)).unwrap();
+    let capabilities = caps() | Capabilities::SSL;
+    let mut out = Vec::new();
+    let seq = write_packet(&mut out, 1, &ssl_request(capabilities, 1 << 24, 45));
+    tcp.write_all(&out).unwrap();
+    let mut roots = rustls::RootCertStore::empty();
+    roots.add(CertificateDer::from_pem_file(pki.ca()).unwrap()).unwrap();
+    let config = rustls::ClientConfig::builder_with_protocol_versions(&[version])
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let tls = rustls::ClientConnection::new(Arc::new(config), name).unwrap();
+    let mut stream = rustls::StreamOwned::new(tls, tcp);
+    let response = Response {
+        capabilities,
+        max_packet: 1 << 24,
+        collation: 45,
+        user: APP_USER.into(),
+        token: native_token(&native_stage1(APP_PASSWORD.as_bytes()), &greeting.salt).to_vec(),
+        database: Some("app".into()),
+        plugin: Some(greeting.plugin),
+        ..Response::default()
+    };
+    out.clear();
+    write_packet(&mut out, seq, &response.build());
+    stream.write_all(&out).unwrap();
+    assert_eq!(next_packet(&mut stream)[0], 0);
+    stream
+}
+
+#[test]
+fn what_waits_ends_when_its_client_takes_its_leave() {
+    let dir = tempfile::tempdir().unwrap();
+    let pki = Pki::new(dir.path(), "ca").unwrap();
+    let server = pki.issue("proxy", &["127.0.0.1"]).unwrap();
+    let site = Site::with(Setup {
+        listener: format!("tls = {{ mode = \"required\", {} }}\n", server.toml()),
+        ..Setup::default()
+    });
+    let mut holder = Raw::connect(site.primary().port()).unwrap();
+    holder.query("SELECT GET_LOCK('held', 0)").unwrap();
+    let waits = || {
+        let sql = "SELECT COUNT(*) FROM information_schema.processlist \
+                   WHERE info LIKE 'SELECT GET_LOCK(%, 3600)'";
+        site.primary().client_sql(sql).map(|count| count.trim() == "1")
+    };
+    let mut query = Vec::new();
+    write_packet(&mut query, 0, b"\x03SELECT GET_LOCK('held', 3600)");
+    for version in [&rustls::version::TLS13, &rustls::version::TLS12] {
+        let mut stream = by_hand(&site, &pki, version);
+        stream.write_all(&query).unwrap();
+        stream.flush().unwrap();
+        wait_until("it waits", LONG, waits).unwrap();
+        // "close_notify", as most libraries send it before they close.
+        stream.conn.send_close_notify();
+        stream.flush().unwrap();
+        drop(stream);
+        wait_until("it has ended", LONG, || Ok(!waits()?)).unwrap();
+    }
+    // Who says more and stays gets an answer.
+    let mut stream = by_hand(&site, &pki, &rustls::version::TLS13);
+    stream.write_all(&query).unwrap();
+    stream.write_all(&[1, 0, 0, 0, 14]).unwrap();
+    wait_until("it waits", LONG, waits).unwrap();
+    assert_eq!(holder.one("SELECT RELEASE_LOCK('held')").unwrap(), "1");
+    assert_eq!(next_packet(&mut stream), [1]);
 }
 
 #[tokio::test]

@@ -23,6 +23,7 @@ mod doubtful;
 mod dump;
 mod exchange;
 mod fate;
+mod gone;
 mod idle;
 mod job;
 mod kill;

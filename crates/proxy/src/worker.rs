@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, oneshot};
 use crate::backend::Counted;
 use crate::credentials::Credentials;
 use crate::fate::Commit;
+use crate::gone::has_gone;
 use crate::kill::{Victim, Whom};
 use crate::listen::Entrance;
 use crate::login;
@@ -536,18 +537,6 @@ impl Drop for Waiting {
             live.running.fetch_sub(1, Relaxed);
         }
     }
-}
-
-/// Whether the peer has closed its side, and said nothing that was not read yet.
-fn has_gone(fd: RawFd) -> bool {
-    let mut byte = 0_u8;
-    // SAFETY: the session is registered, so its socket is open and the descriptor is its own; there is
-    // room for the one byte that is looked at.
-    let n = unsafe {
-        let flags = libc::MSG_PEEK | libc::MSG_DONTWAIT;
-        libc::recv(fd, (&raw mut byte).cast(), 1, flags)
-    };
-    n == 0 || n < 0 && std::io::Error::last_os_error().kind() != std::io::ErrorKind::WouldBlock
 }
 
 /// Ends a session from outside: its next read says that the client has gone.
