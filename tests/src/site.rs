@@ -1,5 +1,6 @@
 //! Servers with the proxy before them.
 
+use std::path::PathBuf;
 use std::process::Command;
 
 use anyhow::Result;
@@ -25,6 +26,8 @@ pub struct Setup {
     /// The proxy's account may change the primary.
     pub failover: bool,
     pub flavour: Flavour,
+    /// See [`pointsman_sandbox::Options::mariadb`].
+    pub mariadb: Option<PathBuf>,
     /// The servers are a cluster that elects for itself.
     pub group: bool,
     /// Where the servers are; empty: all at 127.0.0.1.
@@ -45,6 +48,7 @@ impl Default for Setup {
             console: false,
             failover: false,
             flavour: Flavour::MariaDb,
+            mariadb: None,
             group: false,
             hosts: vec![],
             log: "info",
@@ -88,6 +92,7 @@ impl Site {
             extra_args: setup.server_args,
             failover: setup.failover,
             flavour: setup.flavour,
+            mariadb: setup.mariadb,
             group: setup.group,
             hosts: setup.hosts,
             ..Options::default()

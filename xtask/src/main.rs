@@ -36,7 +36,7 @@ usage: cargo xtask CHORE
   checker [--flavour mariadb|mysql] [--seconds N] [--seed S] [STORY...]
                         clients that keep books and faults at random; is anything lost, doubled
                         or stale?
-  compare [--mariadb | --mysql] [--old | --new] [--explained] [WORDS]
+  compare [--mariadb | --newer-mariadb | --mysql] [--old | --new] [--explained] [WORDS]
                         the stories of tests/compare, direct and through the proxy: what differs?
   suites [--list] [--explained] [--mysql] [NAME [TEST...]]
                         other projects' own tests, direct and through the proxy: equal results?

@@ -79,8 +79,10 @@ pub fn vm() -> Result<()> {
 
 pub fn run() -> Result<()> {
     packages()?;
-    if let Err(error) = mysql() {
-        eprintln!("warning: no MySQL server, its tests will be skipped ({error:#})");
+    for unpacked in UNPACKED {
+        if let Err(error) = unpacked.get() {
+            eprintln!("warning: no {}, its tests will be skipped ({error:#})", unpacked.name);
+        }
     }
     Ok(())
 }
@@ -155,25 +157,58 @@ pub fn cache() -> Result<PathBuf> {
     Ok(cache)
 }
 
-/// Debian's release has no MySQL server, its development branch has one: unpacked into a directory
-/// of its own, where the sandbox finds it.
-fn mysql() -> Result<()> {
-    let root = match std::env::var_os("MYSQL_ROOT") {
-        Some(root) => PathBuf::from(root),
-        None => cache()?.join("mysql-9.7"),
-    };
-    if root.join("usr/sbin/mysqld").is_file() {
-        return Ok(());
+/// A database server that this Debian does not have and another release of it has: unpacked into a
+/// directory of its own, where the sandbox finds it.
+struct Unpacked {
+    name: &'static str,
+    /// What says where it is, if not in the cache's `directory`.
+    variable: &'static str,
+    directory: &'static str,
+    release: &'static str,
+    server: &'static str,
+    packages: &'static [&'static str],
+}
+
+const UNPACKED: [Unpacked; 2] = [
+    Unpacked {
+        name: "MySQL",
+        variable: "MYSQL_ROOT",
+        directory: "mysql-9.7",
+        release: "sid",
+        server: "mysqld",
+        packages: &["mysql-server-core", "mysql-client-core"],
+    },
+    Unpacked {
+        name: "newer MariaDB",
+        variable: "MARIADB_ROOT",
+        directory: "mariadb-11.8",
+        release: "trixie",
+        server: "mariadbd",
+        packages: &["mariadb-server", "mariadb-client"],
+    },
+];
+
+impl Unpacked {
+    fn get(&self) -> Result<()> {
+        let root = match std::env::var_os(self.variable) {
+            Some(root) => PathBuf::from(root),
+            None => cache()?.join(self.directory),
+        };
+        if root.join("usr/sbin").join(self.server).is_file() {
+            return Ok(());
+        }
+        ensure!(cfg!(target_arch = "x86_64"), "only known how to for x86_64");
+        ensure!(!root.exists(), "{} exists, but holds no {}", root.display(), self.server);
+        say(&format!("unpacking a {} into {}", self.name, root.display()));
+        let parent = root.parent().with_context(|| format!("{} must be below /", self.variable))?;
+        std::fs::create_dir_all(parent)?;
+        let mut command = Command::new("sh");
+        command.args(["-euc", include_str!("unpack.sh"), "unpack"]).arg(&root);
+        command.args([self.release, self.server]).args(self.packages);
+        let status = command.status().context("can't run sh")?;
+        ensure!(status.success(), "see above");
+        Ok(())
     }
-    ensure!(cfg!(target_arch = "x86_64"), "only known how to for x86_64");
-    ensure!(!root.exists(), "{} exists, but holds no MySQL", root.display());
-    say(&format!("unpacking MySQL into {}", root.display()));
-    std::fs::create_dir_all(root.parent().context("MYSQL_ROOT must be below /")?)?;
-    let mut command = Command::new("sh");
-    command.args(["-euc", include_str!("mysql.sh"), "mysql"]).arg(&root);
-    let status = command.status().context("can't run sh")?;
-    ensure!(status.success(), "see above");
-    Ok(())
 }
 
 fn missing(packages: &[(&'static str, Sign)]) -> Vec<&'static str> {

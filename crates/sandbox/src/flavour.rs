@@ -17,7 +17,7 @@ const RECIPE: u32 = 1;
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 #[non_exhaustive]
 pub enum Flavour {
-    /// As installed on this machine.
+    /// As [`crate::Options::mariadb`] or `$MARIADB_ROOT` says, else as installed on this machine.
     #[default]
     MariaDb,
     /// As unpacked by `cargo xtask setup`: in `$MYSQL_ROOT` or, if that is not set, in
@@ -31,7 +31,7 @@ impl Flavour {
     /// # Errors
     /// There is none.
     pub fn check(self) -> Result<()> {
-        Programs::find(self).map(drop)
+        Programs::find(self, None).map(drop)
     }
 }
 
@@ -43,9 +43,10 @@ pub(crate) enum Programs {
 }
 
 impl Programs {
-    pub(crate) fn find(flavour: Flavour) -> Result<Self> {
+    /// `mariadb`: see [`crate::Options::mariadb`].
+    pub(crate) fn find(flavour: Flavour, mariadb: Option<PathBuf>) -> Result<Self> {
         Ok(match flavour {
-            Flavour::MariaDb => Self::MariaDb(mariadb::Programs::find()?),
+            Flavour::MariaDb => Self::MariaDb(mariadb::Programs::find(mariadb)?),
             Flavour::MySql => Self::MySql(mysql::Programs::find()?),
         })
     }

@@ -51,6 +51,7 @@ pub use crate::flavour::Flavour;
 use crate::flavour::Programs;
 use crate::group::Plan;
 pub use crate::host::Host;
+pub use crate::mariadb::newer_mariadb;
 pub use crate::node::Node;
 pub use crate::process::{free_port, spawn};
 pub use crate::proxy_config::proxy_config;
@@ -114,6 +115,9 @@ const MEMBER_GRANTS_MYSQL: &str = "\
 #[derive(Debug, Clone)]
 pub struct Options {
     pub flavour: Flavour,
+    /// The root below which a MariaDB is unpacked that is to be run instead of the one that is
+    /// installed; see [`newer_mariadb`].
+    pub mariadb: Option<PathBuf>,
     /// Where to put it: a directory that is missing, empty, or left over from an earlier sandbox.
     /// `None`: a temporary directory.
     pub dir: Option<PathBuf>,
@@ -137,6 +141,7 @@ impl Default for Options {
     fn default() -> Self {
         Self {
             flavour: Flavour::default(),
+            mariadb: None,
             dir: None,
             replicas: 1,
             extra_args: Vec::new(),
@@ -163,7 +168,7 @@ impl Sandbox {
     /// The server is not installed, its directory or ports can't be had, or a server does not come
     /// up; the error then shows the end of what that server wrote to stderr.
     pub fn start(options: Options) -> Result<Self> {
-        let programs = Programs::find(options.flavour)?;
+        let programs = Programs::find(options.flavour, options.mariadb)?;
         room::sweep();
         let template = programs.template(options.group)?;
         let room = Room::new(options.dir.as_deref())?;

@@ -5,18 +5,31 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use nix::unistd::geteuid;
 
 use crate::flavour::{REPL_PASSWORD, REPL_USER};
-use crate::template::run;
+use crate::template::{cache_homes, run};
 use crate::{APP_PASSWORD, APP_USER, MONITOR_GRANTS, MONITOR_PASSWORD, MONITOR_USER};
 
 /// Small, so that copying a template is quick; must be the same when installing and running.
 const INNODB_FILES: [&str; 1] = ["--innodb-log-file-size=16M"];
 
+/// Where a MariaDB is unpacked that is to be run instead of the one that is installed.
+const ROOT: &str = "MARIADB_ROOT";
+
+/// The newer MariaDB that `cargo xtask setup` unpacks into `pointsman/mariadb-11.8` in
+/// `$XDG_CACHE_HOME` or `~/.cache`, if it is there: for [`crate::Options::mariadb`].
+#[must_use]
+pub fn newer_mariadb() -> Option<PathBuf> {
+    let mut places = cache_homes().map(|home| home.join("mariadb-11.8"));
+    places.find(|root| root.join("usr/sbin/mariadbd").is_file())
+}
+
 #[derive(Debug, Clone)]
 pub(crate) struct Programs {
+    /// Of a MariaDB of its own.
+    root: Option<PathBuf>,
     pub(crate) server: PathBuf,
     pub(crate) client: PathBuf,
     install: PathBuf,
@@ -25,10 +38,14 @@ pub(crate) struct Programs {
 }
 
 impl Programs {
-    pub(crate) fn find() -> Result<Self> {
-        let server = find(&["mariadbd", "mysqld"])?;
-        let client = find(&["mariadb", "mysql"])?;
-        let install = find(&["mariadb-install-db", "mysql_install_db"])?;
+    pub(crate) fn find(root: Option<PathBuf>) -> Result<Self> {
+        let root = root.or_else(|| env::var_os(ROOT).map(PathBuf::from));
+        if let Some(root) = &root {
+            ensure!(root.join("usr/sbin/mariadbd").is_file(), "no MariaDB in {}", root.display());
+        }
+        let server = find(root.as_deref(), &["mariadbd", "mysqld"])?;
+        let client = find(root.as_deref(), &["mariadb", "mysql"])?;
+        let install = find(root.as_deref(), &["mariadb-install-db", "mysql_install_db"])?;
         let output = Command::new(&server)
             .args(["--no-defaults", "--version"])
             .output()
@@ -39,7 +56,7 @@ impl Programs {
             .find(|word| word.contains("MariaDB"))
             .map(|word| word.replace(|c: char| !c.is_ascii_alphanumeric() && c != '.', "_"))
             .with_context(|| format!("{} is not MariaDB: {}", server.display(), line.trim()))?;
-        Ok(Self { server, client, install, version })
+        Ok(Self { root, server, client, install, version })
     }
 
     /// Everything but what sets one node apart from another.
@@ -73,11 +90,14 @@ impl Programs {
     }
 }
 
-fn find(names: &[&str]) -> Result<PathBuf> {
+fn find(root: Option<&Path>, names: &[&str]) -> Result<PathBuf> {
     let path = env::var_os("PATH").unwrap_or_default();
-    let places = env::split_paths(&path)
-        .chain(["/usr/sbin", "/usr/local/sbin", "/usr/libexec"].map(PathBuf::from));
-    let places: Vec<_> = places.collect();
+    let places: Vec<_> = match root {
+        Some(root) => ["usr/sbin", "usr/bin"].map(|dir| root.join(dir)).to_vec(),
+        None => env::split_paths(&path)
+            .chain(["/usr/sbin", "/usr/local/sbin", "/usr/libexec"].map(PathBuf::from))
+            .collect(),
+    };
     names
         .iter()
         .flat_map(|name| places.iter().map(move |place| place.join(name)))
@@ -95,6 +115,7 @@ pub(crate) fn install(programs: &Programs, data: &Path) -> Result<()> {
     let mut install = Command::new(&programs.install);
     install
         .args(["--no-defaults", "--auth-root-authentication-method=normal", "--skip-test-db"])
+        .args(programs.root.iter().map(|root| format!("--basedir={}", root.join("usr").display())))
         .args(INNODB_FILES)
         .arg(format!("--datadir={}", data.display()));
     if geteuid().is_root() {

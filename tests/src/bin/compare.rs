@@ -2,12 +2,12 @@
 
 use std::process::ExitCode;
 
-use anyhow::{Result, bail, ensure};
-use pointsman_sandbox::Flavour;
+use anyhow::{Context as _, Result, bail, ensure};
+use pointsman_sandbox::{Flavour, newer_mariadb};
 use pointsman_tests::compare::{Comparison, Variant, directory, load};
 
 const USAGE: &str = "\
-usage: compare [--mariadb | --mysql] [--old | --new] [--explained] [--open] [WORDS]
+usage: compare [--mariadb | --newer-mariadb | --mysql] [--old | --new] [--explained] [--open] [WORDS]
 
 Tells the cases whose `file: title` contains WORDS on a direct connection to the primary and
 through the proxy, and shows whatever a client sees differ. --old and --new say what kind of
@@ -27,14 +27,21 @@ fn main() -> ExitCode {
 }
 
 fn run() -> Result<bool> {
-    let mut flavours = vec![Flavour::MariaDb, Flavour::MySql];
+    let newer = || {
+        let root =
+            newer_mariadb().context("no newer MariaDB here; `cargo xtask setup` gets one")?;
+        anyhow::Ok((Flavour::MariaDb, Some(root)))
+    };
+    let mut servers = vec![(Flavour::MariaDb, None), (Flavour::MySql, None)];
+    servers.extend(newer().ok());
     let mut variants = vec![Variant::Old, Variant::New];
     let (mut explained, mut words) = (false, Vec::new());
     let mut from = directory();
     for arg in std::env::args().skip(1) {
         match arg.as_str() {
-            "--mariadb" => flavours = vec![Flavour::MariaDb],
-            "--mysql" => flavours = vec![Flavour::MySql],
+            "--mariadb" => servers = vec![(Flavour::MariaDb, None)],
+            "--newer-mariadb" => servers = vec![newer()?],
+            "--mysql" => servers = vec![(Flavour::MySql, None)],
             "--old" => variants = vec![Variant::Old],
             "--new" => variants = vec![Variant::New],
             "--explained" => explained = true,
@@ -52,10 +59,12 @@ fn run() -> Result<bool> {
     cases.retain(|case| case.name.contains(&words));
     ensure!(!cases.is_empty(), "no case is called {words:?}");
     let mut alike = true;
-    for flavour in flavours {
+    for (flavour, mariadb) in servers {
         for variant in &variants {
-            println!("\n==> {flavour:?}, {variant:?} client");
-            let Some(comparison) = Comparison::start(flavour, *variant)? else { continue };
+            let newer = if mariadb.is_some() { "newer " } else { "" };
+            println!("\n==> {newer}{flavour:?}, {variant:?} client");
+            let comparison = Comparison::start(flavour, mariadb.clone(), *variant)?;
+            let Some(comparison) = comparison else { continue };
             let report = comparison.run(&cases)?;
             print!("{report}");
             if explained {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
@@ -131,11 +132,16 @@ struct Telling {
 }
 
 impl Comparison {
-    /// `None` if there is no such server here.
+    /// `None` if there is no such server here. `mariadb`: see
+    /// [`pointsman_sandbox::Options::mariadb`].
     ///
     /// # Errors
     /// Servers or proxy don't come up.
-    pub fn start(flavour: Flavour, variant: Variant) -> Result<Option<Self>> {
+    pub fn start(
+        flavour: Flavour,
+        mariadb: Option<PathBuf>,
+        variant: Variant,
+    ) -> Result<Option<Self>> {
         if let Err(error) = flavour.check() {
             println!("skipped: {error:#}");
             return Ok(None);
@@ -146,7 +152,7 @@ impl Comparison {
             // The stories are told in this one.
             server_args.push("--default-time-zone=+00:00".to_owned());
         }
-        let setup = Setup { flavour, server_args, ..Setup::default() };
+        let setup = Setup { flavour, mariadb, server_args, ..Setup::default() };
         let site = Site::try_with(setup)?;
         site.primary().client_sql(&format!(
             "CREATE USER '{BOSS}'@'%' IDENTIFIED BY '{BOSS_PASSWORD}'; \
