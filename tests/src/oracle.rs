@@ -50,7 +50,6 @@ const HARMFUL: &[&str] = &[
     "GET_LOCK",
     "RELEASE_LOCK",
     "SET GLOBAL",
-    "@@GLOBAL.",
     "SET PASSWORD",
 ];
 
@@ -143,6 +142,9 @@ fn finding(statement: &str, flavour: Flavour) -> Option<&'static str> {
     }
     if (first == "BEGIN" || first == "START") && !upper.contains("READ ONLY") {
         return Some("begins a transaction that may write");
+    }
+    if first == "SET" && upper.contains("@@GLOBAL.") {
+        return Some("may set a global variable");
     }
     HARMFUL.iter().any(|words| upper.contains(words)).then_some("locks or writes")
 }

@@ -2,16 +2,20 @@
 
 #![allow(clippy::unwrap_used)]
 
+use std::path::PathBuf;
+
 use anyhow::Result;
-use pointsman_sandbox::Flavour;
+use pointsman_sandbox::{Flavour, newer_mariadb};
 use pointsman_tests::compare::{Case, Comparison, Report, Variant, directory, load};
 
 /// Two halves at a time, each before servers of its own: mostly they wait.
 #[track_caller]
-fn compare(flavour: Flavour, variant: Variant) {
+fn compare(flavour: Flavour, mariadb: Option<PathBuf>, variant: Variant) {
     let cases = load(&directory()).unwrap_or_else(|error| panic!("{error:#}"));
     let tell = |cases: &[Case]| -> Result<Option<Report>> {
-        Comparison::start(flavour, variant)?.map(|servers| servers.run(cases)).transpose()
+        Comparison::start(flavour, mariadb.clone(), variant)?
+            .map(|servers| servers.run(cases))
+            .transpose()
     };
     let (first, second) = cases.split_at(cases.len() / 2);
     let reports = std::thread::scope(|scope| {
@@ -27,20 +31,28 @@ fn compare(flavour: Flavour, variant: Variant) {
 
 #[test]
 fn mariadb_with_an_old_client() {
-    compare(Flavour::MariaDb, Variant::Old);
+    compare(Flavour::MariaDb, None, Variant::Old);
 }
 
 #[test]
 fn mariadb_with_a_new_client() {
-    compare(Flavour::MariaDb, Variant::New);
+    compare(Flavour::MariaDb, None, Variant::New);
+}
+
+/// It reports changes of a session's variables otherwise, resets connections otherwise, and says more
+/// at logins.
+#[test]
+fn a_newer_mariadb_with_a_new_client() {
+    let Some(root) = newer_mariadb() else { return println!("skipped: no newer MariaDB here") };
+    compare(Flavour::MariaDb, Some(root), Variant::New);
 }
 
 #[test]
 fn mysql_with_an_old_client() {
-    compare(Flavour::MySql, Variant::Old);
+    compare(Flavour::MySql, None, Variant::Old);
 }
 
 #[test]
 fn mysql_with_a_new_client() {
-    compare(Flavour::MySql, Variant::New);
+    compare(Flavour::MySql, None, Variant::New);
 }

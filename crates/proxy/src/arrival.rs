@@ -25,6 +25,8 @@ pub struct Arrival {
     pub caps: Capabilities,
     pub salt: [u8; auth::SALT],
     pub origin: Origin,
+    /// The SHA-256 of the certificate that was shown.
+    pub certificate: Option<[u8; 32]>,
     pub compression: Option<Algorithm>,
 }
 
@@ -78,8 +80,10 @@ pub async fn arrive(
     worker.shared.blocked.admit(peer.ip()).map_err(|_| Denied::blocked(2, peer.ip()))?;
 
     let (mut seq, mut payload) = read_packet(socket, buf).await?;
+    let mut certificate = None;
     match tls {
         Some(tls) if is_ssl_request(&payload) => {
+            certificate = Some(tls.fingerprint);
             let session = tls.session().map_err(|_| Denied::Gone)?;
             if let Err(error) = socket.secure(session, buf).await {
                 warn_seldom!(%peer, %error, "a client's TLS handshake failed");
@@ -113,7 +117,7 @@ pub async fn arrive(
         None
     };
     let origin = Origin { source: peer, destination, secure: socket.is_secure() };
-    Ok(Arrival { response, seq, caps, salt, origin, compression })
+    Ok(Arrival { response, seq, caps, salt, origin, certificate, compression })
 }
 
 /// Source and destination by a PROXY protocol header, where one is sent and believed.

@@ -15,9 +15,11 @@ use pointsman_wire::{
 };
 use smallvec::SmallVec;
 
+use crate::after_login::AfterLogin;
+use crate::blurred::first;
 use crate::buffers::Buffer;
 use crate::fate::{Commit, Marks};
-use crate::pool::{AfterLogin, Key, Slot};
+use crate::pool::{Key, Slot};
 use crate::reporting::NAMES;
 use crate::socket::Socket;
 
@@ -52,6 +54,10 @@ pub struct Backend {
     pub live: Arc<Live>,
     pub counted: Rc<Counted>,
     pub mariadb: bool,
+    /// It reports some variables by others' names; see [`crate::blurred`].
+    pub blurs: bool,
+    /// The position that such a server reported last.
+    pub told_gtid: Vec<u8>,
     /// No reply is owed: it may be told goodbye.
     pub in_step: bool,
     /// Its default schema; `None`: none.
@@ -78,7 +84,7 @@ pub struct Backend {
     /// even [`Backend::track`]. The ERR payload it says so with.
     pub sandboxed: Option<Box<[u8]>>,
     /// What to do after a reset; `None`: it can't be used by another session.
-    pub after_login: AfterLogin,
+    pub after_login: Option<Rc<AfterLogin>>,
 }
 
 /// Most room kept for what goes out with the next command, in bytes.
@@ -160,8 +166,11 @@ impl std::fmt::Display for Broken {
 /// How statements of our own begin that are joined to others.
 const SET: &[u8] = b"\x03SET ";
 
-/// What all servers know of what they can report.
+/// What MySQL is to report, but for GTIDs.
 const TRACKING: &[u8] = b"\x03SET session_track_system_variables='*', session_track_schema=1";
+const TRACKING_MARIADB: &[u8] =
+    concat!("\x03SET session_track_system_variables='", first!(), ",*', session_track_schema=1")
+        .as_bytes();
 
 /// "You must reset your password using ALTER USER statement before executing this statement."
 pub const MUST_CHANGE_PASSWORD: u16 = 1820;
@@ -201,12 +210,12 @@ impl Backend {
     pub async fn track_all_but_gtids(
         &mut self,
     ) -> Result<Result<(u32, u16, u16), Vec<u8>>, Broken> {
-        self.command(TRACKING).await
+        self.command(if self.mariadb { TRACKING_MARIADB } else { TRACKING }).await
     }
 
     fn tracking(&self) -> &'static [u8] {
         if self.mariadb {
-            TRACKING
+            TRACKING_MARIADB
         } else {
             b"\x03SET session_track_system_variables='*', session_track_schema=1, session_track_gtids=OWN_GTID"
         }
@@ -219,14 +228,15 @@ impl Backend {
         !self.option_set
             && !self.outlasts_reset
             && self.sandboxed.is_none()
-            && self.after_login.is_some()
+            && self.after_login.as_ref().is_some_and(|a| a.may_be())
             && !self.caps.intersects(Capabilities::INTERACTIVE | Capabilities::IGNORE_SPACE)
     }
 
     /// Makes it as after its login, but for the default schema. False: it can't be.
     pub async fn clean(&mut self) -> bool {
         if !self.clean_later() {
-            return false;
+            let Some(after_login) = self.after_login.clone() else { return false };
+            return after_login.find(self).await.unwrap_or(false);
         }
         self.in_step = false;
         let out = std::mem::take(&mut self.pending);
@@ -241,11 +251,14 @@ impl Backend {
     /// The same, but all of it goes out in front of what its next user says first: nobody waits for
     /// that alone. Only where its last user has left nothing behind that would be felt until then.
     pub fn clean_later(&mut self) -> bool {
-        let Some(after_login) = &self.after_login else { return false };
+        let Some(after_login) = self.after_login.as_ref().and_then(|a| a.way()) else {
+            return false;
+        };
         // In one statement: one reply less, for both sides.
-        let set = [after_login, &b","[..], &self.tracking()[SET.len()..]].concat();
+        let set = [after_login, &self.tracking()[SET.len()..]].concat();
         let mut out = std::mem::take(&mut self.pending);
         out.clear();
+        self.told_gtid.clear();
         self.statements.clear();
         self.version = 0;
         self.status = self.first_status;
@@ -260,6 +273,28 @@ impl Backend {
         self.pending = out;
         self.owed = true;
         true
+    }
+
+    /// Resets it and then sets what belongs to its login and what is ours by a statement that begins
+    /// with `after_login`; `Ok(Err(payload))`: the server refuses one of them.
+    pub async fn reset(&mut self, after_login: &[u8]) -> Result<Result<(), Vec<u8>>, Broken> {
+        self.pending.clear();
+        self.told_gtid.clear();
+        self.statements.clear();
+        self.version = 0;
+        if let Err(payload) = self.command(&[0x1f]).await? {
+            return Ok(Err(payload));
+        }
+        let set = [after_login, &self.tracking()[SET.len()..]].concat();
+        let done = self.command(&set).await?.map(drop);
+        if done.is_err() {
+            // It is of use without the rest, but not without ours.
+            let _ = self.track().await?;
+        }
+        if let Some(schema) = self.schema.clone() {
+            let _ = self.command(&[b"\x02", &schema[..]].concat()).await?;
+        }
+        Ok(done)
     }
 
     /// Reads what was said to its cleaning, if that is still owed. Whoever has sent something must do

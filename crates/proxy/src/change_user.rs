@@ -38,11 +38,19 @@ impl Client {
     async fn change_failed(&mut self, error: &[u8]) -> Result<(), End> {
         let failures = &self.info.failed_changes;
         failures.set(failures.get().saturating_add(1));
-        if !self.worker.snapshot(|s| s.greeting.mariadb) {
+        let (mariadb, version) = self.worker.snapshot(|s| (s.greeting.mariadb, s.greeting.version));
+        if !mariadb {
             self.socket.write_all(error).await?;
             return Err(End::Broken);
         }
         self.reset();
+        if version >= 110_000 {
+            // These leave it the server's own character sets.
+            self.session.set_names(
+                b"SET character_set_client=DEFAULT, collation_connection=DEFAULT, \
+                  character_set_results=DEFAULT",
+            );
+        }
         self.show();
         self.socket.write_all(error).await?;
         Ok(())
@@ -84,7 +92,7 @@ impl Client {
                         if let Some(id) = collation.filter(|id| *id > 255) {
                             self.set_collation(id).await;
                         }
-                        write_packet(&mut out, seq, &welcome);
+                        write_packet(&mut out, seq, &self.changed_user(&welcome));
                         self.socket.write_all(&out).await?;
                         Ok(())
                     }

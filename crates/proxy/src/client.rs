@@ -22,6 +22,7 @@ use crate::classify::is_process_list;
 use crate::idle::Woken;
 use crate::job::{Job, Kind};
 use crate::listen::Entrance;
+use crate::login::Owed;
 use crate::prepared::{LongData, Prepared};
 use crate::problem::Problem;
 use crate::repeat::Past;
@@ -87,9 +88,9 @@ impl Client {
     }
 
     /// Tells the client that it is in (with the first server's word on it), then serves.
-    pub async fn welcome_and_serve(&mut self, seq: u8) {
+    pub async fn welcome_and_serve(&mut self, owed: Owed) {
         // In a box, as whatever is over soon: while the client says nothing it is to take little room.
-        if Box::pin(self.welcome(seq)).await.is_err() {
+        if Box::pin(self.welcome(owed)).await.is_err() {
             return;
         }
         // A client that just vanishes is no news.
@@ -97,11 +98,12 @@ impl Client {
         self.give_back();
     }
 
-    async fn welcome(&mut self, seq: u8) -> Result<(), End> {
+    async fn welcome(&mut self, owed: Owed) -> Result<(), End> {
+        let Owed { seq, vouched } = owed;
         let mut out = Vec::new();
         match self.first_backend().await {
             Ok(welcome) => {
-                write_packet(&mut out, seq, &welcome);
+                write_packet(&mut out, seq, &self.welcomed(&welcome, vouched.as_deref()));
                 self.socket.write_all(&out).await?;
                 if let Some(algorithm) = self.login.compression {
                     self.socket.compress(algorithm);

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use pointsman_cluster::accounts::changes::Unknown;
 use pointsman_cluster::{Position, ServerId};
 use pointsman_session::{Lost, Restore};
-use pointsman_wire::{Capabilities, StateChange, Status, ok_payload};
+use pointsman_wire::{Capabilities, OkPacket, StateChange, Status, auth, ok_payload};
 use smallvec::SmallVec;
 
 use crate::backend::{Backend, Broken, ConnectError, Here, error_code};
@@ -36,10 +36,16 @@ pub enum Unusable {
     Behind,
 }
 
+/// Whether the OK of a login vouches for the server's certificate.
+fn vouches(ok: &[u8]) -> bool {
+    OkPacket::parse(ok, Capabilities::SESSION_TRACK)
+        .is_ok_and(|ok| ok.info.first() == Some(&auth::VOUCHED))
+}
+
 impl Client {
     /// The first connection, made at login: it lets the server itself say whether it accepts the
-    /// client and its schema. Gives the server's OK, as the client may see it.
-    pub async fn first_backend(&mut self) -> Result<Vec<u8>, Problem> {
+    /// client and its schema. Gives the server's OK.
+    pub async fn first_backend(&mut self) -> Result<Box<[u8]>, Problem> {
         let mut excluded: SmallVec<[ServerId; 4]> = SmallVec::new();
         loop {
             let choice = match self.accounts_at() {
@@ -53,7 +59,7 @@ impl Client {
                     let status = backend.status
                         & (Status::AUTOCOMMIT | Status::NO_BACKSLASH_ESCAPES | Status::ANSI_QUOTES);
                     self.session.replied(choice.server.0, status);
-                    let welcome = self.as_seen(&backend.welcome);
+                    let welcome = backend.welcome.clone();
                     // One that was used before may have another schema, or the server none of it.
                     match self.bring_up_to_date(backend).await {
                         Ok(backend) => self.backends.push(backend),
@@ -94,18 +100,37 @@ impl Client {
     }
 
     /// The OK of a login as the client would have got it: `ok` may be that of an earlier session,
-    /// which had another schema.
-    fn as_seen(&self, ok: &[u8]) -> Vec<u8> {
+    /// which had another schema. `vouched`: what vouches for our certificate, instead of theirs.
+    pub(crate) fn welcomed(&self, ok: &[u8], vouched: Option<&[u8]>) -> Vec<u8> {
+        let secure = self.login.origin.is_some_and(|o| o.secure);
+        // MySQL's clients have no use for it, but show it.
+        let reads = secure && !self.login.caps.contains(Capabilities::LONG_PASSWORD);
+        let info = match vouches(ok) {
+            true => Some(vouched.unwrap_or_default()),
+            false => vouched.filter(|_| reads),
+        };
+        self.as_seen(ok, true, info)
+    }
+
+    /// The same for COM_CHANGE_USER. The MariaDBs that vouch at a login have no more to say here than
+    /// the schema.
+    pub(crate) fn changed_user(&self, ok: &[u8]) -> Vec<u8> {
+        let terse = vouches(ok);
+        self.as_seen(ok, !terse, terse.then_some(&[]))
+    }
+
+    fn as_seen(&self, ok: &[u8], variables: bool, info: Option<&[u8]>) -> Vec<u8> {
         let tracks = self.login.caps.contains(Capabilities::SESSION_TRACK);
         let schema = self.login.database.as_deref().map(StateChange::Schema);
         ok_payload(
             ok,
             |change| match change {
-                _ if !tracks => false,
+                _ if !tracks || !variables => false,
                 StateChange::Schema(_) => false,
                 other => self.reporting.wants(other),
             },
             schema.filter(|_| tracks),
+            info,
         )
     }
 

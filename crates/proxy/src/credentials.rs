@@ -87,10 +87,22 @@ impl Credentials {
         }
     }
 
+    /// See [`auth::vouch`].
+    #[must_use]
+    pub fn vouch(&self, salt: &[u8; auth::SALT], certificate: &[u8]) -> Option<Vec<u8>> {
+        self.native.as_ref().map(|stage1| auth::vouch(stage1, salt, certificate))
+    }
+
     /// The answer to ed25519's salt.
     #[must_use]
     pub fn ed25519(&self, salt: &[u8]) -> Option<Vec<u8>> {
         Some(auth::ed25519_token(self.password.as_ref()?, salt).to_vec())
+    }
+
+    /// The answer to parsec's two salts.
+    #[must_use]
+    pub fn parsec(&self, salt: &auth::ParsecSalt, theirs: &[u8; 32]) -> Option<Vec<u8>> {
+        Some(salt.token(self.password.as_ref()?, theirs, &rand::random()).to_vec())
     }
 
     /// The password as it is sent where nobody listens: NUL-terminated.

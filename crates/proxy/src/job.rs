@@ -153,6 +153,14 @@ pub fn names(statement: &Statement, name: &[u8]) -> bool {
     statement.text.as_bytes().windows(name.len()).any(|w| w.eq_ignore_ascii_case(name))
 }
 
+/// Whether all that it sets is `autocommit`; or `profiling`, after which nothing of ours may run.
+pub fn sets_autocommit(job: &Job) -> bool {
+    let Statement { verdict, text, .. } = &*job.statement;
+    let sets = verdict.effects.contains(Effects::SET_AUTOCOMMIT)
+        || verdict.class == Class::Session && names(&job.statement, b"profiling");
+    sets && !verdict.effects.contains(Effects::MULTI) && !text.contains(',')
+}
+
 /// Whether it is a plain `SET NAMES` or `SET CHARACTER SET`.
 pub fn sets_names(job: &Job) -> bool {
     let verdict = &job.statement.verdict;

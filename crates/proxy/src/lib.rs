@@ -4,12 +4,14 @@
 //! server, [`connect`] to it, [`exchange`] bytes, [`relay`] the reply back. All of a session happens on one worker thread.
 
 mod accounts;
+mod after_login;
 mod answer;
 mod arrival;
 mod attempts;
 mod await_primary;
 mod backend;
 mod blocked;
+mod blurred;
 mod buffers;
 mod change_user;
 mod choose;

@@ -85,19 +85,27 @@ impl Denied {
 /// Serves one client from greeting to goodbye.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
     // In a box, so that its room is given back once it is over.
-    let Some((mut client, seq)) = Box::pin(let_in(worker, stream, peer, entrance)).await else {
+    let Some((mut client, owed)) = Box::pin(let_in(worker, stream, peer, entrance)).await else {
         return;
     };
-    client.welcome_and_serve(seq).await;
+    client.welcome_and_serve(owed).await;
 }
 
-/// A client that has proved who it is, and the sequence id of the OK that is still owed.
+/// How a login is to be answered.
+pub struct Owed {
+    /// The OK's sequence id.
+    pub seq: u8,
+    /// What vouches for our certificate in it.
+    pub vouched: Option<Vec<u8>>,
+}
+
+/// A client that has proved who it is, and the OK that is still owed.
 async fn let_in(
     worker: Rc<Worker>,
     stream: TcpStream,
     peer: SocketAddr,
     entrance: Entrance,
-) -> Option<(Box<Client>, u8)> {
+) -> Option<(Box<Client>, Owed)> {
     let mut socket = Socket::accepted(stream);
     let limits = &worker.shared.config.limits;
     if worker.shared.sessions() > limits.max_connections as u64 {
@@ -137,7 +145,7 @@ async fn let_in(
     // Declared after the socket, so that it goes first.
     let registered = worker.enter(&info);
     let logged_in = log_in(&worker, &mut socket, &info, entrance);
-    let (login, seq) = match timeout(limits.login_timeout, logged_in).await {
+    let (login, owed) = match timeout(limits.login_timeout, logged_in).await {
         Ok(Ok(logged_in)) => {
             worker.shared.blocked.succeeded(info.peer.get().ip());
             logged_in
@@ -189,7 +197,7 @@ async fn let_in(
     });
     client.settle_level();
     client.settle_rules();
-    Some((client, seq))
+    Some((client, owed))
 }
 
 async fn refuse(
@@ -228,14 +236,18 @@ async fn log_in(
     socket: &mut Socket,
     info: &SessionInfo,
     entrance: Entrance,
-) -> Result<(Login, u8), Denied> {
+) -> Result<(Login, Owed), Denied> {
     let mut buf = Buffer::borrow();
     let arrival = arrive(worker, socket, &mut buf, info, entrance).await?;
     let (response, origin) = (arrival.response, arrival.origin);
     let mut proving = Proving::new(worker, socket, &mut buf, origin, arrival.seq);
     let plugin = response.plugin.clone().unwrap_or_else(|| auth::NATIVE.as_bytes().to_vec());
     let credentials = proving.prove(&response.user, response.token, &plugin, arrival.salt).await?;
-    let seq = proving.seq.wrapping_add(1);
+    let certificate = arrival.certificate.as_ref().map_or(&[][..], |c| c);
+    let owed = Owed {
+        seq: proving.seq.wrapping_add(1),
+        vouched: proving.native_salt.and_then(|salt| credentials.vouch(&salt, certificate)),
+    };
     let login = Login {
         credentials,
         caps: arrival.caps,
@@ -245,7 +257,7 @@ async fn log_in(
         origin: Some(origin),
         compression: arrival.compression,
     };
-    Ok((login, seq))
+    Ok((login, owed))
 }
 
 /// COM_CHANGE_USER: the new login, and the sequence id of the OK owed; or the ERR to send.

@@ -22,6 +22,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::Notify;
 use tokio::time::timeout;
 
+use crate::after_login::AfterLogin;
 use crate::backend::{Backend, Broken, Login};
 
 /// Whose connection it is, and what was agreed on it: SHA-256 of account, proof, capabilities and
@@ -73,11 +74,16 @@ struct PerServer {
     /// Until when sessions that do nothing should give their connections back.
     wanted_until: Cell<Option<Instant>>,
     /// What a login with a collation leaves behind, and when that was asked.
-    after_login: RefCell<HashMap<u8, (Instant, u64, AfterLogin)>>,
+    after_login: RefCell<HashMap<u8, Asked>>,
 }
 
-/// How to make a connection that was reset like one that has just logged in. `None`: impossible.
-pub type AfterLogin = Option<Rc<[u8]>>;
+/// What was asked of a server, when, and after how many changes of global variables.
+#[derive(Clone)]
+struct Asked {
+    at: Instant,
+    server_wide: u64,
+    answer: Rc<AfterLogin>,
+}
 
 /// For how long the answer to that is believed.
 const BELIEVED: Duration = Duration::from_secs(60);
@@ -266,28 +272,26 @@ impl Pool {
         self.max_idle > 0 || self.max_open > 0
     }
 
-    /// Finds out how a new connection, which has just logged in, is made like that again.
+    /// Finds out how a new connection is, which has just logged in, to make it like that again.
     pub async fn learn(&self, backend: &mut Backend, collation: u8) -> Result<(), Broken> {
         if !self.is_on() {
             return Ok(());
         }
         let place = self.of(backend.server);
         let known = place.after_login.borrow().get(&collation).cloned();
-        let present = |(asked, when, _): &(Instant, u64, AfterLogin)| {
-            asked.elapsed() < BELIEVED && *when == backend.server_wide
+        let present = |asked: &Asked| {
+            asked.at.elapsed() < BELIEVED && asked.server_wide == backend.server_wide
         };
-        if let Some((_, _, known)) = known.filter(present) {
-            backend.after_login = known;
+        if let Some(known) = known.filter(present) {
+            backend.after_login = Some(known.answer);
             return Ok(());
         }
-        let row = backend.row(AFTER_LOGIN).await?;
-        if row.is_empty() {
-            // Who has an expired password may ask nothing. That says nothing about others.
-            return Ok(());
+        // Who has an expired password may ask nothing. That says nothing about others.
+        if let Some(answer) = AfterLogin::ask(backend, collation).await?.map(Rc::new) {
+            backend.after_login = Some(Rc::clone(&answer));
+            let asked = Asked { at: Instant::now(), server_wide: backend.server_wide, answer };
+            place.after_login.borrow_mut().insert(collation, asked);
         }
-        backend.after_login = after_login(&row, collation);
-        let answer = (Instant::now(), backend.server_wide, backend.after_login.clone());
-        place.after_login.borrow_mut().insert(collation, answer);
         Ok(())
     }
 
@@ -343,70 +347,5 @@ impl Pool {
                     && self.is_present(&i.backend)
             });
         }
-    }
-}
-
-const AFTER_LOGIN: &[u8] = b"\x03SELECT @@init_connect = '', @@character_set_client, \
-    @@collation_connection, @@character_set_results, \
-    (SELECT MIN(ID) FROM information_schema.COLLATIONS \
-    WHERE COLLATION_NAME = @@collation_connection)";
-
-/// The statement that sets the character sets as the login with `collation` did, if there is no more
-/// to a login than that. By number where the server took the login's: a name would bring results the
-/// character set's default collation.
-fn after_login(row: &[Option<Vec<u8>>], collation: u8) -> AfterLogin {
-    let [Some(plain), Some(client), Some(connection), results, id] = row else { return None };
-    let is_name = |name: &[u8]| name.iter().all(|b| b.is_ascii_alphanumeric() || *b == b'_');
-    let mut names = [client, connection].into_iter().chain(results);
-    if plain != b"1" || !names.all(|name| is_name(name)) {
-        return None;
-    }
-    let number = collation.to_string().into_bytes();
-    let quoted = |name: &[u8]| [b"'", name, b"'"].concat();
-    let taken = id.as_ref() == Some(&number) && results.as_ref() == Some(client);
-    let [client, connection, results] = match (taken, results) {
-        (true, _) => [number.clone(), number.clone(), number],
-        (false, Some(results)) => [quoted(client), quoted(connection), quoted(results)],
-        (false, None) => [quoted(client), quoted(connection), b"NULL".to_vec()],
-    };
-    let set = [
-        b"\x03SET character_set_client=",
-        &client[..],
-        b", collation_connection=",
-        &connection,
-        b", character_set_results=",
-        &results,
-    ];
-    Some(set.concat().into())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_login_is_repeated_by_its_character_sets() {
-        let some = |text: &str| Some(text.as_bytes().to_vec());
-        let row = |first: &str, last, id: &str| {
-            [some(first), some("utf8mb4"), some("utf8mb4_bin"), last, some(id)]
-        };
-        let set = |row: &[_]| {
-            let sql = after_login(row, 46).unwrap();
-            String::from_utf8_lossy(&sql[1..]).into_owned()
-        };
-        assert_eq!(
-            set(&row("1", some("latin1"), "46")),
-            "SET character_set_client='utf8mb4', collation_connection='utf8mb4_bin', \
-             character_set_results='latin1'"
-        );
-        assert_eq!(
-            set(&row("1", some("utf8mb4"), "46")),
-            "SET character_set_client=46, collation_connection=46, character_set_results=46"
-        );
-        // The server has ideas of its own.
-        assert!(set(&row("1", some("utf8mb4"), "45")).ends_with("_results='utf8mb4'"));
-        assert!(set(&row("1", None, "46")).ends_with("=NULL"));
-        assert!(after_login(&row("0", None, "46"), 46).is_none(), "init_connect");
-        assert!(after_login(&row("1", some("x'"), "46"), 46).is_none());
     }
 }

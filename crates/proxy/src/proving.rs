@@ -32,6 +32,8 @@ pub struct Proving<'a> {
     password: Option<Zeroizing<Vec<u8>>>,
     /// A server has turned it away.
     judged: bool,
+    /// The salt to which mysql_native_password was the answer.
+    pub native_salt: Option<[u8; auth::SALT]>,
 }
 
 impl<'a> Proving<'a> {
@@ -43,7 +45,8 @@ impl<'a> Proving<'a> {
         seq: u8,
     ) -> Self {
         let tls = socket.tls();
-        Self { worker, socket, buf, origin, tls, seq, password: None, judged: false }
+        let (password, judged, native_salt) = (None, false, None);
+        Self { worker, socket, buf, origin, tls, seq, password, judged, native_salt }
     }
 
     async fn ask(&mut self, payload: &[u8]) -> Result<Vec<u8>, Denied> {
@@ -142,6 +145,7 @@ impl<'a> Proving<'a> {
                 _ => None,
             };
             if let Some(credentials) = proved {
+                self.native_salt = (wanted == auth::NATIVE).then_some(salt);
                 return Ok(credentials);
             }
             if let Some(account) = account.as_ref().filter(|a| !a.is_met_by(self.tls.as_ref())) {

@@ -9,6 +9,7 @@ use pointsman_wire::{
 };
 
 use crate::backend::{Backend, Broken};
+use crate::blurred::Blurred;
 use crate::buffers::Buffer;
 use crate::reporting::Reporting;
 use crate::socket::Socket;
@@ -24,6 +25,8 @@ pub struct Outcome {
     pub cursor: bool,
     /// As the OK packet said.
     pub insert_id: u64,
+    /// Variables it reported that may stand for others.
+    pub blurred: Blurred,
 }
 
 /// How a relay failed.
@@ -157,7 +160,8 @@ pub async fn relay(
                             session.replied(server.0, status);
                             if status.contains(Status::SESSION_STATE_CHANGED) {
                                 owed |= ok.state.is_empty();
-                                note_changes(session, &mut backend.schema, &ok, watcher);
+                                let blurred = &mut outcome.blurred;
+                                note_changes(session, backend, &ok, watcher, blurred);
                                 let seen = Seen { client_caps, reporting };
                                 let len = seen.only(&mut buf.filled_mut()[start..end]);
                                 let gone = end - start - len;
@@ -233,23 +237,38 @@ pub async fn relay(
 
 fn note_changes(
     session: &mut Session,
-    schema: &mut Option<Box<[u8]>>,
+    backend: &mut Backend,
     ok: &OkPacket<'_>,
     watcher: &mut impl Watcher,
+    blurred: &mut Blurred,
 ) {
     for change in ok.state_changes() {
         match change {
             StateChange::Variable { name: b"last_gtid", value } => {
+                if backend.blurs {
+                    if backend.told_gtid == value {
+                        // Something was set that has no place of its own, for this connection only.
+                        session.changed(StateChange::Variable { name: b"timestamp", value: b"" });
+                    }
+                    value.clone_into(&mut backend.told_gtid);
+                }
                 if !value.is_empty() {
                     watcher.wrote(value);
                 }
             }
             StateChange::Gtids(gtids) => watcher.wrote(gtids),
             StateChange::Schema(name) => {
-                *schema = (!name.is_empty()).then(|| name.into());
+                backend.schema = (!name.is_empty()).then(|| name.into());
                 session.changed(change);
             }
-            other => session.changed(other),
+            other => {
+                if let StateChange::Variable { name, .. } = other
+                    && backend.blurs
+                {
+                    blurred.note(name);
+                }
+                session.changed(other);
+            }
         }
     }
 }

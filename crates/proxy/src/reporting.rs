@@ -11,6 +11,7 @@ const DEFAULT: &[&[u8]] = &[
     b"character_set_client",
     b"character_set_connection",
     b"character_set_results",
+    b"redirect_url", // MariaDB, from 11.3 on
     b"time_zone",
 ];
 

@@ -6,16 +6,17 @@ use std::time::{Duration, Instant};
 use pointsman_cluster::ServerId;
 use pointsman_session::{Refusal, Target, Why};
 use pointsman_sql::{Class, Effects, Route};
-use pointsman_wire::{Capabilities, Status};
+use pointsman_wire::{Capabilities, StateChange, Status};
 use tokio::time::timeout;
 
 use crate::attempts::{After, Attempts, Next, Way};
 use crate::backend::Backend;
+use crate::blurred::Blurred;
 use crate::buffers::Buffer;
 use crate::client::{Client, End};
 use crate::job::{
-    Job, Kind, insert_id_told, may_outlast_reset, may_stop_tracking, names, sets_names,
-    shows_tracking,
+    Job, Kind, insert_id_told, may_outlast_reset, may_stop_tracking, names, sets_autocommit,
+    sets_names, shows_tracking,
 };
 use crate::problem::{Problem, answers_gone};
 use crate::recover::is_rollback;
@@ -172,6 +173,13 @@ impl Client {
                 return Err(self.lose(backend));
             }
         }
+        let mut blurred = outcome.blurred;
+        if blurred.is_any() {
+            blurred.was_meant(sets_autocommit(job), sets_names(job));
+        }
+        if blurred.is_any() && !Box::pin(self.resolve(blurred, &mut backend)).await {
+            return Err(self.lose(backend));
+        }
         if outcome.error.is_none() && self.may_release(job) && is_closed(&mut backend).await {
             return Err(End::Broken);
         }
@@ -241,6 +249,21 @@ impl Client {
         self.forget_backend(server);
         self.session.lost(server.0);
         End::Broken
+    }
+
+    /// Learns what a server has reported by other variables' names. False: the connection is lost.
+    async fn resolve(&mut self, blurred: Blurred, backend: &mut Backend) -> bool {
+        let _waiting = Waiting::begin(&self.info, backend.server, backend.socket.raw_fd(), None);
+        let known = self.session.variables().clone();
+        let is_known = |name: &[u8]| known.get(name).is_some();
+        let changed = |change: StateChange<'_>| self.session.changed(change);
+        let Ok(said) = blurred.resolve(backend, is_known, changed).await else { return false };
+        if !said {
+            // Then it is the primary's alone.
+            self.session.changed(StateChange::Variable { name: b"timestamp", value: b"" });
+        }
+        backend.version = self.session.variables().version();
+        true
     }
 
     /// Whether the server may end the connection after this, as it does after `COMMIT RELEASE`.

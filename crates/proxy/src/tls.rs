@@ -17,6 +17,7 @@ use rustls::pki_types::pem::{self, PemObject as _};
 use rustls::pki_types::{CertificateDer, PrivateKeyDer, PrivatePkcs8KeyDer, ServerName};
 use rustls::server::WebPkiClientVerifier;
 use rustls::{ClientConfig, RootCertStore, ServerConfig, SupportedProtocolVersion};
+use sha2::{Digest as _, Sha256};
 
 use crate::backend::ConnectError;
 
@@ -34,6 +35,8 @@ pub struct Tls {
 #[derive(Clone)]
 pub struct ToClients {
     pub config: Arc<ServerConfig>,
+    /// The certificate's SHA-256.
+    pub fingerprint: [u8; 32],
     pub required: bool,
 }
 
@@ -174,20 +177,20 @@ fn to_clients(tls: &ClientTls) -> Result<Option<ToClients>, TlsError> {
             builder.with_client_cert_verifier(verifier)
         }
     };
-    let mut config = match &tls.identity {
-        Some(identity) => {
-            let (chain, key) = read_identity(identity)?;
-            builder.with_single_cert(chain, key).map_err(|e| unfit(identity, &e))?
-        }
-        None => {
-            let (certificate, key) = self_made()?;
-            builder.with_single_cert(vec![certificate], key).map_err(setup)?
-        }
+    let (chain, key) = match &tls.identity {
+        Some(identity) => read_identity(identity)?,
+        None => self_made().map(|(certificate, key)| (vec![certificate], key))?,
     };
+    let fingerprint = chain.first().map(Sha256::digest).unwrap_or_default().into();
+    let mut config = builder.with_single_cert(chain, key).map_err(|e| match &tls.identity {
+        Some(identity) => unfit(identity, &e),
+        None => setup(e),
+    })?;
     // Short connections, as PHP makes them, spare the long handshake where their clients can.
     config.ticketer = aws_lc_rs::Ticketer::new().map_err(setup)?;
     config.send_tls13_tickets = 1;
-    Ok(Some(ToClients { config: Arc::new(config), required: tls.mode == ClientTlsMode::Required }))
+    let required = tls.mode == ClientTlsMode::Required;
+    Ok(Some(ToClients { config: Arc::new(config), fingerprint, required }))
 }
 
 fn to_server(server: &Server) -> Result<ToServer, TlsError> {

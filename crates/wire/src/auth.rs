@@ -3,6 +3,7 @@
 use sha1::{Digest, Sha1};
 use sha2::Sha256;
 use subtle::ConstantTimeEq;
+use zeroize::Zeroize as _;
 
 /// Random bytes of a handshake; both methods use 20.
 pub const SALT: usize = 20;
@@ -10,6 +11,8 @@ pub const SALT: usize = 20;
 pub const NATIVE: &str = "mysql_native_password";
 /// MariaDB's ed25519, as its clients call it.
 pub const ED25519: &str = "client_ed25519";
+/// MariaDB's, from 11.6 on.
+pub const PARSEC: &str = "parsec";
 pub const CACHING_SHA2: &str = "caching_sha2_password";
 /// As the full path of the one above, and nothing else.
 pub const SHA256: &str = "sha256_password";
@@ -118,6 +121,61 @@ pub fn ed25519_token(password: &[u8], salt: &[u8]) -> [u8; 64] {
     raw_sign::<Sha512>(&key, salt, &VerifyingKey::from(&key)).to_bytes()
 }
 
+/// What an account's parsec key is derived with (MariaDB "Authentication Plugin - PARSEC").
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct ParsecSalt {
+    /// The rounds of PBKDF2.
+    iterations: u32,
+    salt: [u8; 18],
+}
+
+impl ParsecSalt {
+    /// The costliest of them that is answered takes a second: the server chooses it.
+    const MAX_FACTOR: u8 = 10;
+
+    /// The server's answer to the empty packet with which a client begins; the first servers left
+    /// out the 0x01 that marks it as part of a login.
+    #[must_use]
+    pub fn parse(payload: &[u8]) -> Option<Self> {
+        let payload = payload.strip_prefix(&[0x01]).unwrap_or(payload);
+        let [b'P', factor @ 0..=Self::MAX_FACTOR, salt @ ..] = payload else { return None };
+        Some(Self { iterations: 1024 << factor, salt: salt.try_into().ok()? })
+    }
+
+    /// The client's answer to the server's first salt of 32 bytes: 32 random ones of its own and a
+    /// signature over both. Nothing can be made of it but the proof that it is.
+    #[must_use]
+    pub fn token(&self, password: &[u8], theirs: &[u8; 32], ours: &[u8; 32]) -> [u8; 96] {
+        use ed25519_dalek::{Signer as _, SigningKey};
+        let mut seed = [0; 32];
+        pbkdf2::pbkdf2_hmac::<sha2::Sha512>(password, &self.salt, self.iterations, &mut seed);
+        let key = SigningKey::from_bytes(&seed);
+        seed.zeroize();
+        let mut signed = [0; 64];
+        signed[..32].copy_from_slice(theirs);
+        signed[32..].copy_from_slice(ours);
+        let mut token = [0; 96];
+        token[..32].copy_from_slice(ours);
+        token[32..].copy_from_slice(&key.sign(&signed).to_bytes());
+        token
+    }
+}
+
+/// What vouches for a certificate that nobody has signed, in the OK that ends a login: only who knows
+/// the account's password can have made it. `fingerprint`: the certificate's SHA-256; nothing without
+/// TLS. `salt`: the last one of the login. As the OK's info, to MariaDB's clients from 3.4 on
+/// (MariaDB "Secure Connections Overview": zero-configuration TLS).
+#[must_use]
+pub fn vouch(stage1: &[u8; 20], salt: &[u8; SALT], fingerprint: &[u8]) -> Vec<u8> {
+    let digest = sha256(&[&native_stage2(stage1), salt, fingerprint]);
+    let hex = |b: u8| b"0123456789ABCDEF"[usize::from(b)];
+    let digits = digest.iter().flat_map(|b| [hex(b >> 4), hex(b & 15)]);
+    std::iter::once(VOUCHED).chain(digits).collect()
+}
+
+/// How such an info begins.
+pub const VOUCHED: u8 = 1;
+
 /// The password, NUL-terminated and masked with the salt, as it is RSA-encrypted on the full path
 /// without TLS. Its own inverse.
 pub fn sha2_mask(password_nul: &mut [u8], salt: &[u8; SALT]) {
@@ -183,10 +241,7 @@ mod tests {
         assert_eq!(native_parse_hash("invalid"), None);
     }
 
-    #[test]
-    fn an_ed25519_answer_is_signed_by_the_key_in_the_account() {
-        // SELECT ed25519_password('secret')
-        let stored = "ZIgUREUg5PVgQ6LskhXmO+eZLS0nC8be6HPjYWR4YJY";
+    fn base64(text: &str) -> Vec<u8> {
         let digit = |c: u8| match c {
             b'A'..=b'Z' => c - b'A',
             b'a'..=b'z' => c - b'a' + 26,
@@ -194,14 +249,42 @@ mod tests {
             b'+' => 62,
             _ => 63,
         };
-        let bits = stored.bytes().flat_map(|c| (0..6).rev().map(move |i| digit(c) >> i & 1));
+        let text = text.trim_end_matches('=');
+        let bits = text.bytes().flat_map(|c| (0..6).rev().map(move |i| digit(c) >> i & 1));
         let bits: Vec<u8> = bits.collect();
-        let key: Vec<u8> =
-            bits.chunks_exact(8).map(|b| b.iter().fold(0, |n, bit| n << 1 | bit)).collect();
-        let key = ed25519_dalek::VerifyingKey::from_bytes(&key.try_into().unwrap()).unwrap();
+        bits.chunks_exact(8).map(|b| b.iter().fold(0, |n, bit| n << 1 | bit)).collect()
+    }
+
+    #[test]
+    fn an_ed25519_answer_is_signed_by_the_key_in_the_account() {
+        // SELECT ed25519_password('secret')
+        let stored = "ZIgUREUg5PVgQ6LskhXmO+eZLS0nC8be6HPjYWR4YJY";
+        let key = base64(stored).try_into().unwrap();
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&key).unwrap();
         let signature = ed25519_dalek::Signature::from_bytes(&ed25519_token(b"secret", &[7; 32]));
         assert!(key.verify_strict(&[7; 32], &signature).is_ok());
         assert!(key.verify_strict(&[8; 32], &signature).is_err());
+    }
+
+    #[test]
+    fn a_parsec_answer_is_signed_by_the_key_in_the_account() {
+        // SELECT JSON_VALUE(Priv, '$.authentication_string') FROM mysql.global_priv, of an account
+        // IDENTIFIED VIA parsec USING PASSWORD('secret'): P0:salt:key
+        let salt = "kpI/RU7ty1m2w8PMHN9GrbnZ";
+        let stored = "TLRTT6jTYFu5nEoZKLIKlEA6prIJzp9B8a+SmzGUCgs";
+        let mut answer = b"\x01P\0".to_vec();
+        answer.extend(base64(salt));
+        let salt = ParsecSalt::parse(&answer).unwrap();
+        assert_eq!(ParsecSalt::parse(&answer[1..]), Some(salt));
+        assert_eq!(ParsecSalt::parse(&answer[..20]), None);
+        let token = salt.token(b"secret", &[7; 32], &[8; 32]);
+        assert_eq!(token[..32], [8; 32]);
+        let key = ed25519_dalek::VerifyingKey::from_bytes(&base64(stored).try_into().unwrap());
+        let signature = ed25519_dalek::Signature::from_slice(&token[32..]).unwrap();
+        let signed = [[7; 32], [8; 32]].concat();
+        assert!(key.unwrap().verify_strict(&signed, &signature).is_ok());
+        answer[2] = 99; // rounds without end
+        assert_eq!(ParsecSalt::parse(&answer), None);
     }
 
     #[test]

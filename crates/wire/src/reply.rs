@@ -166,16 +166,20 @@ pub fn retain_state(
     new
 }
 
-/// An OK packet's payload with those state changes it shall `keep`, and one `more`. A payload that
+/// An OK packet's payload with those state changes it shall `keep`, one `more`, and another `info`. One that
 /// can't be parsed stays as it is.
 #[must_use]
 pub fn ok_payload(
     payload: &[u8],
     keep: impl FnMut(StateChange<'_>) -> bool,
     more: Option<StateChange<'_>>,
+    info: Option<&[u8]>,
 ) -> Vec<u8> {
     match OkPacket::parse(payload, Capabilities::SESSION_TRACK) {
-        Ok(ok) => with_state(payload[0], &ok, keep, more),
+        Ok(ok) => {
+            let ok = OkPacket { info: info.unwrap_or(ok.info), ..ok };
+            with_state(payload[0], &ok, keep, more)
+        }
         Err(_) => payload.to_vec(),
     }
 }

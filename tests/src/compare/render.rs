@@ -3,7 +3,9 @@
 use std::fmt::Write as _;
 
 use anyhow::{Result, ensure};
-use pointsman_wire::{Capabilities, ErrPacket, MAX_PAYLOAD, OkPacket, Reader, StateChange, Status};
+use pointsman_wire::{
+    Capabilities, ErrPacket, MAX_PAYLOAD, OkPacket, Reader, StateChange, Status, auth,
+};
 
 use crate::Raw;
 use crate::raw::{definitions, is_progress};
@@ -80,7 +82,10 @@ impl Shape {
             ok.warnings,
             status(flags)
         );
-        if !ok.info.is_empty() {
+        if ok.info.first() == Some(&auth::VOUCHED) {
+            // It is made from the login's salt.
+            line.push_str(" info=(vouches for the certificate)");
+        } else if !ok.info.is_empty() {
             let _ = write!(line, " info={:?}", text(ok.info));
         }
         let mut changes: Vec<_> = ok

@@ -194,6 +194,8 @@ impl Backend {
         socket.write_all(&out).await?;
 
         let mut salt = greeting.salt;
+        // Of parsec, once the server has asked for it.
+        let mut parsec = None;
         let (status, welcome) = loop {
             let (seq, payload) = read_packet(&mut socket, &mut buf).await?;
             let answer = match payload.first() {
@@ -204,6 +206,17 @@ impl Backend {
                     credentials.ed25519(salt.get(..32).unwrap_or(salt)).ok_or_else(|| {
                         ConnectError::NoProof(String::from_utf8_lossy(plugin).into_owned())
                     })?
+                }
+                // Without a password its first packet, empty, is all that is wanted.
+                Some(0xfe) if switches_to(&payload, auth::PARSEC) => {
+                    let (_, salt) = parse_auth_switch_data(&payload)?;
+                    parsec = salt.first_chunk::<32>().copied();
+                    Vec::new()
+                }
+                Some(0x01 | b'P') if parsec.is_some() => {
+                    let salt = auth::ParsecSalt::parse(&payload).ok_or(Malformed("parsec salt"))?;
+                    let token = parsec.and_then(|theirs| credentials.parsec(&salt, &theirs));
+                    token.ok_or_else(|| ConnectError::NoProof(auth::PARSEC.to_owned()))?
                 }
                 Some(0xfe) => {
                     let (plugin, new_salt) = parse_auth_switch(&payload)?;
@@ -234,6 +247,7 @@ impl Backend {
             write_packet(&mut out, seq.wrapping_add(1), &answer);
             socket.write_all(&out).await?;
         };
+        let mariadb = greeting.server_version.windows(7).any(|w| w == b"MariaDB");
         let mut backend = Self {
             server: server.id,
             socket,
@@ -249,7 +263,9 @@ impl Backend {
             welcome: welcome.into(),
             live: Arc::clone(&server.live),
             counted: Counted::new(&server.live),
-            mariadb: greeting.server_version.windows(7).any(|w| w == b"MariaDB"),
+            mariadb,
+            blurs: mariadb && major_version(&greeting.server_version) > 10,
+            told_gtid: Vec::new(),
             in_step: true,
             schema: login.database.as_deref().map(Into::into),
             key: pool::key(login, tls.is_some_and(|t| t.proxy_protocol)),
@@ -281,6 +297,13 @@ impl Backend {
     }
 }
 
+/// Of a MariaDB; before 11 its version began with that of a MySQL that replicates from it.
+fn major_version(version: &[u8]) -> u32 {
+    let version = version.strip_prefix(b"5.5.5-").unwrap_or(version);
+    let digits = version.split(|b| !b.is_ascii_digit()).next().unwrap_or_default();
+    str::from_utf8(digits).ok().and_then(|n| n.parse().ok()).unwrap_or(0)
+}
+
 /// An error instead of a greeting has no SQLSTATE, which the client, whose login is over, expects.
 fn with_sqlstate(mut payload: Vec<u8>) -> Vec<u8> {
     if payload.len() >= 3 && payload.get(3) != Some(&b'#') {
@@ -298,6 +321,13 @@ fn with_sqlstate(mut payload: Vec<u8>) -> Vec<u8> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_mariadb_says_its_version_in_two_ways() {
+        assert_eq!(major_version(b"5.5.5-10.11.6-MariaDB-0+deb12u1"), 10);
+        assert_eq!(major_version(b"11.8.3-MariaDB-log"), 11);
+        assert_eq!(major_version(b"MariaDB"), 0);
+    }
 
     #[test]
     fn errors_instead_of_a_greeting_get_a_sqlstate() {
