@@ -87,18 +87,15 @@ impl Client {
         &self.worker.shared.config
     }
 
-    /// Tells the client that it is in (with the first server's word on it), then serves.
-    pub async fn welcome_and_serve(&mut self, owed: Owed) {
-        // In a box, as whatever is over soon: while the client says nothing it is to take little room.
-        if Box::pin(self.welcome(owed)).await.is_err() {
-            return;
-        }
+    /// Serves a client that was welcomed until it goes.
+    pub async fn serve_and_leave(&mut self) {
         // A client that just vanishes is no news.
         let _ = self.serve().await;
         self.give_back();
     }
 
-    async fn welcome(&mut self, owed: Owed) -> Result<(), End> {
+    /// Tells the client that it is in, with the first server's word on it.
+    pub async fn welcome(&mut self, owed: Owed) -> Result<(), End> {
         let Owed { seq, vouched } = owed;
         let mut out = Vec::new();
         match self.first_backend().await {
@@ -144,7 +141,7 @@ impl Client {
                 Woken::Recalled => Box::pin(self.recalled()).await,
                 Woken::Server(said) => {
                     listens = false;
-                    Box::pin(self.heard(said)).await?;
+                    Box::pin(self.heard(*said)).await?;
                 }
             }
         }

@@ -19,8 +19,8 @@ pub enum Woken {
     /// See [`crate::worker::SessionInfo::recalled`].
     Recalled,
     /// The server with the open transaction did, and nobody had asked it. Empty: it has closed the
-    /// connection.
-    Server(io::Result<Vec<u8>>),
+    /// connection. In a box, since all that wait have room for it.
+    Server(Box<io::Result<Vec<u8>>>),
 }
 
 /// How long a server takes at most to close a connection after it said that it would.
@@ -28,26 +28,26 @@ const CLOSES_WITHIN: Duration = Duration::from_secs(1);
 
 impl Client {
     /// Waits for a command. `listens`: or for the server with the open transaction to end that.
-    pub(crate) async fn woken(&mut self, listens: bool) -> io::Result<Woken> {
-        let at = self.session.transaction().filter(|_| listens);
-        let Self { socket, info, backends, .. } = self;
-        let mut holder = at.and_then(|at| backends.iter_mut().find(|b| b.server.0 == at));
-        poll_fn(|cx| {
-            if let Poll::Ready(ready) = socket.poll_readable(cx) {
+    pub(crate) fn woken(
+        &mut self,
+        listens: bool,
+    ) -> impl Future<Output = io::Result<Woken>> + use<'_> {
+        poll_fn(move |cx| {
+            if let Poll::Ready(ready) = self.socket.poll_readable(cx) {
                 return Poll::Ready(ready.map(|()| Woken::Said));
             }
-            if info.recalled.replace(false) {
+            if self.info.recalled.replace(false) {
                 return Poll::Ready(Ok(Woken::Recalled));
             }
-            if let Some(backend) = &mut holder
-                && let Poll::Ready(said) = backend.socket.poll_unasked(cx)
+            if let Some(at) = self.session.transaction().filter(|_| listens)
+                && let Some(holder) = self.backends.iter_mut().find(|b| b.server.0 == at)
+                && let Poll::Ready(said) = holder.socket.poll_unasked(cx)
             {
-                return Poll::Ready(Ok(Woken::Server(said)));
+                return Poll::Ready(Ok(Woken::Server(Box::new(said))));
             }
-            info.waker.replace(Some(cx.waker().clone()));
+            self.info.waker.replace(Some(cx.waker().clone()));
             Poll::Pending
         })
-        .await
     }
 
     /// How long the client may say nothing, if the session has set that. What it has not set, a day

@@ -84,11 +84,21 @@ impl Denied {
 
 /// Serves one client from greeting to goodbye.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
-    // In a box, so that its room is given back once it is over.
-    let Some((mut client, owed)) = Box::pin(let_in(worker, stream, peer, entrance)).await else {
-        return;
-    };
-    client.welcome_and_serve(owed).await;
+    // In a box, as whatever is over soon: while the client says nothing it is to take little room.
+    if let Some(mut client) = Box::pin(welcomed(worker, stream, peer, entrance)).await {
+        client.serve_and_leave().await;
+    }
+}
+
+async fn welcomed(
+    worker: Rc<Worker>,
+    stream: TcpStream,
+    peer: SocketAddr,
+    entrance: Entrance,
+) -> Option<Box<Client>> {
+    let (mut client, owed) = let_in(worker, stream, peer, entrance).await?;
+    client.welcome(owed).await.ok()?;
+    Some(client)
 }
 
 /// How a login is to be answered.
