@@ -245,11 +245,12 @@ fn note_changes(
     for change in ok.state_changes() {
         match change {
             StateChange::Variable { name: b"last_gtid", value } => {
+                if backend.blurs && backend.told_gtid == value {
+                    // Something was set that has no place of its own, for this connection only.
+                    session.changed(StateChange::Variable { name: b"timestamp", value: b"" });
+                    continue;
+                }
                 if backend.blurs {
-                    if backend.told_gtid == value {
-                        // Something was set that has no place of its own, for this connection only.
-                        session.changed(StateChange::Variable { name: b"timestamp", value: b"" });
-                    }
                     value.clone_into(&mut backend.told_gtid);
                 }
                 if !value.is_empty() {
