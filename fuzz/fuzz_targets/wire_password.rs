@@ -4,8 +4,8 @@
 
 use libfuzzer_sys::fuzz_target;
 use pointsman_wire::auth::{
-    CACHING_SHA2, SALT, SHA256, Whole, native_verify, sha2_mask, sha2_verify, unmask_whole,
-    whole_password,
+    CACHING_SHA2, ParsecSalt, SALT, SHA256, Whole, native_verify, sha2_mask, sha2_verify,
+    unmask_whole, whole_password,
 };
 
 fuzz_target!(|data: &[u8]| {
@@ -35,4 +35,7 @@ fuzz_target!(|data: &[u8]| {
     }
     let _ = native_verify(answer, salt, &native);
     let _ = sha2_verify(answer, salt, &sha2);
+    if let Some(salt) = ParsecSalt::parse(answer) {
+        assert!(answer.len() == 20 || answer.len() == 21 && answer[0] == 1, "{salt:?}");
+    }
 });
