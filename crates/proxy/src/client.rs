@@ -96,11 +96,10 @@ impl Client {
 
     /// Tells the client that it is in, with the first server's word on it.
     pub async fn welcome(&mut self, owed: Owed) -> Result<(), End> {
-        let Owed { seq, vouched } = owed;
         let mut out = Vec::new();
         match self.first_backend().await {
             Ok(welcome) => {
-                write_packet(&mut out, seq, &self.welcomed(&welcome, vouched.as_deref()));
+                write_packet(&mut out, owed.seq, &self.welcomed(&welcome, &owed));
                 self.socket.write_all(&out).await?;
                 if let Some(algorithm) = self.login.compression {
                     self.socket.compress(algorithm);
@@ -108,7 +107,7 @@ impl Client {
                 Ok(())
             }
             Err(error) => {
-                error.packet(&mut out, seq);
+                error.packet(&mut out, owed.seq);
                 self.socket.write_all(&out).await?;
                 Err(End::Broken)
             }

@@ -13,6 +13,7 @@ use smallvec::SmallVec;
 use crate::backend::{Backend, Broken, ConnectError, Here, error_code};
 use crate::client::Client;
 use crate::job::{Job, Kind};
+use crate::login::Owed;
 use crate::pool::{self, Taken};
 use crate::prepared::Context;
 use crate::problem::Problem;
@@ -100,15 +101,17 @@ impl Client {
     }
 
     /// The OK of a login as the client would have got it: `ok` may be that of an earlier session,
-    /// which had another schema. `vouched`: what vouches for our certificate, instead of theirs.
-    pub(crate) fn welcomed(&self, ok: &[u8], vouched: Option<&[u8]>) -> Vec<u8> {
-        let secure = self.login.origin.is_some_and(|o| o.secure);
+    /// which had another schema. It vouches for our certificate, instead of theirs, where they do that
+    /// and where it helps.
+    pub(crate) fn welcomed(&self, ok: &[u8], owed: &Owed) -> Vec<u8> {
+        let theirs = vouches(ok);
         // MySQL's clients have no use for it, but show it.
-        let reads = secure && !self.login.caps.contains(Capabilities::LONG_PASSWORD);
-        let info = match vouches(ok) {
-            true => Some(vouched.unwrap_or_default()),
-            false => vouched.filter(|_| reads),
-        };
+        let reads =
+            owed.certificate.is_some() && !self.login.caps.contains(Capabilities::LONG_PASSWORD);
+        let certificate = owed.certificate.as_ref().map_or(&[][..], |c| c);
+        let vouched = || self.login.credentials.vouch(owed.native_salt.as_ref()?, certificate);
+        let ours = if theirs || reads { vouched() } else { None };
+        let info = ours.as_deref().or(theirs.then_some(&[]));
         self.as_seen(ok, true, info)
     }
 

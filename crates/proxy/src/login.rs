@@ -84,29 +84,23 @@ impl Denied {
 
 /// Serves one client from greeting to goodbye.
 pub async fn serve(worker: Rc<Worker>, stream: TcpStream, peer: SocketAddr, entrance: Entrance) {
-    // In a box, as whatever is over soon: while the client says nothing it is to take little room.
-    if let Some(mut client) = Box::pin(welcomed(worker, stream, peer, entrance)).await {
+    // In boxes, as whatever is over soon: while the client says nothing it is to take little room.
+    let Some((mut client, owed)) = Box::pin(let_in(worker, stream, peer, entrance)).await else {
+        return;
+    };
+    if Box::pin(client.welcome(owed)).await.is_ok() {
         client.serve_and_leave().await;
     }
-}
-
-async fn welcomed(
-    worker: Rc<Worker>,
-    stream: TcpStream,
-    peer: SocketAddr,
-    entrance: Entrance,
-) -> Option<Box<Client>> {
-    let (mut client, owed) = let_in(worker, stream, peer, entrance).await?;
-    client.welcome(owed).await.ok()?;
-    Some(client)
 }
 
 /// How a login is to be answered.
 pub struct Owed {
     /// The OK's sequence id.
     pub seq: u8,
-    /// What vouches for our certificate in it.
-    pub vouched: Option<Vec<u8>>,
+    /// The salt to which mysql_native_password was the answer.
+    pub native_salt: Option<[u8; auth::SALT]>,
+    /// The SHA-256 of the certificate that was shown.
+    pub certificate: Option<[u8; 32]>,
 }
 
 /// A client that has proved who it is, and the OK that is still owed.
@@ -253,11 +247,8 @@ async fn log_in(
     let mut proving = Proving::new(worker, socket, &mut buf, origin, arrival.seq);
     let plugin = response.plugin.clone().unwrap_or_else(|| auth::NATIVE.as_bytes().to_vec());
     let credentials = proving.prove(&response.user, response.token, &plugin, arrival.salt).await?;
-    let certificate = arrival.certificate.as_ref().map_or(&[][..], |c| c);
-    let owed = Owed {
-        seq: proving.seq.wrapping_add(1),
-        vouched: proving.native_salt.and_then(|salt| credentials.vouch(&salt, certificate)),
-    };
+    let (native_salt, certificate) = (proving.native_salt, arrival.certificate);
+    let owed = Owed { seq: proving.seq.wrapping_add(1), native_salt, certificate };
     let login = Login {
         credentials,
         caps: arrival.caps,

@@ -15,20 +15,23 @@ const DEFAULT: &[&[u8]] = &[
     b"time_zone",
 ];
 
-/// What one client wants to be told.
+/// What one client wants to be told. Every session has it, and few ever say.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Reporting(Option<Box<Wishes>>);
+
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Reporting {
+struct Wishes {
     variables: Variables,
     schema: bool,
     gtids: bool,
     /// What it has set, as servers tell it.
-    set: Option<Box<[Setting; 3]>>,
+    set: [Setting; 3],
 }
 
 /// A value and, as long as it is what servers begin with, none.
 type Setting = Option<Box<[u8]>>;
 
-/// The variables in [`Reporting::set`]; MariaDB lacks the last.
+/// Whose values [`Wishes::set`] has; MariaDB lacks the last.
 pub const NAMES: [&[u8]; 3] =
     [b"session_track_system_variables", b"session_track_schema", b"session_track_gtids"];
 
@@ -41,9 +44,9 @@ enum Variables {
     AllBut(Box<[Box<[u8]>]>),
 }
 
-impl Default for Reporting {
+impl Default for Wishes {
     fn default() -> Self {
-        Self { variables: Variables::Default, schema: true, gtids: false, set: None }
+        Self { variables: Variables::Default, schema: true, gtids: false, set: [None, None, None] }
     }
 }
 
@@ -51,22 +54,21 @@ impl Reporting {
     /// The client has set this; other names don't matter.
     pub fn note(&mut self, name: &[u8], value: &[u8]) {
         let is_on = || !matches!(value, b"OFF" | b"0");
-        if let Some(i) = NAMES.iter().position(|n| *n == name) {
-            self.set.get_or_insert_default()[i] = Some(value.into());
-        }
+        let Some(i) = NAMES.iter().position(|n| *n == name) else { return };
+        let wishes = self.0.get_or_insert_default();
+        wishes.set[i] = Some(value.into());
         match name {
             b"session_track_system_variables" => {
                 let names = value.split(|b| *b == b',').map(|n| n.trim_ascii());
                 let names = names.filter(|n| !n.is_empty());
-                self.variables = if names.clone().any(|n| n == b"*") {
+                wishes.variables = if names.clone().any(|n| n == b"*") {
                     Variables::All
                 } else {
                     Variables::These(names.map(|n| n.to_ascii_lowercase().into()).collect())
                 };
             }
-            b"session_track_schema" => self.schema = is_on(),
-            b"session_track_gtids" => self.gtids = is_on(),
-            _ => {}
+            b"session_track_schema" => wishes.schema = is_on(),
+            _ => wishes.gtids = is_on(),
         }
     }
 
@@ -81,7 +83,7 @@ impl Reporting {
             }
             sql.extend_from_slice(name);
             sql.push(b'=');
-            match self.set.as_ref().and_then(|set| set[i].as_deref()) {
+            match self.0.as_ref().and_then(|wishes| wishes.set[i].as_deref()) {
                 None => sql.extend_from_slice(b"DEFAULT"),
                 Some([b @ b'0'..=b'9']) => sql.push(*b),
                 // In which no quoting rule applies.
@@ -101,7 +103,8 @@ impl Reporting {
     #[must_use]
     pub fn without(&self, untold: &[Box<[u8]>]) -> Self {
         let told = |name: &[u8]| !untold.iter().any(|n| **n == *name);
-        let variables = match &self.variables {
+        let mut wishes = self.0.clone().unwrap_or_default();
+        wishes.variables = match &wishes.variables {
             Variables::All => Variables::AllBut(untold.into()),
             Variables::AllBut(names) => {
                 Variables::AllBut(names.iter().chain(untold).cloned().collect())
@@ -114,21 +117,22 @@ impl Reporting {
                 Variables::These(names.iter().filter(|n| told(n)).cloned().collect())
             }
         };
-        Self { variables, ..self.clone() }
+        Self(Some(wishes))
     }
 
     /// Whether the client is told.
     #[must_use]
     pub fn wants(&self, change: StateChange<'_>) -> bool {
+        let wishes = self.0.as_deref();
         match change {
-            StateChange::Variable { name, .. } => match &self.variables {
-                Variables::Default => DEFAULT.contains(&name),
-                Variables::All => true,
-                Variables::AllBut(names) => !names.iter().any(|n| **n == *name),
-                Variables::These(names) => names.iter().any(|n| **n == *name),
+            StateChange::Variable { name, .. } => match wishes.map(|w| &w.variables) {
+                None | Some(Variables::Default) => DEFAULT.contains(&name),
+                Some(Variables::All) => true,
+                Some(Variables::AllBut(names)) => !names.iter().any(|n| **n == *name),
+                Some(Variables::These(names)) => names.iter().any(|n| **n == *name),
             },
-            StateChange::Schema(_) => self.schema,
-            StateChange::Gtids(_) => self.gtids,
+            StateChange::Schema(_) => wishes.is_none_or(|w| w.schema),
+            StateChange::Gtids(_) => wishes.is_some_and(|w| w.gtids),
             _ => true,
         }
     }
