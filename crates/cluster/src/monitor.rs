@@ -568,7 +568,7 @@ impl Shared {
         let old = self.snapshot.load_full();
         let new = topology.snapshot();
         if let Some((seen, committed)) = topology.primary_seen() {
-            self.writes.set_floor(seen, Some(committed));
+            self.writes.set_floor(seen, committed);
         }
         if !Arc::ptr_eq(&old, new) {
             if old.generation != new.generation && !new.is_galera() {

@@ -191,8 +191,8 @@ impl LastWrites {
     }
 
     /// The primary, of a cluster that goes by GTIDs, had this, by an answer that had come by `at`.
-    pub(crate) fn set_floor(&self, at: Instant, position: Option<&Position>) {
-        self.floor.store(position.map(|position| Arc::new((at, position.clone()))));
+    pub(crate) fn set_floor(&self, at: Instant, position: &Position) {
+        self.floor.store(Some(Arc::new((at, position.clone()))));
     }
 
     /// Whether a write that was sent after `began` can't have this position, unless the primary's
