@@ -38,34 +38,68 @@ fn a_read_sees_what_was_written_before_it_on_mysql() {
 }
 
 /// The primary's positions start from the beginning, which its replica seems to have reached long ago.
-#[test]
-fn a_read_sees_what_was_written_after_the_primary_began_anew() {
-    for flavour in [Flavour::MariaDb, Flavour::MySql] {
-        let site = Site::with(Setup { flavour, ..Setup::default() });
-        let mut db = Raw::connect(site.port()).unwrap();
-        db.query("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY)").unwrap();
-        let mut rows = 0;
-        let mut write = |db: &mut Raw| {
+/// Once the primary has come as far again, the replica goes on from there.
+fn began_anew(flavour: Flavour) {
+    let site = Site::with(Setup { flavour, ..Setup::default() });
+    let [reset, stop, again, start] = match flavour {
+        Flavour::MySql => [
+            "RESET BINARY LOGS AND GTIDS",
+            "STOP REPLICA",
+            "RESET REPLICA; RESET BINARY LOGS AND GTIDS; SET GLOBAL super_read_only = OFF",
+            "SET GLOBAL super_read_only = ON; START REPLICA",
+        ],
+        _ => [
+            "RESET MASTER",
+            "STOP SLAVE",
+            "RESET MASTER; SET GLOBAL gtid_slave_pos = ''",
+            "START SLAVE",
+        ],
+    };
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("CREATE TABLE t (id INT AUTO_INCREMENT PRIMARY KEY)").unwrap();
+    let mut rows = 0;
+    let mut write = |db: &mut Raw, n: u32| {
+        for _ in 0..n {
             db.query("INSERT INTO t VALUES ()").unwrap();
             rows += 1;
-            rows.to_string()
-        };
-        for _ in 0..100 {
-            write(&mut db);
+            assert_eq!(db.one("SELECT COUNT(*) FROM t").unwrap(), rows.to_string(), "{flavour:?}");
         }
-        site.sandbox.wait_caught_up().unwrap();
-        wait_until("the replica is read", Duration::from_secs(10), || {
+    };
+    let is_read = |what: &str| {
+        let mut db = Raw::connect(site.port()).unwrap();
+        wait_until(what, Duration::from_secs(10), || {
             Ok(db.one("SELECT @@server_id").unwrap() == "2")
         })
         .unwrap();
-        let reset = match flavour {
-            Flavour::MySql => "RESET BINARY LOGS AND GTIDS",
-            _ => "RESET MASTER",
-        };
-        site.primary().client_sql(reset).unwrap();
-        for _ in 0..300 {
-            let written = write(&mut db);
-            assert_eq!(db.one("SELECT COUNT(*) FROM t").unwrap(), written, "{flavour:?}");
-        }
-    }
+    };
+    write(&mut db, 100);
+    is_read("the replica is read");
+    site.replica().client_sql(stop).unwrap();
+    site.primary().client_sql(reset).unwrap();
+    write(&mut db, 300);
+    site.replica().client_sql(start).unwrap();
+    let copied = || Ok(site.replica().client_sql("SELECT COUNT(*) FROM app.t")? != "100");
+    wait_until("the replica goes on, with a gap", Duration::from_secs(10), copied).unwrap();
+    write(&mut db, 100);
+    site.wait_server("the gap is told", "db2", |row| {
+        row["reads"] == false && row["why"].as_str().unwrap().contains("it has not")
+    });
+    let repair = format!("{stop}; {again}; SET sql_log_bin = 0; DELETE FROM app.t WHERE id > 100");
+    site.replica().client_sql(&repair).unwrap();
+    site.wait_server("its beginning is seen", "db2", |row| {
+        row["why"].as_str().unwrap().contains("it has begun anew")
+    });
+    site.replica().client_sql(start).unwrap();
+    is_read("the replica has begun anew, too");
+    write(&mut db, 100);
+}
+
+#[test]
+fn a_read_sees_what_was_written_after_the_primary_began_anew() {
+    began_anew(Flavour::MariaDb);
+}
+
+#[test]
+fn a_read_sees_what_was_written_after_the_primary_of_mysql_began_anew() {
+    began_anew(Flavour::MySql);
 }

@@ -274,6 +274,9 @@ impl Topology {
             }
             known.admin = admin;
         }
+        if admin == AdminState::Running {
+            self.trust(id);
+        }
     }
 
     /// The operator vouches for a server that would not be taken as primary because it lacks
@@ -624,7 +627,11 @@ impl Topology {
             events.push(Event {
                 code: "primary_reset",
                 server: Some(id_of(i)),
-                text: format!("{} no longer has all transactions it had", self.name(i)),
+                text: format!(
+                    "{} no longer has all transactions it had; its replicas get no reads until they \
+                     were reset, too, or rebuilt, or `pointsman resume` vouches for them",
+                    self.name(i)
+                ),
             });
             self.distrust_replicas(now);
         } else if let (Some(old), Some(newest)) = (self.primary, self.timeline.newest())

@@ -12,6 +12,9 @@ impl Machine {
 
     /// Whether its data is as new as can be had.
     pub(super) fn has_followed(&self, i: usize, force: bool) -> bool {
+        if self.facts.servers[i].distrusted && !force {
+            return false;
+        }
         match self.facts.servers[i].link {
             Link::Connected | Link::Connecting => true,
             Link::None if self.is_equal(i) => true,
@@ -48,6 +51,9 @@ impl Machine {
             format!("{name} replicates from several sources")
         } else if !self.has_followed(i, force) {
             match fact.link {
+                _ if fact.distrusted => {
+                    format!("{name} was not seen to begin anew when its primary did")
+                }
                 Link::Broken => format!("{name}'s replication is broken"),
                 Link::Stopped => format!("{name}'s replication was stopped before"),
                 _ => format!("{name} does not replicate from it"),

@@ -40,6 +40,8 @@ pub struct Fact {
     pub kept_out: bool,
     /// It was being given another server's data, and has not got all.
     pub half_rebuilt: bool,
+    /// The primary has begun a new history, and it was not seen to.
+    pub distrusted: bool,
     /// How it follows the primary, or the last one.
     pub link: Link,
     /// It replicates from nobody.

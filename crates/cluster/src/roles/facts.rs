@@ -54,6 +54,7 @@ impl Topology {
             kept_out: known.deposed.is_some(),
             half_rebuilt: report.is_some_and(Report::is_half_rebuilt),
             alone: report.is_some_and(|report| report.channels.is_empty()),
+            distrusted: known.distrust.is_some(),
             link: primary.map_or(Link::None, |primary| self.link(i, primary)),
             astray: primary.is_some_and(|primary| {
                 primary != i

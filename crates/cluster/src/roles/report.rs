@@ -50,8 +50,10 @@ impl Topology {
             Health::Up => self.conclude_up(i, healths, election, reference),
         };
         let trusted = known.distrust.is_none();
-        if role == Role::Replica && !trusted {
-            why.push_str("; not seen yet to follow what the primary has begun anew");
+        if role == Role::Replica
+            && let Some(distrust) = &known.distrust
+        {
+            why.push_str(distrust.words());
         }
         let max_lag = self.settings.max_lag;
         let allowed = if known.lagging { max_lag * 3 / 4 } else { max_lag };

@@ -1,20 +1,39 @@
 //! A primary whose history was begun anew (`RESET MASTER`, `RESET BINARY LOGS AND GTIDS`).
 //!
 //! Its positions start from the beginning: a replica that has the old history seems to have all of the
-//! new one, until it notices and stops. None gets reads before it was seen to follow the new one.
+//! new one. It stops once it notices; but if by then the primary has come as far as it was before, it
+//! goes on from there, and lacks all between without an error. No position that it reports later
+//! shows that. So none gets reads, or becomes the primary, before its own was seen to begin anew, too, or
+//! the operator, or a rebuild, vouches for it.
 
 use std::time::Instant;
 
 use super::Topology;
 use crate::gtid::Position;
 use crate::probe::IoThread;
+use crate::snapshot::ServerId;
 
 /// Why a replica is not believed.
 #[derive(Debug)]
 pub(super) struct Distrust {
     since: Instant,
-    /// What it had at the first look after that.
+    /// What it had of the old history.
     had: Option<Position>,
+    /// It has that no more.
+    anew: bool,
+}
+
+impl Distrust {
+    /// Completes why it is a replica.
+    pub(super) fn words(&self) -> &'static str {
+        match self.anew {
+            true => "; it has begun anew, as its primary has, and does not follow that yet",
+            false => {
+                "; its primary has begun anew, it has not: rebuild it or, if it has everything, \
+                 `pointsman resume` it"
+            }
+        }
+    }
 }
 
 impl Topology {
@@ -25,11 +44,26 @@ impl Topology {
             return;
         }
         for known in &mut self.servers {
-            known.distrust = Some(Distrust { since: now, had: None });
+            let had = known.answer.as_ref().map(|answer| answer.report.applied.clone());
+            known.distrust = Some(Distrust { since: now, had, anew: false });
         }
     }
 
-    /// Whoever has applied more since, and nothing that the primary lacks, follows it.
+    /// Somebody knows that this server has all that the primary has.
+    pub fn trust(&mut self, id: ServerId) {
+        if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
+            known.distrust = None;
+        }
+    }
+
+    /// This server has got the data of `donor` instead of its own.
+    pub(crate) fn rebuilt(&mut self, id: ServerId, donor: ServerId) {
+        if self.servers.get(usize::from(donor.0)).is_some_and(|donor| donor.distrust.is_none()) {
+            self.trust(id);
+        }
+    }
+
+    /// Whoever has left the old history, and has nothing that the primary lacks, follows the new one.
     pub(super) fn trust_again(&mut self) {
         let Some(primary) = self.primary else { return };
         self.servers[primary].distrust = None;
@@ -46,8 +80,10 @@ impl Topology {
             }
             let applied = &answer.report.applied;
             let had = distrust.had.get_or_insert_with(|| applied.clone());
+            distrust.anew |=
+                had.is_empty() || !applied.covers(had) || answer.report.is_half_rebuilt();
             let fetches = answer.report.channels.iter().any(|c| c.io == IoThread::Running);
-            if fetches && applied != had && standing.covers(applied) {
+            if distrust.anew && fetches && standing.covers(applied) {
                 known.distrust = None;
             }
         }

@@ -655,9 +655,10 @@ fn an_empty_data_directory_is_no_primary() {
 }
 
 #[test]
-fn a_replica_of_a_primary_that_began_anew_gets_reads_once_it_follows() {
+fn a_replica_of_a_primary_that_began_anew_gets_reads_once_it_did_so_too() {
     let mut w = World::known(2);
     let reads = |w: &World| w.snapshot().servers[1].takes_reads;
+    let had = w.machines[1].position;
     w.machines[0].position = 0;
     w.ticks(2);
     assert!(w.told("primary_reset"));
@@ -666,19 +667,27 @@ fn a_replica_of_a_primary_that_began_anew_gets_reads_once_it_follows() {
     w.machines[0].position = 3;
     w.ticks(2);
     assert!(!reads(&w));
-    w.machines[0].position = 7;
+    // From here on it replicates, and lacks what was done before.
+    w.machines[0].position = had + 2;
     w.ticks(2);
-    assert!(!reads(&w), "it has not moved");
-    // From here on it replicates.
-    w.machines[0].position = 9;
+    assert!(!reads(&w));
+    assert!(w.why(1).contains("begun anew"), "{}", w.why(1));
+    let facts = w.topology.facts(w.now);
+    assert!(facts.servers[1].distrusted && !facts.servers[0].distrusted);
+    // It was reset, and got all again.
+    w.machines[1].source = None;
+    w.machines[1].position = 0;
+    w.ticks(2);
+    assert!(!reads(&w));
+    w.machines[1].source = Some(0);
     w.ticks(2);
     assert!(reads(&w), "{}", w.why(1));
-    // Seen by a write before the primary was looked at.
+    // Seen by a write before the primary was looked at; the operator knows better.
     w.topology.distrust_replicas(w.now);
-    w.ticks(1);
-    assert!(!reads(&w));
-    w.machines[0].position = 10;
     w.ticks(2);
+    assert!(!reads(&w));
+    w.topology.set_admin(id_of(1), AdminState::Running);
+    w.ticks(1);
     assert!(reads(&w), "{}", w.why(1));
 }
 
@@ -971,9 +980,11 @@ proptest! {
         }
         w.ticks(2);
         prop_assert_eq!(w.primary(), Some(chosen as u16 + 1), "{:#?}", w.snapshot());
-        // If it has begun anew, replicas have to be seen to follow that.
-        w.machines[chosen].position += 1;
-        w.ticks(2);
+        // If it has begun anew, somebody has to vouch for replicas that were not seen to.
+        for i in 0..n {
+            w.topology.set_admin(id_of(i), AdminState::Running);
+        }
+        w.ticks(1);
         for server in &w.snapshot().servers {
             let healthy = server.takes_reads || server.role == Role::Primary;
             prop_assert!(healthy, "{:?}", server);

@@ -136,6 +136,10 @@ impl Rebuild {
         };
         let failed = copied.as_ref().err().map(|why| format!("from {donor} failed: {why}"));
         self.ends(failed).await;
+        if copied.is_ok() {
+            let donor = super::driver::id_of(self.donor);
+            self.shared.update(|topology| topology.rebuilt(self.id(), donor));
+        }
         let outcome = match copied {
             Ok(()) => self.join().await,
             Err(why) => Err(why),
