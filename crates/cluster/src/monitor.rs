@@ -339,12 +339,19 @@ impl Cluster {
         Ok(())
     }
 
+    /// What somebody orders who has just changed something is judged by how things are now.
+    async fn order(&self, request: Request) -> Result<String, String> {
+        let shared = self.shared_state();
+        prober::look_now(shared).await;
+        shared.failover.ask(request).await
+    }
+
     /// Makes another server the primary in good order; returns what was done, in one sentence.
     ///
     /// # Errors
     /// Why it was not done; then the primary is the one before.
     pub async fn switchover(&self, to: Option<String>) -> Result<String, String> {
-        self.shared_state().failover.ask(Request::Switchover { to, rehearse: false }).await
+        self.order(Request::Switchover { to, rehearse: false }).await
     }
 
     /// What [`Cluster::switchover`] would do, a line for each step.
@@ -352,7 +359,7 @@ impl Cluster {
     /// # Errors
     /// Why it would not do it.
     pub async fn rehearse_switchover(&self, to: Option<String>) -> Result<String, String> {
-        self.shared_state().failover.ask(Request::Switchover { to, rehearse: true }).await
+        self.order(Request::Switchover { to, rehearse: true }).await
     }
 
     /// Makes another server the primary because the present one is lost; with `force` even if it is
@@ -361,7 +368,7 @@ impl Cluster {
     /// # Errors
     /// Why it was not done.
     pub async fn failover(&self, to: Option<String>, force: bool) -> Result<String, String> {
-        self.shared_state().failover.ask(Request::Failover { to, force }).await
+        self.order(Request::Failover { to, force }).await
     }
 
     /// Makes a server that has nothing of its own a replica of the primary. `rebuild`: gives it another
@@ -376,7 +383,7 @@ impl Cluster {
         rebuild: bool,
         force: bool,
     ) -> Result<String, String> {
-        self.shared_state().failover.ask(Request::Rejoin { server, rebuild, force }).await
+        self.order(Request::Rejoin { server, rebuild, force }).await
     }
 
     /// What is going on about the primary, or why nothing is although there is none: short

@@ -264,6 +264,15 @@ impl Topology {
         self.servers.get(usize::from(id.0))?.answer.as_ref().map(|answer| answer.seen)
     }
 
+    /// Whether every server that answers has answered a question asked since then.
+    #[must_use]
+    pub fn seen_since(&self, begun: Instant) -> bool {
+        self.servers.iter().all(|known| {
+            let answer = known.answer.as_ref();
+            known.trouble.is_some() || answer.is_some_and(|answer| answer.asked >= begun)
+        })
+    }
+
     pub fn set_admin(&mut self, id: ServerId, admin: AdminState) {
         if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
             // It may have been restarted meanwhile: what was last seen of it says nothing by itself.

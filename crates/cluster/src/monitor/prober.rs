@@ -14,6 +14,9 @@ use crate::gtid::Position;
 use crate::link::{Link, failure};
 use crate::probe::{Channel, Look, Report};
 
+/// How often it is asked whether the looks that an order waits for are done.
+const POLL: Duration = Duration::from_millis(5);
+
 type FullLook = Pin<Box<dyn Future<Output = Result<(Link, Report), SqlError>> + Send>>;
 
 #[derive(Default)]
@@ -26,6 +29,15 @@ struct Prober {
     /// A look that has its first half and waits for the second, the status of replication. The
     /// server is alive then, and is not asked for it again until it has answered.
     stuck: Option<FullLook>,
+}
+
+/// Looks at all servers, and waits for those that answer; no longer than looks are apart.
+pub(super) async fn look_now(shared: &Shared) {
+    let begun = Instant::now();
+    shared.look_everywhere();
+    while !shared.topology().seen_since(begun) && begun.elapsed() < shared.interval {
+        sleep(POLL).await;
+    }
 }
 
 pub(super) async fn run(shared: Arc<Shared>, i: usize) {
