@@ -121,3 +121,25 @@ fn a_write_is_known_to_all_after_a_time_was_set_by_hand() {
     let count = client(&site, &ssl, APP_USER, APP_PASSWORD, "SELECT COUNT(*) FROM t").ok();
     assert_eq!(count, "2\n");
 }
+
+/// Its replicas can't be stopped while they connect to a source that does not answer.
+#[test]
+fn a_frozen_primary_is_replaced_within_seconds() {
+    let setup = Setup { replicas: 2, failover: true, ..Setup::default() };
+    let Some(site) = site(setup) else { return };
+    wait_until("Pointsman may change the primary", LONG, || {
+        Ok(!site.cli(&["status"]).stdout.contains("can't replace it"))
+    })
+    .unwrap();
+    site.sandbox.wait_caught_up().unwrap();
+    site.primary().pause().unwrap();
+    let begun = std::time::Instant::now();
+    wait_until("another primary", LONG, || {
+        Ok(site.metric("pointsman_failovers_total", &[("kind", "failover")]) == 1.0)
+    })
+    .unwrap();
+    let gap = begun.elapsed();
+    println!("{gap:?}\n{}", site.cli(&["events"]).stdout);
+    site.primary().unpause().unwrap();
+    assert!(gap < std::time::Duration::from_secs(5), "{gap:?}");
+}

@@ -751,7 +751,7 @@ fn id_of(i: usize) -> ServerId {
 }
 
 /// `10.11.6-MariaDB` is 101106.
-fn version_number(version: &str) -> u32 {
+pub(crate) fn version_number(version: &str) -> u32 {
     let mut parts = version.split(|c: char| !c.is_ascii_digit()).map(|p| p.parse().unwrap_or(0));
     let mut part = || parts.next().unwrap_or(0_u32).min(9999);
     part() * 10_000 + part() * 100 + part()

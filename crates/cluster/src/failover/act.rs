@@ -9,7 +9,7 @@ use pointsman_config::tls::ServerTls;
 use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 
-use super::sql::{self, Origin, Words};
+use super::sql::{Origin, Words};
 use super::{Failure, Outcome, Step};
 use crate::gtid::{Flavour, Position};
 use crate::link::{Fields, Link, Target};
@@ -58,7 +58,7 @@ pub(super) struct Hands {
 /// `ER_SERVER_SHUTDOWN`.
 const SHUTTING_DOWN: u16 = 1053;
 /// Between two questions whether it is so far.
-const POLL: Duration = Duration::from_millis(10);
+pub(super) const POLL: Duration = Duration::from_millis(10);
 /// `innodb_trx` is a copy that is made anew only after it was left alone for 0.1 s.
 const TRX_POLL: Duration = Duration::from_millis(110);
 /// Until a statement that was sent is seen to run, and how long those that run are waited for before
@@ -66,10 +66,7 @@ const TRX_POLL: Duration = Duration::from_millis(110);
 const ARRIVAL: Duration = Duration::from_millis(4);
 const BUSY: Duration = Duration::from_millis(80);
 /// How long a statement that waits for others is given before those are cut off.
-const PATIENCE: Duration = Duration::from_millis(200);
-/// A replica that stops for so long has waited for a source that does not answer: see
-/// [`Hands::stop_fetching`], where a second is set for that.
-const STOP_TRIES: Duration = Duration::from_millis(900);
+pub(super) const PATIENCE: Duration = Duration::from_millis(200);
 /// How long replication may take to run.
 const RUNNING: Duration = Duration::from_secs(4);
 
@@ -156,7 +153,7 @@ impl Hands {
         self.link().await?.run(sql).await
     }
 
-    async fn report(&mut self) -> Result<Report, SqlError> {
+    pub(super) async fn report(&mut self) -> Result<Report, SqlError> {
         self.link().await?;
         let link = self.link.take().ok_or_else(|| SqlError::Other("no connection".into()))?;
         let (early, _unused) = oneshot::channel();
@@ -176,70 +173,6 @@ impl Hands {
         }
         let channel = report.channels.first().map_or_else(String::new, |c| c.name.clone());
         Ok((Words { flavour: report.flavour, channel }, report))
-    }
-
-    /// What its source last sent tells, if that sends heartbeats often enough. Else the replica has
-    /// to connect anew, which is slow to be stopped in MySQL while the source hangs.
-    async fn reach(&mut self) -> Result<Outcome, Broken> {
-        let (words, _) = self.channel().await?;
-        if words.flavour == Flavour::MySql
-            && let Some(heard) = self.heard().await?
-        {
-            return Ok(Outcome::Reached(heard));
-        }
-        let begun = Instant::now();
-        self.stop_fetching(&words).await?;
-        // A semi-synchronous replica of MariaDB connects to its source to stop: it tried in vain already.
-        let patience = if begun.elapsed() < STOP_TRIES { PATIENCE } else { PATIENCE / 4 };
-        self.run(&words.start_fetching()).await?;
-        let begun = Instant::now();
-        while begun.elapsed() < patience {
-            sleep(POLL).await;
-            let report = self.report().await?;
-            if report.channels.iter().any(|channel| channel.io == IoThread::Running) {
-                return Ok(Outcome::Reached(true));
-            }
-        }
-        Ok(Outcome::Reached(false))
-    }
-
-    /// Whether its source has sent something lately. `None` if that can't be told.
-    async fn heard(&mut self) -> Result<Option<bool>, SqlError> {
-        let rows = match self.link().await?.rows(sql::LAST_HEARD).await {
-            // Without the privilege.
-            Err(SqlError::Server(_)) => return Ok(None),
-            rows => rows?,
-        };
-        let [row] = rows.as_slice() else { return Ok(None) };
-        let row = Fields(row);
-        let beat: Option<f64> = row.number(&["beat"]);
-        let silent: Option<f64> = row.number(&["silent"]);
-        let busy = row.text(&["queueing"]).is_some_and(|gtid| !gtid.is_empty());
-        let began: Option<f64> = row.number(&["began"]);
-        let Some((beat, silent)) = beat.zip(silent).filter(|(beat, _)| *beat > 0.0 && *beat <= 1.0)
-        else {
-            return Ok(None);
-        };
-        if !busy {
-            return Ok(Some(silent < beat * 1.5));
-        }
-        // It stopped in the middle of a transaction, or sends a long one: heartbeats pause meanwhile.
-        if began.is_none_or(|began| began < beat * 1.5) {
-            return Ok(Some(true));
-        }
-        let before = self.fetched().await?;
-        sleep(PATIENCE).await;
-        Ok(Some(self.fetched().await? != before))
-    }
-
-    /// How far in its source's binary log a replica has read.
-    async fn fetched(&mut self) -> Result<Option<String>, SqlError> {
-        let rows = self.link().await?.rows(sql::REPLICA_STATUS).await?;
-        Ok(rows.first().and_then(|row| {
-            let row = Fields(row);
-            let file = row.text(&["Source_Log_File"])?;
-            Some(format!("{file} {}", row.text(&["Read_Source_Log_Pos"])?))
-        }))
     }
 
     async fn freeze(&mut self) -> Result<Outcome, Broken> {

@@ -34,6 +34,7 @@ mod group;
 mod lead;
 mod machine;
 mod prepare;
+mod reach;
 mod rebuild;
 mod requests;
 mod semi_sync;
