@@ -171,3 +171,29 @@ pub fn read_another_table(site: &Site, time: Duration) -> Result<Seen> {
         seen
     })
 }
+
+/// Where a statement commits and fails, the server tells of its position with the next that succeeds: that
+/// is no sign of a history begun anew.
+pub fn told_late(site: &Site) {
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("CREATE TABLE late (id INT AUTO_INCREMENT PRIMARY KEY)").unwrap();
+    db.query(
+        "CREATE PROCEDURE fails() BEGIN INSERT INTO late VALUES (); SIGNAL SQLSTATE '45000'; END",
+    )
+    .unwrap();
+    let later = ["DO 1", "SELECT 1 FROM late LIMIT 1 FOR UPDATE", "SET timestamp = 1", "COMMIT"];
+    for (sql, rows) in later.iter().zip(1..) {
+        assert!(db.query("CALL fails()").is_err());
+        let mut other = Raw::connect(site.port()).unwrap();
+        let seen = format!("2 {rows}");
+        wait_until("the replica is read", LONG, || {
+            Ok(other.one("SELECT CONCAT(@@server_id, ' ', COUNT(*)) FROM late")? == seen)
+        })
+        .unwrap();
+        // Has all servers looked at.
+        site.cli(&["switchover", "--dry-run"]);
+        db.query(sql).unwrap();
+        let row = site.server("db2");
+        assert_eq!(row["reads"], true, "after {sql}: {row}");
+    }
+}

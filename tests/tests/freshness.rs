@@ -5,7 +5,9 @@
 use std::time::Duration;
 
 use pointsman_sandbox::Flavour;
-use pointsman_tests::freshness::{Kind, delay, read_after_write, read_another_table, site};
+use pointsman_tests::freshness::{
+    Kind, delay, read_after_write, read_another_table, site, told_late,
+};
 use pointsman_tests::{Raw, Setup, Site, wait_until};
 
 fn short(flavour: Flavour) {
@@ -102,4 +104,11 @@ fn a_read_sees_what_was_written_after_the_primary_began_anew() {
 #[test]
 fn a_read_sees_what_was_written_after_the_primary_of_mysql_began_anew() {
     began_anew(Flavour::MySql);
+}
+
+#[test]
+fn what_a_failed_statement_committed_is_told_late() {
+    for flavour in [Flavour::MariaDb, Flavour::MySql] {
+        told_late(&Site::with(Setup { flavour, ..Setup::default() }));
+    }
 }

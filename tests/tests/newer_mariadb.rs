@@ -143,3 +143,10 @@ fn a_frozen_primary_is_replaced_within_seconds() {
     site.primary().unpause().unwrap();
     assert!(gap < std::time::Duration::from_secs(5), "{gap:?}");
 }
+
+#[test]
+fn what_a_failed_statement_committed_is_told_late() {
+    if let Some(site) = site(Setup::default()) {
+        pointsman_tests::freshness::told_late(&site);
+    }
+}

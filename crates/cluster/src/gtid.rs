@@ -102,6 +102,16 @@ impl Position {
         }
     }
 
+    /// Whether whoever was at `before` and is here now has begun a new history. In MariaDB the end of
+    /// a whole domain (`FLUSH BINARY LOGS DELETE_DOMAIN_ID`) begins none in others.
+    #[must_use]
+    pub fn began_anew_since(&self, before: &Self) -> bool {
+        match (self, before) {
+            (Self::MariaDb(own), Self::MariaDb(before)) => own.fell_behind(before),
+            (own, before) => !own.covers(before),
+        }
+    }
+
     /// Makes this cover `other` too. A position of the other flavour replaces this one: then the
     /// server was exchanged for another.
     pub fn merge(&mut self, other: &Self) {

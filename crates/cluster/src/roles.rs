@@ -624,11 +624,9 @@ impl Topology {
         let (asked, seen) = (answer.asked, answer.seen);
         let committed = answer.report.committed.clone();
         let standing = answer.report.standing();
-        let lost = self.servers[i]
-            .best
-            .as_ref()
-            .filter(|_| self.primary == Some(i))
-            .is_some_and(|(best, _)| !standing.covers(best));
+        let had = self.servers[i].best.as_ref().filter(|_| self.primary == Some(i));
+        let lost = had.is_some_and(|(best, _)| !standing.covers(best));
+        let anew = had.is_some_and(|(best, _)| standing.began_anew_since(best));
         if self.primary == Some(i) && !lost {
             return;
         }
@@ -637,12 +635,19 @@ impl Topology {
                 code: "primary_reset",
                 server: Some(id_of(i)),
                 text: format!(
-                    "{} no longer has all transactions it had; its replicas get no reads until they \
-                     were reset, too, or rebuilt, or `pointsman resume` vouches for them",
-                    self.name(i)
+                    "{} no longer has all transactions it had{}",
+                    self.name(i),
+                    match anew {
+                        true =>
+                            "; its replicas get no reads until they were reset, too, or rebuilt, or \
+                             `pointsman resume` vouches for them",
+                        false => "",
+                    }
                 ),
             });
-            self.distrust_replicas(now);
+            if anew {
+                self.distrust_replicas(now);
+            }
         } else if let (Some(old), Some(newest)) = (self.primary, self.timeline.newest())
             && !standing.covers(newest)
             // It has proved to have them since that look.

@@ -10,8 +10,8 @@ use std::time::Instant;
 
 use pointsman_cluster::{Live, ServerId};
 use pointsman_wire::{
-    Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, Status, Step, Tracker,
-    text_row, write_packet,
+    Capabilities, Command, Control, ErrPacket, HEADER, Header, Malformed, OkPacket, StateChange,
+    Status, Step, Tracker, text_row, write_packet,
 };
 use smallvec::SmallVec;
 
@@ -58,6 +58,8 @@ pub struct Backend {
     pub blurs: bool,
     /// The position that such a server reported last.
     pub told_gtid: Vec<u8>,
+    /// Since when it may have committed something that no reply has told of: those that fail can't.
+    pub unsaid: Option<Instant>,
     /// No reply is owed: it may be told goodbye.
     pub in_step: bool,
     /// Its default schema; `None`: none.
@@ -259,6 +261,7 @@ impl Backend {
         let mut out = std::mem::take(&mut self.pending);
         out.clear();
         self.told_gtid.clear();
+        self.unsaid = None;
         self.statements.clear();
         self.version = 0;
         self.status = self.first_status;
@@ -280,6 +283,7 @@ impl Backend {
     pub async fn reset(&mut self, after_login: &[u8]) -> Result<Result<(), Vec<u8>>, Broken> {
         self.pending.clear();
         self.told_gtid.clear();
+        self.unsaid = None;
         self.statements.clear();
         self.version = 0;
         if let Err(payload) = self.command(&[0x1f]).await? {
@@ -450,7 +454,14 @@ impl Backend {
                             Control::Prepared { id, columns, params } => {
                                 answer = Ok((id, params, columns));
                             }
-                            Control::Ok(ok) => self.status = ok.status,
+                            Control::Ok(ok) => {
+                                self.status = ok.status;
+                                if self.blurs
+                                    && let Some(gtid) = last_gtid(&ok)
+                                {
+                                    gtid.clone_into(&mut self.told_gtid);
+                                }
+                            }
                             Control::LocalInfile => return Err(Malformed("unasked file").into()),
                             _ => {}
                         }
@@ -470,6 +481,14 @@ impl Backend {
             }
         }
     }
+}
+
+/// What MariaDB tells of the session's last transaction.
+fn last_gtid<'a>(ok: &OkPacket<'a>) -> Option<&'a [u8]> {
+    ok.state_changes().find_map(|change| match change {
+        StateChange::Variable { name: b"last_gtid", value } => Some(value),
+        _ => None,
+    })
 }
 
 /// Code, SQLSTATE and text of an ERR payload, for logs and retries.

@@ -295,14 +295,18 @@ impl Watcher for Watching<'_> {
         id
     }
 
-    fn wrote(&mut self, gtid: &[u8]) {
+    fn began(&self) -> Instant {
+        self.began
+    }
+
+    fn wrote(&mut self, gtid: &[u8], began: Instant) {
         if self.galera {
             // Each node may number by itself; see `commits_unsaid`.
             return;
         }
         let flavour = self.worker.snapshot(|s| s.greeting.flavour());
         if let Ok(position) = Position::parse(flavour, gtid) {
-            self.worker.shared.cluster.check_write(&position, self.began);
+            self.worker.shared.cluster.check_write(&position, began);
             self.worker.shared.cluster.note_write(&position, self.touched);
             self.worker.told(&position);
             self.changed_at(&position);

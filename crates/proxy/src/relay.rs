@@ -1,6 +1,7 @@
 //! Passing a server's reply to the client: the same bytes, looked at only where it matters.
 
 use std::io;
+use std::time::Instant;
 
 use pointsman_session::Session;
 use pointsman_wire::{
@@ -70,8 +71,10 @@ impl Sink<'_> {
 pub trait Watcher {
     /// The client's own id for the statement just prepared, given the server's.
     fn prepared(&mut self, id: u32, params: u16) -> u32;
-    /// A transaction was committed at this position. The client does not know yet.
-    fn wrote(&mut self, gtid: &[u8]);
+    /// When what is relayed was sent.
+    fn began(&self) -> Instant;
+    /// A transaction was committed at this position, not before `began`. The client does not know yet.
+    fn wrote(&mut self, gtid: &[u8], began: Instant);
     /// Whether a statement that ended like this may have committed something that no reply of this
     /// kind of server names the position of.
     fn commits_unsaid(&self, status: Status) -> bool;
@@ -159,7 +162,10 @@ pub async fn relay(
                             outcome.insert_id = ok.last_insert_id;
                             session.replied(server.0, status);
                             if status.contains(Status::SESSION_STATE_CHANGED) {
-                                owed |= ok.state.is_empty();
+                                if ok.state.is_empty() {
+                                    owed = true;
+                                    backend.unsaid.get_or_insert_with(|| watcher.began());
+                                }
                                 let blurred = &mut outcome.blurred;
                                 note_changes(session, backend, &ok, watcher, blurred);
                                 let seen = Seen { client_caps, reporting };
@@ -170,12 +176,17 @@ pub async fn relay(
                                     end -= gone;
                                 }
                             }
+                            if !owed {
+                                backend.unsaid = None;
+                            }
                             owed |= watcher.commits_unsaid(status);
                             if owed && !status.contains(Status::MORE_RESULTS) {
                                 watcher.wrote_somewhere().await;
                             }
                         }
                         Control::Err(e) => {
+                            // What was committed before it failed is told with the next that succeeds.
+                            backend.unsaid.get_or_insert_with(|| watcher.began());
                             if passed == 0 && start == 0 && watcher.is_read_only(&e) {
                                 return Err(Failure::ReadOnly);
                             }
@@ -242,6 +253,7 @@ fn note_changes(
     watcher: &mut impl Watcher,
     blurred: &mut Blurred,
 ) {
+    let began = backend.unsaid.unwrap_or_else(|| watcher.began());
     for change in ok.state_changes() {
         match change {
             StateChange::Variable { name: b"last_gtid", value } => {
@@ -254,10 +266,10 @@ fn note_changes(
                     value.clone_into(&mut backend.told_gtid);
                 }
                 if !value.is_empty() {
-                    watcher.wrote(value);
+                    watcher.wrote(value, began);
                 }
             }
-            StateChange::Gtids(gtids) => watcher.wrote(gtids),
+            StateChange::Gtids(gtids) => watcher.wrote(gtids, began),
             StateChange::Schema(name) => {
                 backend.schema = (!name.is_empty()).then(|| name.into());
                 session.changed(change);

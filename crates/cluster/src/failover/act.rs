@@ -333,11 +333,13 @@ impl Hands {
         let (host, port) = &tools.addresses[to];
         let account = &tools.replication;
         let account = fresh.then(|| (account.user.as_str(), account.password.expose()));
-        self.run(&words.follow(&Origin { host, port: *port, account })).await?;
+        let follow = words.follow(&Origin { host, port: *port, account });
         if let Some(roles) = &semi_sync {
             self.switch(&roles.replica, true).await?;
         }
-        self.run(&words.start()).await?;
+        // At once: whoever comes after a Pointsman that died between these would take it for stopped by
+        // an operator.
+        self.run(&format!("{follow}; {}", words.start())).await?;
         self.runs().await?;
         if let Some(roles) = &semi_sync {
             source.switch(&roles.replica, false).await?;

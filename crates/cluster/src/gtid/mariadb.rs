@@ -50,6 +50,18 @@ impl MariaDbPosition {
         })
     }
 
+    /// Whether all of `before` is gone, or one of its domains begins anew.
+    pub(super) fn fell_behind(&self, before: &Self) -> bool {
+        let mut left = before.domains.iter().filter_map(|old| {
+            let i = self.find(old.domain).ok()?;
+            Some(self.domains[i].sequence < old.sequence)
+        });
+        match left.next() {
+            None => !before.domains.is_empty(),
+            Some(behind) => behind || left.any(|behind| behind),
+        }
+    }
+
     /// Takes the later of each domain.
     pub fn merge(&mut self, other: &Self) {
         for &gtid in &other.domains {
@@ -130,6 +142,21 @@ mod tests {
             ("", "0-1-1", false),
         ] {
             assert_eq!(position(own).covers(&position(other)), covers, "{own} covers {other}");
+        }
+    }
+
+    #[test]
+    fn a_domain_may_end_without_a_new_history() {
+        for (before, now, anew) in [
+            ("0-1-5", "0-1-6", false),
+            ("0-1-5", "0-1-4", true),
+            ("0-1-5", "", true),
+            ("0-1-5", "1-1-9", true),
+            ("0-1-5,1-1-9", "0-2-5", false),
+            ("0-1-5,1-1-9", "0-2-6,1-1-8", true),
+            ("", "0-1-1", false),
+        ] {
+            assert_eq!(position(now).fell_behind(&position(before)), anew, "{before} {now}");
         }
     }
 

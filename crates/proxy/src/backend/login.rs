@@ -266,6 +266,7 @@ impl Backend {
             mariadb,
             blurs: mariadb && major_version(&greeting.server_version) > 10,
             told_gtid: Vec::new(),
+            unsaid: None,
             in_step: true,
             schema: login.database.as_deref().map(Into::into),
             key: pool::key(login, tls.is_some_and(|t| t.proxy_protocol)),
