@@ -53,6 +53,7 @@ mod stats;
 mod tables;
 mod tls;
 mod view;
+mod welcome;
 mod worker;
 
 use std::collections::HashMap;
