@@ -15,6 +15,19 @@ fn progress_caps() -> Capabilities {
 
 const PROGRESS: &[u8] = b"\xff\xff\xff\x01";
 
+/// How many come before the end.
+fn reports(db: &mut Raw) -> usize {
+    let mut reports = 0;
+    loop {
+        let packet = db.packet().unwrap();
+        match packet.first() {
+            Some(0) => return reports,
+            _ => assert!(packet.starts_with(PROGRESS), "{packet:?}"),
+        }
+        reports += 1;
+    }
+}
+
 #[test]
 fn progress_is_reported_to_those_who_asked() {
     let site = Site::start();
@@ -25,20 +38,15 @@ fn progress_is_reported_to_those_who_asked() {
     db.query("INSERT INTO t VALUES (1), (2)").unwrap();
     for _ in 0..2 {
         db.command(3, b"ALTER TABLE t FORCE, ALGORITHM=COPY").unwrap();
-        let report = db.packet().unwrap();
-        assert!(report.starts_with(PROGRESS), "{report:?}");
-        db.ok().unwrap();
+        assert!(reports(&mut db) > 0);
     }
     // And not to others, whose connections were perhaps made for those.
     drop(db);
     for caps in [caps(), progress_caps(), caps()] {
         let mut db = login(caps);
         db.command(3, b"ALTER TABLE t FORCE, ALGORITHM=COPY").unwrap();
-        let reports = caps.contains(Capabilities::MARIADB_PROGRESS);
-        assert_eq!(db.packet().unwrap().starts_with(PROGRESS), reports, "{caps:?}");
-        if reports {
-            db.ok().unwrap();
-        }
+        let wanted = caps.contains(Capabilities::MARIADB_PROGRESS);
+        assert_eq!(reports(&mut db) > 0, wanted, "{caps:?}");
     }
 }
 
