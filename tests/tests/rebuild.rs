@@ -198,6 +198,26 @@ fn a_diverged_mariadb_server_is_rebuilt_while_clients_write() {
     assert!(refused.stderr.contains("is the primary"), "{refused:?}");
 }
 
+/// Nobody but the primary has its new history.
+#[test]
+fn replicas_of_a_primary_that_began_anew_are_rebuilt_from_it() {
+    let Some(site) = mariadb_site("") else { return };
+    let (name, now_primary) = primary(&site);
+    let other = if name == "db2" { "db3" } else { "db2" };
+    site.wait_server("it follows", other, |row| row["reads"] == true);
+    now_primary.client_sql("RESET MASTER").unwrap();
+    site.sql("INSERT INTO t VALUES (4)");
+    site.wait_server("it is not read any more", other, |row| row["reads"] == false);
+    let said = site.cli(&["rejoin", "db1", "--rebuild"]);
+    assert!(said.stdout.contains(&format!("db1 was rebuilt from {name}")), "{said:?}");
+    // By now db1 has it, too.
+    let said = site.cli(&["rejoin", other, "--rebuild"]);
+    assert!(said.stdout.contains(&format!("{other} was rebuilt from")), "{said:?}");
+    site.wait_server("it follows again", other, |row| {
+        row["role"] == "replica" && row["reads"] == true
+    });
+}
+
 #[test]
 fn a_rebuild_that_fails_leaves_the_server_out() {
     let Some(mut site) = mariadb_site("") else { return };

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::machine::{Effect, Machine, Phase};
-use super::{Link, State, Step};
+use super::{Fact, Link, State, Step};
 use crate::snapshot::AdminState;
 
 /// A replica that has more to apply than it can in about this time keeps writers waiting too long.
@@ -205,7 +205,8 @@ impl Machine {
             return Err(format!("{name} is down; it is given its data over a connection"));
         }
         let healthy = matches!(fact.link, Link::Connected | Link::Connecting | Link::Stopped);
-        if fact.state == State::Up && healthy && !self.care.is_out(server) && !force {
+        let doubted = self.care.is_out(server) || fact.distrusted;
+        if fact.state == State::Up && healthy && !doubted && !force {
             return Err(format!(
                 "{name} has not diverged, it replicates; --force gives it new data all the same, and \
                  what it has is gone then"
@@ -218,7 +219,9 @@ impl Machine {
             let fact = &self.facts.servers[*i];
             *i != server && fact.admin == AdminState::Running && !self.care.is_rebuilt(*i)
         };
-        let replica = self.up(|fact| fact.link == Link::Connected && fact.read_only).find(fit);
+        let whole =
+            |fact: &Fact| fact.link == Link::Connected && fact.read_only && !fact.distrusted;
+        let replica = self.up(whole).find(fit);
         Ok(replica.unwrap_or(primary))
     }
 
