@@ -29,7 +29,7 @@ OWN_SERVER = re.compile(
     r"|restart_abort|expect_crash|MYSQLD_CMD|MYSQLD_BOOTSTRAP|MYSQL_UPGRADE|MYSQL_INSTALL_DB"
     r"|have_debug|master-slave|restart_slave|sql_log_bin|reset\s+master|change\s+master|have_innodb_zip"
     r"|big_test|long_test|have_perfschema|not_as_root|install\s+(soname|plugin)|MYSQL_SLAVE"
-    r"|reset\s+binary|change\s+replication|install\s+component|^restart;|clone\s+local|mysqlx|admin_interface|admin_address"
+    r"|set_gtid_mode|reset\s+binary|change\s+replication|install\s+component|^restart;|clone\s+local|mysqlx|admin_interface|admin_address"
     r"|read_only\s*=|skip_grant|(alter|drop|rename|repair|create)\s+table\s+(if\s+exists\s+)?`?mysql`?\."
     r"|(insert|replace|delete)\s+(into|from)\s+mysql\.|update\s+mysql\.|use\s+mysql;"
     # Files of one of the servers.
