@@ -67,7 +67,8 @@ const READ: &str = "SELECT CAST(n AS CHAR), CAST(@@server_id AS CHAR) FROM a WHE
 /// They don't come up.
 pub fn site(flavour: Flavour, more: &str) -> Result<Site> {
     let config = format!("workers = 2\n[routing]\n{more}");
-    let site = Site::try_with(Setup { flavour, config, ..Setup::default() })?;
+    let setup = Setup { flavour, config, failover: true, ..Setup::default() };
+    let site = Site::try_with(setup)?;
     let mut db = Raw::connect(site.port())?;
     for table in ["a", "b"] {
         db.query(&format!("CREATE TABLE {table} (id INT PRIMARY KEY, n BIGINT NOT NULL)"))?;

@@ -39,6 +39,121 @@ fn a_read_sees_what_was_written_before_it_on_mysql() {
     short(Flavour::MySql);
 }
 
+/// What a session does that a reply would name the GTID of, if there were one, and how that is seen.
+const WRITES: [(&[&str], &str); 6] = [
+    (&["UPDATE a SET n = n + 1"], "SELECT n FROM a"),
+    (&["BEGIN", "UPDATE a SET n = n + 1", "COMMIT"], "SELECT n FROM a"),
+    (&["SET autocommit = 0", "UPDATE a SET n = n + 1", "SET autocommit = 1"], "SELECT n FROM a"),
+    (&["BEGIN", "UPDATE a SET n = n + 1", "CREATE TABLE c (id INT)"], "SELECT n FROM a"),
+    (&["CREATE TABLE d AS SELECT * FROM a"], "SELECT n FROM d"),
+    (&["ALTER TABLE a ADD COLUMN m INT DEFAULT 7"], "SELECT m FROM a"),
+];
+
+/// MySQL with a `gtid_mode` that gives transactions no GTIDs, whose replica replicates by file and position.
+#[test]
+fn a_read_sees_what_was_written_without_gtids() {
+    let mut site = site(Flavour::MySql, "causal_timeout = \"200ms\"\n").unwrap();
+    let set = |site: &Site, db: usize, mode: &str| {
+        let sql = format!("SET GLOBAL gtid_mode = {mode}");
+        site.sandbox.node(db).client_sql(&sql).unwrap();
+    };
+    let primary_is = |site: &Site, what: &str, words: &str| {
+        site.wait_server(what, "db1", |row| row["why"].as_str().unwrap().ends_with(words));
+    };
+    let fresh = |site: &Site, n: u64| {
+        for kind in Kind::ALL {
+            let seen = read_after_write(site, kind, n).unwrap();
+            assert_eq!((seen.reads, seen.stale), (n, 0), "{}", kind.name());
+        }
+    };
+    let ask = |site: &Site, level: &str| {
+        let mut db = Raw::connect(site.port()).unwrap();
+        db.one(&format!("SELECT /* pointsman consistency={level} */ @@server_id FROM a")).unwrap()
+    };
+    (0..2).for_each(|db| set(&site, db, "ON_PERMISSIVE"));
+    site.replica()
+        .client_sql(
+            "STOP REPLICA; CHANGE REPLICATION SOURCE TO SOURCE_AUTO_POSITION = 0, SOURCE_DELAY = 1; \
+             START REPLICA",
+        )
+        .unwrap();
+    site.wait_replicas().unwrap();
+
+    // Turned off under way: at the very next write, long before the next look.
+    for (statements, read) in WRITES {
+        let mut writer = Raw::connect(site.port()).unwrap();
+        let mut other = Raw::connect(site.port()).unwrap();
+        writer.query("UPDATE a SET n = 0").unwrap();
+        wait_until("the replica is read", Duration::from_secs(10), || {
+            Ok(other.one("SELECT @@server_id FROM a")? == "2")
+        })
+        .unwrap();
+        set(&site, 0, "OFF_PERMISSIVE");
+        for sql in statements {
+            writer.query(sql).unwrap();
+        }
+        let want = site.primary().client_sql(&format!("USE app; {read}")).unwrap();
+        for db in [&mut other, &mut writer] {
+            assert_eq!(db.one(read).unwrap(), want.trim(), "{statements:?}");
+        }
+        primary_is(&site, "it is told", "set gtid_mode = ON on all servers");
+        fresh(&site, 5);
+        for level in ["session", "causal", "strong"] {
+            assert_eq!(ask(&site, level), "1", "{level}");
+        }
+        // Turned on again: replicas may still lack what has none.
+        set(&site, 0, "ON_PERMISSIVE");
+        primary_is(&site, "it is told", "no replica can take over");
+        assert_eq!(ask(&site, "causal"), "1");
+        writer.query("UPDATE b SET n = n + 1").unwrap();
+        primary_is(&site, "it is over", "replicates from nobody");
+    }
+    fresh(&site, 5);
+    assert!(site.metric("pointsman_reads_to_primary_total", &[("reason", "no_gtids")]) > 0.0);
+
+    // Off from the beginning.
+    for db in [0, 1] {
+        set(&site, db, "OFF_PERMISSIVE");
+    }
+    let same = "SELECT n FROM app.a UNION ALL SELECT n FROM app.b";
+    wait_until("the replica has everything", Duration::from_secs(10), || {
+        Ok(site.primary().client_sql(same)? == site.replica().client_sql(same)?)
+    })
+    .unwrap();
+    let reset = "RESET BINARY LOGS AND GTIDS";
+    site.replica().client_sql(&format!("STOP REPLICA; {reset}")).unwrap();
+    site.primary().client_sql(reset).unwrap();
+    for db in [0, 1] {
+        set(&site, db, "OFF");
+    }
+    site.replica()
+        .client_sql(
+            "CHANGE REPLICATION SOURCE TO SOURCE_LOG_FILE = 'binlog.000001', SOURCE_LOG_POS = 4; \
+             START REPLICA",
+        )
+        .unwrap();
+    site.restart_proxy().unwrap();
+    site.proxy.wait_ready().unwrap();
+    fresh(&site, 20);
+    site.wait_replicas().unwrap();
+    fresh(&site, 20);
+    assert_eq!(ask(&site, "eventual"), "2");
+    let refused = site.cli(&["switchover", "--to", "db2"]);
+    assert!(refused.stderr.contains("db1 have no GTIDs"), "{refused:?}");
+    assert!(site.cli(&["status"]).stdout.contains("no GTIDs (gtid_mode = OFF)"));
+
+    // Its replica may lack what was acknowledged.
+    site.primary().kill9().unwrap();
+    wait_until("it is told that nobody can take over", Duration::from_secs(10), || {
+        Ok(site.cli(&["events"]).stdout.contains("db1 is lost and can't be replaced: transactions"))
+    })
+    .unwrap();
+    site.primary().start().unwrap();
+    site.proxy.wait_ready().unwrap();
+    fresh(&site, 5);
+    assert_eq!(site.replica().client_sql("SELECT @@read_only").unwrap().trim(), "1");
+}
+
 /// The primary's positions start from the beginning, which its replica seems to have reached long ago.
 /// Once the primary has come as far again, the replica goes on from there.
 fn began_anew(flavour: Flavour) {

@@ -16,7 +16,7 @@ use tokio::sync::oneshot;
 
 use crate::gtid::{Flavour, Position};
 use crate::member::Kind;
-use crate::probe::{Channel, Error, IoThread, Look, Report};
+use crate::probe::{Channel, Error, IoThread, Look, Report, has_gtids};
 use tls::Ways;
 
 /// A server that takes nothing more is not waited for when a connection to it is given up.
@@ -135,7 +135,8 @@ impl Link {
             Flavour::MySql => {
                 "SELECT @@global.server_id AS id, @@global.read_only AS ro, @@version AS version, \
                  @@global.gtid_executed AS committed, @@global.gtid_executed AS applied, \
-                 @@global.autocommit AS autocommit, @@global.collation_server AS collation"
+                 @@global.autocommit AS autocommit, @@global.collation_server AS collation, \
+                 @@global.gtid_mode AS gtid_mode"
             }
         };
         let flavour = self.flavour;
@@ -153,6 +154,7 @@ impl Link {
             collation: known.as_ref().map_or(0, |(_, id)| *id),
             autocommit: on("autocommit"),
             logs_rows: row.text(&["format"]).is_none_or(|format| format == "ROW"),
+            gtid_mode: Arc::from(row.text(&["gtid_mode"]).unwrap_or_default()),
             committed: position(flavour, &row, "committed")?,
             state: Arc::from(row.text(&["state"]).unwrap_or_default()),
             applied: position(flavour, &row, "applied")?,
@@ -226,14 +228,19 @@ impl Link {
         Ok(applied)
     }
 
-    /// What the server has committed and others can replicate.
-    pub(crate) async fn committed(&mut self) -> Result<Position, SqlError> {
+    /// What the server has committed and others can replicate; `None` if its `gtid_mode` has it
+    /// commit what no position tells.
+    pub(crate) async fn committed(&mut self) -> Result<Option<Position>, SqlError> {
         let sql = match self.flavour {
             Flavour::MariaDb => "SELECT @@global.gtid_binlog_pos AS committed",
-            Flavour::MySql => "SELECT @@global.gtid_executed AS committed",
+            Flavour::MySql => {
+                "SELECT @@global.gtid_executed AS committed, @@global.gtid_mode AS gtid_mode"
+            }
         };
         let row: Row = self.conn()?.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
-        position(self.flavour, &Fields(&row), "committed")
+        let row = Fields(&row);
+        let tells = has_gtids(&row.text(&["gtid_mode"]).unwrap_or_default());
+        Ok(tells.then_some(position(self.flavour, &row, "committed")?))
     }
 
     /// Runs `sql`, of which no rows are wanted.

@@ -465,6 +465,14 @@ impl Cluster {
         write
     }
 
+    /// A client is about to be told by MySQL that its write is done, and that has named no GTID: until
+    /// the primary has said that its transactions have GTIDs, reads have to go there.
+    pub fn note_untold(&self) {
+        let shared = self.shared_state();
+        shared.writes.note_untold();
+        shared.oracle.ring();
+    }
+
     /// A client of a Galera cluster is about to be told that its write is done; returns the position
     /// that stands for it. Cheap, and from any thread.
     pub fn note_numbered_write(&self) -> Position {
@@ -576,6 +584,14 @@ impl Shared {
         let new = topology.snapshot();
         if let Some((seen, committed)) = topology.primary_seen() {
             self.writes.set_floor(seen, committed);
+            match (self.writes.is_anonymous(), new.anonymous) {
+                (false, true) => self.writes.become_anonymous(),
+                (true, false) => {
+                    self.writes.end_anonymous(committed);
+                    self.oracle.ring();
+                }
+                _ => {}
+            }
         }
         if !Arc::ptr_eq(&old, new) {
             if old.generation != new.generation && !new.is_galera() {

@@ -32,6 +32,8 @@ pub struct Report {
     pub autocommit: bool,
     /// Its global `binlog_format` is `ROW`, as always in MySQL.
     pub logs_rows: bool,
+    /// `@@gtid_mode`; empty in MariaDB, which has none.
+    pub gtid_mode: Arc<str>,
     /// What others can replicate from it: `@@gtid_binlog_pos`, `@@gtid_executed`.
     pub committed: Position,
     /// `@@gtid_binlog_state`: the newest of each server per domain. Empty in MySQL, whose sets say all.
@@ -57,12 +59,18 @@ impl Report {
         all
     }
 
+    /// Whether what is written there has GTIDs: always in MariaDB.
+    #[must_use]
+    pub fn has_gtids(&self) -> bool {
+        has_gtids(&self.gtid_mode)
+    }
+
     /// All that it ever had, to be compared with others'. `None` if it does not tell, or as a member
     /// of a cluster.
     #[must_use]
     pub fn history(&self) -> Option<History> {
         match &self.applied {
-            _ if self.membership.is_some() => None,
+            _ if self.membership.is_some() || !self.has_gtids() => None,
             Position::MySql(set) => Some(History::MySql(set.clone())),
             applied => History::parse(Flavour::MariaDb, &self.state, &applied.to_string()).ok(),
         }
@@ -76,6 +84,12 @@ impl Report {
             _ => false,
         })
     }
+}
+
+/// Whether new transactions get GTIDs in this `@@gtid_mode`; empty: of MariaDB.
+/// <https://dev.mysql.com/doc/refman/8.4/en/replication-mode-change-online-concepts.html>
+pub(crate) fn has_gtids(mode: &str) -> bool {
+    !matches!(mode, "OFF" | "OFF_PERMISSIVE")
 }
 
 /// The thread that fetches from the source.

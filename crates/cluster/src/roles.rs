@@ -58,6 +58,7 @@
 //! After lag took a replica out of the reads, it comes back at three quarters of `max_lag`, so that
 //! it does not flap.
 
+mod anonymous;
 mod election;
 mod facts;
 mod group;
@@ -134,6 +135,7 @@ pub struct Topology {
     led: Option<u32>,
     /// Where a server stood when it was made the primary.
     promoted: Option<(usize, Position)>,
+    anonymous: anonymous::Anonymous,
     group: group::Group,
     snapshot: Arc<Snapshot>,
 }
@@ -239,6 +241,7 @@ impl Topology {
             permit: None,
             led: None,
             promoted: None,
+            anonymous: anonymous::Anonymous::default(),
             group: group::Group::default(),
             snapshot: Arc::default(),
         };
@@ -560,6 +563,7 @@ impl Topology {
                 self.servers[other].deposed = Some(why.into());
             }
         }
+        self.note_anonymous();
         self.remember();
         self.trust_again();
 
@@ -608,6 +612,7 @@ impl Topology {
             switching: self.hold.as_ref().map(|hold| id_of(hold.old)),
             cut_off: self.forbidden.as_ref().and(reference).map(id_of),
             permit: self.permit.clone(),
+            anonymous: self.anonymous.any(),
             succession: self.succession.clone(),
             group: self.group.kind,
             servers,
@@ -679,6 +684,7 @@ impl Topology {
                     .or_else(|| self.inherited_in_group(old, i)),
             }));
         }
+        self.anonymous.begin_again();
         self.servers[i].best = None;
         self.servers[i].accepted = false;
         for known in &mut self.servers {
@@ -718,6 +724,7 @@ impl Topology {
         };
         let reported = channel.seconds_behind.map(Duration::from_secs);
         match self.timeline.lag(&report.applied, asked) {
+            _ if self.anonymous.any() => reported,
             _ if self.timeline.newest().is_some_and(Position::is_empty) => reported,
             Lag::Is(lag) => Some(lag),
             Lag::AtLeast(lag) => reported.map(|reported| reported.max(lag)),

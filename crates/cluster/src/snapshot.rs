@@ -183,6 +183,9 @@ pub struct Snapshot {
     pub cut_off: Option<ServerId>,
     /// Until when the primary may be written to; `None` if that does not end by itself.
     pub permit: Option<Arc<Permit>>,
+    /// The primary's transactions have no GTIDs (MySQL calls them anonymous), or the newest of them may
+    /// have none: no replica is known to have them, and none can take over.
+    pub anonymous: bool,
     /// The newest change of the primary; `None` before the first.
     pub succession: Option<Arc<Succession>>,
     /// The kind of cluster, if the servers are members of one that elects for itself.

@@ -196,6 +196,9 @@ impl Daemon for ProxyDaemon {
                 headlines.push(format!("{}: {}", server.name, server.why));
             }
         }
+        if let Some(primary) = snapshot.primary().filter(|_| snapshot.anonymous) {
+            headlines.push(format!("{}: {}", primary.name, primary.why));
+        }
         headlines.extend(self.proxy.cluster().failover_status().iter().cloned());
         if let Some(why) = self.proxy.cluster().not_by_table() {
             headlines.push(why.to_string());

@@ -173,6 +173,9 @@ impl Client {
             return Ok(None);
         }
         let writes = self.worker.shared.cluster.writes();
+        if writes.is_anonymous() {
+            return Err(ToPrimary::NoGtids);
+        }
         if let Some(write) = self.unsure {
             if !writes.is_found(write) {
                 return Err(ToPrimary::ReplicaBehind);
@@ -183,6 +186,8 @@ impl Client {
         }
         match self.worker.shared.present_level(level) {
             Level::Eventual => Ok(None),
+            // They may be its own.
+            Level::Session if writes.any_untold() => Err(ToPrimary::NoGtids),
             Level::Session => match &self.wrote {
                 // A position from before a change of primary may name what was lost with the old one.
                 Some((generation, _)) if *generation != self.worker.snapshot(|s| s.generation) => {

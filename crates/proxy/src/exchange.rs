@@ -20,6 +20,7 @@ use crate::fate::{Commit, Mark, commits};
 use crate::job::{Job, Kind};
 use crate::prepared::{Context, Prepared, PreparedStatement};
 use crate::processlist;
+use crate::recover::is_rollback;
 use crate::relay::{Failure, Outcome, Sink, Watcher, relay};
 use crate::room;
 use crate::statement::execute_packet;
@@ -36,8 +37,10 @@ impl Client {
         digest: Option<&mut Digest>,
     ) -> Result<Outcome, Failure> {
         let server = backend.server;
-        let (cut_off, primary, galera) =
-            self.worker.snapshot(|s| (s.forbids(server), s.primary == Some(server), s.is_galera()));
+        let (cut_off, primary, galera, tells) = self.worker.snapshot(|s| {
+            let tells = !s.greeting.mariadb && s.group.is_none();
+            (s.forbids(server), s.primary == Some(server), s.is_galera(), tells)
+        });
         if cut_off {
             // Another proxy may have made another primary.
             return Err(Failure::ReadOnly);
@@ -140,6 +143,9 @@ impl Client {
             client_id: None,
             digest,
             galera,
+            tells,
+            told: false,
+            affected: false,
             began: info.changed.get(),
             committed: backend.committed.take(),
         };
@@ -274,6 +280,12 @@ struct Watching<'a> {
     digest: Option<&'a mut Digest>,
     /// The servers are nodes of a Galera cluster.
     galera: bool,
+    /// A reply that names no GTID may mean that there are none.
+    tells: bool,
+    /// One was named.
+    told: bool,
+    /// A statement changed rows, as far as its reply says.
+    affected: bool,
     /// Before it was sent.
     began: Instant,
     /// See [`Backend::committed`].
@@ -300,6 +312,7 @@ impl Watcher for Watching<'_> {
     }
 
     fn wrote(&mut self, gtid: &[u8], began: Instant) {
+        self.told = true;
         if self.galera {
             // Each node may number by itself; see `commits_unsaid`.
             return;
@@ -335,6 +348,35 @@ impl Watcher for Watching<'_> {
         self.galera
             && self.job.executes()
             && (verdict.effects.intersects(ends) || !open && !harmless)
+    }
+
+    fn ended(&mut self, status: Status) {
+        // These commit what was open before them, whatever they begin.
+        let ends = Effects::DDL
+            | Effects::BEGIN
+            | Effects::BEGIN_READ_ONLY
+            | Effects::END
+            | Effects::LOCK
+            | Effects::UNLOCK
+            | Effects::SET_AUTOCOMMIT
+            | Effects::XA;
+        let effects = self.job.statement.verdict.effects;
+        let may_be_logged = self.tells
+            && !self.told
+            && self.writable
+            && !self.touched.is_empty()
+            && (effects.intersects(ends)
+                || self.affected && !status.contains(Status::IN_TRANSACTION))
+            && !is_rollback(self.job);
+        if may_be_logged {
+            let cluster = &self.worker.shared.cluster;
+            cluster.note_untold();
+            if self.changes_servers() && effects.contains(Effects::DDL) {
+                // Replicas know nothing of what was set, but of accounts they will.
+                let write = cluster.note_astray();
+                self.worker.shared.server_wide.note_astray(write);
+            }
+        }
     }
 
     async fn wrote_somewhere(&mut self) {
@@ -385,6 +427,9 @@ impl Watcher for Watching<'_> {
         if self.changes_servers() && !refused(control) {
             // Where that is, is not known before the packet's news are read.
             self.worker.shared.server_wide.note();
+        }
+        if let Control::Ok(ok) = control {
+            self.affected |= ok.affected_rows > 0;
         }
         if let Some(digest) = &mut self.digest {
             digest.control(control);

@@ -59,7 +59,9 @@ impl Client {
             server_id: self.worker.snapshot(|s| s.server(server).map_or(0, |s| s.server_id)),
             thread: backend.thread_id,
             before: match backend.committed {
-                Some(_) if self.unsure.is_none() => self.worker.committed_before(began),
+                Some(_) if self.unsure.is_none() && !self.worker.snapshot(|s| s.anonymous) => {
+                    self.worker.committed_before(began)
+                }
                 _ => None,
             },
             own,

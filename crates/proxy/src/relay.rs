@@ -78,6 +78,8 @@ pub trait Watcher {
     /// Whether a statement that ended like this may have committed something that no reply of this
     /// kind of server names the position of.
     fn commits_unsaid(&self, status: Status) -> bool;
+    /// A reply ended well; the client does not know yet.
+    fn ended(&mut self, status: Status);
     /// Something may have been committed, and the reply can't say where.
     async fn wrote_somewhere(&mut self);
     /// Bytes of a result, as they are passed on.
@@ -180,8 +182,11 @@ pub async fn relay(
                                 backend.unsaid = None;
                             }
                             owed |= watcher.commits_unsaid(status);
-                            if owed && !status.contains(Status::MORE_RESULTS) {
-                                watcher.wrote_somewhere().await;
+                            if !status.contains(Status::MORE_RESULTS) {
+                                watcher.ended(status);
+                                if owed {
+                                    watcher.wrote_somewhere().await;
+                                }
                             }
                         }
                         Control::Err(e) => {

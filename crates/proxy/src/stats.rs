@@ -135,6 +135,8 @@ pub enum ToPrimary {
     Strong,
     /// A `[[rule]]` sends it there.
     Rule,
+    /// The primary's transactions have no GTIDs.
+    NoGtids,
 }
 
 impl ToPrimary {
@@ -150,6 +152,7 @@ impl ToPrimary {
             Self::Strong,
             Self::ReplicaBehindAnyTable,
             Self::Rule,
+            Self::NoGtids,
         ];
         why.chain(pins).chain(rest).map(Self::Why).chain(own)
     }
@@ -164,6 +167,7 @@ impl ToPrimary {
             Self::ReplicaFailed => "replica_failed",
             Self::Strong => "strong",
             Self::Rule => "rule",
+            Self::NoGtids => "no_gtids",
         }
     }
 
@@ -182,6 +186,7 @@ impl ToPrimary {
             Self::Strong => reasons + pins + 7,
             Self::ReplicaBehindAnyTable => reasons + pins + 8,
             Self::Rule => reasons + pins + 9,
+            Self::NoGtids => reasons + pins + 10,
         }
     }
 }

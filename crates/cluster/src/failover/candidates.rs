@@ -63,12 +63,25 @@ impl Machine {
         })
     }
 
+    /// Whether it can be told what each server has; else why not.
+    pub(super) fn comparable(&self) -> Result<(), String> {
+        let Some(primary) = self.facts.primary.filter(|_| self.facts.anonymous) else {
+            return Ok(());
+        };
+        Err(format!(
+            "transactions of {} have no GTIDs, or had none until lately, so what others lack can't be \
+             told: set gtid_mode = ON on all servers, or do it by hand",
+            self.facts.name(primary)
+        ))
+    }
+
     /// Who may be promoted; the error says why nobody may.
     pub(super) fn candidates(
         &self,
         wish: Option<usize>,
         force: bool,
     ) -> Result<Vec<usize>, String> {
+        self.comparable()?;
         let others = (0..self.facts.servers.len())
             .filter(|&i| Some(i) != self.facts.primary && wish.is_none_or(|wish| wish == i));
         let mut fit = Vec::new();
@@ -122,5 +135,79 @@ impl Machine {
         });
         let to = to.ok_or("no replica that may be promoted could be asked")?;
         Ok((to, most[0]))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::super::{Facts, Lead, Settings};
+    use super::*;
+    use crate::gtid::{Flavour, Position};
+
+    /// `db1` is the primary, the others follow it.
+    fn machine(servers: usize, change: impl FnOnce(&mut Facts)) -> Machine {
+        let fact = |i: usize| Fact {
+            name: format!("db{}", i + 1).into(),
+            admin: AdminState::Running,
+            weight: 1,
+            promote: true,
+            state: State::Up,
+            read_only: i > 0,
+            disk_full: false,
+            connection: 1,
+            standing: Position::empty(Flavour::MySql),
+            received: Position::empty(Flavour::MySql),
+            kept_out: false,
+            half_rebuilt: false,
+            distrusted: false,
+            link: if i > 0 { Link::Connected } else { Link::None },
+            alone: i == 0,
+            astray: false,
+        };
+        let mut facts = Facts {
+            primary: Some(0),
+            reigns: true,
+            servers: (0..servers).map(fact).collect(),
+            ..Facts::default()
+        };
+        change(&mut facts);
+        let mut machine = Machine::new(Settings {
+            auto: true,
+            auto_rejoin: true,
+            apply_timeout: Duration::from_secs(10),
+            switchover_timeout: Duration::from_secs(10),
+            transaction_wait: Duration::from_secs(1),
+            handle_events: false,
+            note_statements: false,
+        });
+        (machine.able, machine.lead, machine.facts) = (Ok(()), Lead::alone(), facts);
+        machine
+    }
+
+    #[test]
+    fn one_with_an_old_history_is_neither_candidate_nor_donor() {
+        let machine = machine(4, |facts| facts.servers[1].distrusted = true);
+        assert_eq!(machine.candidates(None, false), Ok(vec![2, 3]));
+        let why = machine.candidates(Some(1), false).unwrap_err();
+        assert_eq!(why, "db2 was not seen to begin anew when its primary did");
+        assert_eq!(machine.candidates(Some(1), true), Ok(vec![1]));
+        assert_eq!(machine.donor(3, true, false), Ok(2));
+        // It is the one that is in need of data, though it replicates.
+        assert_eq!(machine.donor(1, false, false), Ok(2));
+        assert!(machine.donor(2, false, false).unwrap_err().contains("has not diverged"));
+    }
+
+    #[test]
+    fn without_gtids_nobody_is() {
+        let mut machine = machine(3, |facts| facts.anonymous = true);
+        let says_why = |error: String| assert!(error.contains("gtid_mode = ON"), "{error}");
+        for force in [false, true] {
+            says_why(machine.candidates(None, force).unwrap_err());
+            says_why(machine.donor(1, force, false).unwrap_err());
+        }
+        machine.facts.servers[2].link = Link::None;
+        says_why(machine.rejoin(2).unwrap_err());
     }
 }

@@ -14,6 +14,8 @@ pub struct Facts {
     pub reigns: bool,
     /// There never was one: this server, which is read-only, is it by rights.
     pub rightful: Option<usize>,
+    /// Its newest transactions have no GTIDs, or may have none: who has them can't be told.
+    pub anonymous: bool,
     /// As configured; an index here is a [`crate::ServerId`].
     pub servers: Vec<Fact>,
 }

@@ -155,6 +155,7 @@ impl Machine {
     /// Why it is not begun.
     pub fn rejoin(&mut self, server: usize) -> Result<(), String> {
         self.free()?;
+        self.comparable()?;
         let primary = self
             .facts
             .primary
@@ -188,6 +189,7 @@ impl Machine {
     /// Why it can't be rebuilt.
     pub fn donor(&self, server: usize, force: bool, down: bool) -> Result<usize, String> {
         self.free()?;
+        self.comparable()?;
         let primary = self
             .facts
             .primary

@@ -320,6 +320,7 @@ impl Machine {
                 && !self.care.is_out(i)
                 && self.settings.auto
                 && self.settings.auto_rejoin
+                && self.comparable().is_ok()
                 && fact.state == State::Up
                 && fact.admin == AdminState::Running
                 && fact.alone
@@ -362,6 +363,7 @@ impl Machine {
             Some(Step::Thaw { server: i })
         } else if (frozen || fact.astray || (fallen && self.settings.auto_rejoin))
             && fact.link == Link::None
+            && self.comparable().is_ok()
         {
             Some(Step::Join { server: i, to: primary })
         } else {

@@ -246,6 +246,7 @@ impl Sim {
             collation: 45,
             autocommit: true,
             logs_rows: false,
+            gtid_mode: Arc::from(""),
             committed: position(&s.log),
             state: state(&s.log).into(),
             applied: position(if s.source.is_some() { &s.log } else { &[] }),

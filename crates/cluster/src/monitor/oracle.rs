@@ -20,18 +20,19 @@ pub(super) async fn run(shared: Arc<Shared>) {
     let mut link: Option<(ServerId, Link)> = None;
     loop {
         let asked = shared.oracle.asked();
-        if shared.writes.any_astray() {
+        if shared.writes.is_to_be_asked() {
             let _ = timeout(AGAIN, asked).await;
         } else {
             asked.await;
         }
         let round = shared.oracle.begin();
-        let astray = shared.writes.astray();
+        let (astray, untold) = (shared.writes.astray(), shared.writes.untold());
         let answer = match timeout(shared.timeout, ask(&shared, &mut link)).await {
             Ok(Some(position)) => {
                 if shared.writes.found(&position, astray) {
                     shared.ring_feeds(&position, |_| ());
                 }
+                shared.writes.clear(untold);
                 Some(Arc::new(position))
             }
             _ => {
@@ -49,21 +50,29 @@ async fn ask(shared: &Shared, link: &mut Option<(ServerId, Link)>) -> Option<Pos
         // Whoever catches up after this has all of it.
         return Some(shared.number_write());
     }
-    let primary = before.primary?;
-    if let Some((server, open)) = link
-        && *server == primary
-        && let Ok(position) = open.committed().await
-    {
-        return still(shared, before.generation, position);
+    if before.anonymous {
+        return None;
     }
-    *link = None;
-    let mut open = shared.watched[usize::from(primary.0)].target.connect().await.ok()?;
-    let position = open.committed().await.ok()?;
-    *link = Some((primary, open));
-    still(shared, before.generation, position)
-}
-
-/// An answer of who was deposed meanwhile says nothing.
-fn still(shared: &Shared, generation: u64, position: Position) -> Option<Position> {
-    (shared.snapshot().generation == generation).then_some(position)
+    let primary = before.primary?;
+    let watched = &shared.watched[usize::from(primary.0)];
+    let kept = match link {
+        Some((server, open)) if *server == primary => open.committed().await.ok(),
+        _ => None,
+    };
+    let answer = match kept {
+        Some(answer) => answer,
+        None => {
+            *link = None;
+            let mut open = watched.target.connect().await.ok()?;
+            let answer = open.committed().await.ok()?;
+            *link = Some((primary, open));
+            answer
+        }
+    };
+    if answer.is_none() {
+        // That is news.
+        watched.wake_prober.notify_one();
+    }
+    // An answer of who was deposed meanwhile says nothing.
+    answer.filter(|_| shared.snapshot().generation == before.generation)
 }

@@ -17,6 +17,7 @@ impl Topology {
             primary: primary.or(self.primary),
             reigns: primary.is_some(),
             rightful: self.rightful(&healths),
+            anonymous: self.anonymous.any(),
             servers: (0..self.servers.len())
                 .map(|i| self.fact(i, &healths[i], primary.or(self.primary), now))
                 .collect(),

@@ -162,11 +162,13 @@ impl Topology {
             .filter(|&&other| other != i)
             .map(|&other| self.name(other))
             .collect();
-        if rivals.is_empty() {
+        let mut why = if rivals.is_empty() {
             "writable, and replicates from nobody".to_owned()
         } else {
             format!("the primary before {} became writable too", rivals.join(" and "))
-        }
+        };
+        why.push_str(&self.without_gtids(i));
+        why
     }
 
     fn source_name(&self, channel: &Channel) -> String {
@@ -238,6 +240,7 @@ pub(super) fn same(old: &Snapshot, new: &Snapshot) -> bool {
         && old.switching == new.switching
         && old.group == new.group
         && old.cut_off == new.cut_off
+        && old.anonymous == new.anonymous
         && old.greeting == new.greeting
         && old.servers.len() == new.servers.len()
         && old.servers.iter().zip(&new.servers).all(|(a, b)| {
@@ -336,6 +339,23 @@ pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
         if is_rival(new, b) && !is_rival(old, a) {
             tell("two_writable", format!("{name} is {why}"));
         }
+    }
+    if old.anonymous != new.anonymous
+        && let Some(primary) = new.servers.iter().find(|server| server.role == Role::Primary)
+    {
+        let (name, why) = (&primary.name, &primary.why);
+        events.push(match new.anonymous {
+            true => Event {
+                code: "gtids_missing",
+                server: Some(primary.id),
+                text: format!("{name} is {why}"),
+            },
+            false => Event {
+                code: "gtids_back",
+                server: Some(primary.id),
+                text: format!("{name}'s transactions have GTIDs again: replicas serve fresh reads"),
+            },
+        });
     }
     if old.primary != new.primary {
         let name = |s: &Snapshot| s.primary().map(|server| server.name.to_string());

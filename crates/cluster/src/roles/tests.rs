@@ -5,6 +5,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::probe::{Error, IoThread};
 
+mod anonymous;
+
 const TIMEOUT: Duration = Duration::from_secs(2);
 const MAX_LAG: Duration = Duration::from_secs(10);
 
@@ -21,6 +23,7 @@ struct Machine {
     position: u64,
     /// `@@gtid_binlog_state`, as far as a test is about that.
     state: &'static str,
+    gtid_mode: &'static str,
     connection: u64,
     /// As in MySQL, what it committed itself counts as applied.
     own: bool,
@@ -48,6 +51,7 @@ impl World {
             sql_error: None,
             position: 7,
             state: "",
+            gtid_mode: "",
             connection: 1,
             own: false,
         };
@@ -119,6 +123,7 @@ impl World {
             collation: 45,
             autocommit: true,
             logs_rows: false,
+            gtid_mode: m.gtid_mode.into(),
             committed: position(m.position),
             state: m.state.into(),
             applied: position(if m.source.is_some() || m.own { m.position } else { 0 }),
@@ -973,6 +978,7 @@ proptest! {
                 sql_error: None,
                 position: newest.max(seen) + 1,
                 state: "",
+                gtid_mode: "",
                 connection: m.connection,
                 own: false,
             };

@@ -8,7 +8,7 @@
 mod catalog;
 mod key;
 
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering::SeqCst};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering::SeqCst};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -45,6 +45,12 @@ pub struct LastWrites {
     /// and how many of them are within [`LastWrites::newest`] by now.
     astray: AtomicU64,
     found: AtomicU64,
+    /// Writes that a server of MySQL told no GTID of: how many there were, ever, and of how many it is
+    /// known that there is none to tell, since it has nothing in its binary log of them.
+    untold: AtomicU64,
+    cleared: AtomicU64,
+    /// The primary's transactions have no GTIDs, or the newest of them may have none.
+    anonymous: AtomicBool,
     catalog: ArcSwapOption<Known>,
     /// Grows whenever a statement that may change the schema is sent, and when it has ended.
     changes: AtomicU64,
@@ -93,7 +99,8 @@ impl Touched {
         !self.anything && !self.reworded
     }
 
-    fn is_empty(&self) -> bool {
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
         self.tables.is_empty() && !self.anything
     }
 }
@@ -150,6 +157,9 @@ impl LastWrites {
             slots: (0..SLOTS).map(|_| ArcSwapOption::empty()).collect(),
             astray: AtomicU64::new(0),
             found: AtomicU64::new(0),
+            untold: AtomicU64::new(0),
+            cleared: AtomicU64::new(0),
+            anonymous: AtomicBool::new(false),
             catalog: ArcSwapOption::empty(),
             changes: AtomicU64::new(0),
             under_way: AtomicU32::new(0),
@@ -176,7 +186,7 @@ impl LastWrites {
     /// are others that it does not cover: see [`any_astray`](Self::any_astray).
     pub fn with_newest<R>(&self, look: impl FnOnce(Option<&Arc<Position>>) -> R) -> Option<R> {
         let astray = self.astray.load(SeqCst);
-        if self.found.load(SeqCst) != astray {
+        if self.found.load(SeqCst) != astray || self.any_untold() {
             return None;
         }
         let newest = self.newest.load();
@@ -213,14 +223,61 @@ impl LastWrites {
     /// Whether [`newest`](Self::newest) covers this write by now.
     #[must_use]
     pub fn is_found(&self, write: Astray) -> bool {
-        self.found.load(SeqCst) >= write.0
+        self.found.load(SeqCst) >= write.0 && !self.is_anonymous()
     }
 
     /// Whether there are writes that are not within [`newest`](Self::newest): no replica is known to
     /// have them. Lock-free.
     #[must_use]
     pub fn any_astray(&self) -> bool {
-        self.astray.load(SeqCst) != self.found.load(SeqCst)
+        self.astray.load(SeqCst) != self.found.load(SeqCst) || self.any_untold()
+    }
+
+    /// Whether there may be writes, of whichever session, that have no GTIDs. Lock-free.
+    #[must_use]
+    pub fn any_untold(&self) -> bool {
+        self.untold.load(SeqCst) != self.cleared.load(SeqCst) || self.is_anonymous()
+    }
+
+    /// Whether the primary's transactions have no GTIDs, or the newest of them may have none.
+    #[must_use]
+    pub fn is_anonymous(&self) -> bool {
+        self.anonymous.load(SeqCst)
+    }
+
+    /// Whether asking the primary where it stands may clear something up.
+    pub(crate) fn is_to_be_asked(&self) -> bool {
+        self.any_astray() && !self.is_anonymous()
+    }
+
+    /// The primary's transactions have no GTIDs from now on.
+    pub(crate) fn become_anonymous(&self) {
+        self.anonymous.store(true, SeqCst);
+    }
+
+    /// They have again: whoever has applied `position` has all before as well.
+    pub(crate) fn end_anonymous(&self, position: &Position) {
+        let mut touched = Touched::default();
+        touched.anything();
+        self.note(position, &touched);
+        self.anonymous.store(false, SeqCst);
+    }
+
+    /// A client is about to be told by MySQL that its write is done, and that has named no GTID.
+    pub(crate) fn note_untold(&self) {
+        self.untold.fetch_add(1, SeqCst);
+    }
+
+    /// Before the primary is asked whether its transactions have GTIDs: what to tell
+    /// [`clear`](Self::clear) then.
+    pub(crate) fn untold(&self) -> u64 {
+        self.untold.load(SeqCst)
+    }
+
+    /// They have, by an answer to a question asked after [`untold`](Self::untold) gave this number:
+    /// what was told no GTID of is not in its binary log.
+    pub(crate) fn clear(&self, untold: u64) {
+        self.cleared.fetch_max(untold, SeqCst);
     }
 
     /// Before the primary is asked where it stands: what to tell [`found`](Self::found) then.
@@ -231,7 +288,7 @@ impl LastWrites {
     /// The primary has said where it stands, asked after [`astray`](Self::astray) gave this number.
     /// Returns whether that was news.
     pub(crate) fn found(&self, position: &Position, astray: Astray) -> bool {
-        if self.is_found(astray) {
+        if self.found.load(SeqCst) >= astray.0 {
             return false;
         }
         let mut touched = Touched::default();

@@ -245,3 +245,34 @@ fn what_may_be_logged_in_other_words_is_not_known_by_them() {
     code.clear();
     assert!(code.logged_as_sent());
 }
+
+#[test]
+fn what_was_told_no_gtid_of_is_nothing_once_there_are_such() {
+    let writes = known(&["a", "b"], &[], &[]);
+    write(&writes, "a", "0-1-1");
+    let before = writes.untold();
+    writes.note_untold();
+    assert!(writes.any_untold() && writes.any_astray() && writes.is_to_be_asked());
+    assert_eq!(writes.with_newest(|newest| newest.is_some()), None);
+    writes.clear(before);
+    assert!(writes.any_untold(), "asked before it");
+    writes.clear(writes.untold());
+    assert!(!writes.any_astray() && !writes.is_to_be_asked());
+    assert_eq!(needed(&writes, "b"), None, "reads of other tables wait for nothing");
+}
+
+#[test]
+fn without_gtids_nothing_is_found() {
+    let writes = known(&["a"], &[], &[]);
+    let write = writes.note_astray();
+    writes.become_anonymous();
+    assert!(writes.any_untold() && writes.any_astray() && !writes.is_to_be_asked());
+    assert_eq!(writes.with_newest(|newest| newest.is_some()), None);
+    writes.restart(Some(&at("0-2-4")));
+    assert!(writes.is_anonymous(), "another primary has to give some first");
+    writes.found(&at("0-2-5"), writes.astray());
+    assert!(!writes.is_found(write));
+    writes.end_anonymous(&at("0-2-6"));
+    assert!(!writes.any_untold() && !writes.any_astray() && writes.is_found(write));
+    assert_eq!(needed(&writes, "a").as_deref(), Some("0-2-6"));
+}

@@ -80,6 +80,7 @@ impl World {
                             collation: 45,
                             autocommit: true,
                             logs_rows: false,
+                            gtid_mode: "".into(),
                             committed: if galera { position.clone() } else { none() },
                             state: "".into(),
                             applied: if galera { position } else { none() },

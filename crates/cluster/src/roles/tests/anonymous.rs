@@ -1,0 +1,86 @@
+//! Transactions without GTIDs.
+
+use super::*;
+
+impl World {
+    fn set_mode(&mut self, mode: &'static str) {
+        self.machines.iter_mut().for_each(|machine| machine.gtid_mode = mode);
+    }
+
+    fn anonymous(&self) -> bool {
+        assert_eq!(self.topology.facts(self.now).anonymous, self.snapshot().anonymous);
+        self.snapshot().anonymous
+    }
+}
+
+#[test]
+fn a_primary_that_gives_none_is_told_and_believed_until_it_has_given_one() {
+    for mode in ["OFF", "OFF_PERMISSIVE"] {
+        let mut w = World::new(2);
+        w.set_mode("ON");
+        w.ticks(2);
+        assert!(!w.anonymous() && !w.told("gtids_missing"));
+        w.set_mode(mode);
+        w.look(0);
+        assert!(w.anonymous() && w.told("gtids_missing") && !w.told("gtids_back"));
+        assert!(w.why(0).contains(&format!("no GTIDs (gtid_mode = {mode})")), "{}", w.why(0));
+        // By what the replica says itself: its position says nothing.
+        assert_eq!(w.snapshot().servers[1].lag, Some(Duration::ZERO));
+        w.machines[1].sql = false;
+        w.look(1);
+        assert_eq!(w.snapshot().servers[1].lag, None);
+        w.machines[1].sql = true;
+        w.set_mode("ON_PERMISSIVE");
+        w.ticks(3);
+        assert!(w.anonymous() && !w.told("gtids_back"));
+        assert!(w.why(0).contains("until the next write"), "{}", w.why(0));
+        w.machines[0].position += 1;
+        w.ticks(1);
+        assert!(!w.anonymous() && w.told("gtids_back"));
+        assert_eq!(w.why(0), "writable, and replicates from nobody");
+    }
+}
+
+#[test]
+fn at_the_first_look_too() {
+    let mut w = World::new(2);
+    w.set_mode("OFF");
+    w.machines.iter_mut().for_each(|machine| machine.position = 0);
+    w.look_all();
+    assert!(w.anonymous() && w.told("gtids_missing"));
+}
+
+/// What the last primary wrote without, others may lack as well.
+#[test]
+fn the_next_primary_has_to_give_one_itself() {
+    let mut w = World::new(3);
+    w.set_mode("OFF");
+    w.ticks(1);
+    w.set_mode("ON_PERMISSIVE");
+    w.ticks(1);
+    w.machines[0].up = false;
+    let promoted = Machine { read_only: false, source: None, position: 8, ..w.machines[1].clone() };
+    w.machines[1] = promoted;
+    w.machines[2].source = Some(1);
+    w.ticks(3);
+    assert_eq!(w.primary(), Some(2));
+    assert!(w.anonymous());
+    w.machines[1].position = 9;
+    w.ticks(1);
+    assert!(!w.anonymous());
+}
+
+/// Their positions are equal, whatever they have.
+#[test]
+fn of_two_writable_servers_neither_is_known_to_have_all() {
+    let mut w = World::new(2);
+    w.set_mode("OFF_PERMISSIVE");
+    w.machines[1].source = None;
+    w.machines[1].read_only = false;
+    w.ticks(2);
+    assert_eq!(w.primary(), None);
+    // Nor of two that take no writes.
+    w.machines.iter_mut().for_each(|machine| machine.read_only = true);
+    w.ticks(2);
+    assert_eq!(w.topology.facts(w.now).rightful, None);
+}
