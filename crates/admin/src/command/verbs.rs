@@ -21,7 +21,7 @@ pub(super) const MAINTAIN: Command = Command {
 
 pub(super) const RESUME: Command = Command {
     name: "resume",
-    about: "Bring a server back from drain or maintenance",
+    about: "Bring a server back from drain or maintenance, and believe what it has",
     kind: Kind::OnServer(|server, _| Action::Resume(server)),
     params: &[],
     hidden: false,
