@@ -19,6 +19,18 @@ fn short(flavour: Flavour) {
         on_replicas += seen.on_replicas;
     }
     assert!(on_replicas >= 1800, "of 2000 reads {on_replicas} were answered by the replica");
+    // What only its session sees is waited for by nobody.
+    let mut db = Raw::connect(place.port()).unwrap();
+    db.query("CREATE TEMPORARY TABLE own (n INT)").unwrap();
+    let on_replica = (0..200).filter(|n| {
+        db.query(&format!("INSERT INTO own VALUES ({n})")).unwrap();
+        db.one("SELECT @@server_id FROM b").unwrap() == "2"
+    });
+    let on_replica = on_replica.count();
+    assert!(
+        on_replica >= 180,
+        "of 200 reads beside a temporary table {on_replica} were the replica's"
+    );
     delay(&place).unwrap();
     for kind in Kind::ALL {
         let seen = read_after_write(&place, kind, 5).unwrap();

@@ -364,7 +364,7 @@ impl Watcher for Watching<'_> {
         let may_be_logged = self.tells
             && !self.told
             && self.writable
-            && !self.touched.is_empty()
+            && self.touched.is_lasting()
             && (effects.intersects(ends)
                 || self.affected && !status.contains(Status::IN_TRANSACTION))
             && !is_rollback(self.job);

@@ -96,6 +96,12 @@ impl Client {
             return false;
         }
         let mut touched = std::mem::take(&mut self.touched);
+        let verdict = &job.statement.verdict;
+        if !verdict.effects.contains(Effects::CREATE_TEMPORARY)
+            && !self.session.are_temporary(&verdict.tables)
+        {
+            touched.lasting();
+        }
         match (written, &job.statement.verdict.tables) {
             (Written::Named, Tables::Known(tables)) if !tables.is_empty() => {
                 let names = tables.iter().map(|t| (t.schema.as_deref(), &*t.name));

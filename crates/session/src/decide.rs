@@ -1,6 +1,6 @@
 //! Where the next statement goes, and why.
 
-use pointsman_sql::{Class, Effects, Reason, Route, Tables, Verdict};
+use pointsman_sql::{Class, Effects, Reason, Route, Table, Tables, Verdict};
 use pointsman_wire::Status;
 
 use crate::state::{Pin, Server, Session, bit};
@@ -185,6 +185,18 @@ impl Session {
         }
     }
 
+    /// Whether these are temporary tables of this session, each of them, as far as names tell.
+    #[must_use]
+    pub fn are_temporary(&self, tables: &Tables) -> bool {
+        let Tables::Known(tables) = tables else { return false };
+        let is = |t: &Table| {
+            self.temporary
+                .iter()
+                .any(|temp| t.name.eq_ignore_ascii_case(&temp.name) && t.schema == temp.schema)
+        };
+        !self.temporary.is_empty() && !tables.is_empty() && tables.iter().all(is)
+    }
+
     /// Whether anything holds this session's reads on the primary, and what.
     #[must_use]
     pub fn held_by(&self) -> Option<Why> {
@@ -339,6 +351,15 @@ mod tests {
         s.run("CREATE TEMPORARY TABLE tmp (a INT)", PRIMARY, AUTO);
         assert_eq!(s.target("SELECT * FROM tmp"), Ok(Target::Primary));
         assert_eq!(s.target("SELECT * FROM t JOIN TMP USING (a)"), Ok(Target::Primary));
+        for (sql, temporary) in [
+            ("INSERT INTO tmp VALUES (1)", true),
+            ("INSERT INTO Tmp SELECT * FROM t", true),
+            ("INSERT INTO t SELECT * FROM tmp", false),
+            ("INSERT INTO x.tmp VALUES (1)", false),
+            ("COMMIT", false),
+        ] {
+            assert_eq!(s.0.are_temporary(&verdict(sql).tables), temporary, "{sql}");
+        }
         assert_eq!(s.target("SELECT * FROM t"), Ok(Target::Replica));
         assert_eq!(s.target("START TRANSACTION READ ONLY"), Ok(Target::Primary));
         let mut s = Script::new();

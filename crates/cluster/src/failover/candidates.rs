@@ -121,7 +121,7 @@ impl Machine {
         most.sort_by_key(|&i| {
             let fact = &self.facts.servers[i];
             let applied = got.get(&i).is_some_and(|all| fact.standing.covers(all));
-            (!applied, std::cmp::Reverse(fact.weight), i)
+            (!fact.gtids, !applied, std::cmp::Reverse(fact.weight), i)
         });
         let may = |i: usize| {
             self.unfit(i, change.force).is_none() && change.wish.is_none_or(|wish| wish == i)
@@ -162,6 +162,7 @@ mod tests {
             kept_out: false,
             half_rebuilt: false,
             distrusted: false,
+            gtids: true,
             link: if i > 0 { Link::Connected } else { Link::None },
             alone: i == 0,
             astray: false,
@@ -197,6 +198,18 @@ mod tests {
         // It is the one that is in need of data, though it replicates.
         assert_eq!(machine.donor(1, false, false), Ok(2));
         assert!(machine.donor(2, false, false).unwrap_err().contains("has not diverged"));
+    }
+
+    #[test]
+    fn nobody_is_switched_over_to_that_gives_no_gtids() {
+        let lag = [Some(Duration::ZERO); 3];
+        let mut machine = machine(3, |facts| facts.servers[1].gtids = false);
+        machine.facts.servers[2].weight = 0;
+        assert!(machine.rehearse(None, &lag).unwrap()[3].contains("db3"));
+        let error = machine.rehearse(Some(1), &lag).unwrap_err();
+        assert_eq!(error, "db2 would give transactions no GTIDs: set gtid_mode = ON there first");
+        // If the primary is lost it is better than none.
+        assert_eq!(machine.candidates(None, false), Ok(vec![1, 2]));
     }
 
     #[test]

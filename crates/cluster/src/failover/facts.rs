@@ -44,6 +44,8 @@ pub struct Fact {
     pub half_rebuilt: bool,
     /// The primary has begun a new history, and it was not seen to.
     pub distrusted: bool,
+    /// As the primary it would give its transactions GTIDs.
+    pub gtids: bool,
     /// How it follows the primary, or the last one.
     pub link: Link,
     /// It replicates from nobody.

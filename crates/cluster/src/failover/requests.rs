@@ -86,6 +86,14 @@ impl Machine {
             return Err(format!("{} has no connection to {old_name}", names.join(" and ")));
         }
         fit.retain(connected);
+        let without: Vec<_> = fit.extract_if(.., |i| !self.facts.servers[*i].gtids).collect();
+        if fit.is_empty() {
+            let names: Vec<_> = without.iter().map(|&i| self.facts.name(i)).collect();
+            let names = names.join(" and ");
+            return Err(format!(
+                "{names} would give transactions no GTIDs: set gtid_mode = ON there first"
+            ));
+        }
         let lag = |i: usize| lags.get(i).copied().flatten();
         fit.sort_by_key(|&i| {
             let weight = std::cmp::Reverse(self.facts.servers[i].weight);

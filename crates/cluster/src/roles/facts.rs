@@ -56,6 +56,7 @@ impl Topology {
             half_rebuilt: report.is_some_and(Report::is_half_rebuilt),
             alone: report.is_some_and(|report| report.channels.is_empty()),
             distrusted: known.distrust.is_some(),
+            gtids: report.is_none_or(Report::has_gtids),
             link: primary.map_or(Link::None, |primary| self.link(i, primary)),
             astray: primary.is_some_and(|primary| {
                 primary != i

@@ -75,6 +75,8 @@ pub struct Touched {
     anything: bool,
     /// A server that may log other words than were sent got one of the statements.
     reworded: bool,
+    /// Some of them are no temporary ones.
+    lasting: bool,
     /// [`LastWrites::changes`] when the first of them was added.
     changes: u64,
 }
@@ -85,10 +87,22 @@ impl Touched {
         self.anything = true;
     }
 
+    /// A write that others will see.
+    pub fn lasting(&mut self) {
+        self.lasting = true;
+    }
+
+    /// Whether there was any such.
+    #[must_use]
+    pub fn is_lasting(&self) -> bool {
+        self.lasting
+    }
+
     pub fn clear(&mut self) {
         self.tables.clear();
         self.anything = false;
         self.reworded = false;
+        self.lasting = false;
     }
 
     /// Whether all that was sent, where rows are logged, is noted in the words that it was sent in, and
@@ -99,8 +113,7 @@ impl Touched {
         !self.anything && !self.reworded
     }
 
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
+    fn is_empty(&self) -> bool {
         self.tables.is_empty() && !self.anything
     }
 }
