@@ -342,6 +342,7 @@ impl Cluster {
     /// What somebody orders who has just changed something is judged by how things are now.
     async fn order(&self, request: Request) -> Result<String, String> {
         let shared = self.shared_state();
+        shared.failover.wait_tended().await;
         prober::look_now(shared).await;
         shared.failover.ask(request).await
     }

@@ -2,7 +2,7 @@
 
 use std::future::pending;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
@@ -11,7 +11,7 @@ use pointsman_config::proxy::Account;
 use tokio::sync::{mpsc, oneshot};
 use tokio::time::{sleep, timeout};
 
-use super::act::{Hands, Tools};
+use super::act::{Hands, POLL, Tools};
 use super::events::Events;
 use super::rebuild::{Rebuild, Rebuilds};
 use super::{Effect, Failure, Lead, Machine, Outcome, Settings, Step, StepId, grants, group};
@@ -53,6 +53,8 @@ pub(crate) struct Driver {
     status: ArcSwap<Vec<String>>,
     failovers: AtomicU64,
     switchovers: AtomicU64,
+    /// See [`Machine::is_tending`].
+    tending: AtomicBool,
     pub(super) rebuilds: Rebuilds,
     pub(super) events: Events,
 }
@@ -65,6 +67,7 @@ impl Driver {
             status: ArcSwap::default(),
             failovers: AtomicU64::new(0),
             switchovers: AtomicU64::new(0),
+            tending: AtomicBool::new(false),
             rebuilds: Rebuilds::default(),
             events: Events::default(),
         };
@@ -76,6 +79,14 @@ impl Driver {
         let gone = || "the proxy is stopping".to_owned();
         self.requests.send((request, sender)).map_err(|_| gone())?;
         answer.await.unwrap_or_else(|_| Err(gone()))
+    }
+
+    /// Waits until no replica stands still for something that is done there, though not for long.
+    pub(crate) async fn wait_tended(&self) {
+        let begun = Instant::now();
+        while self.tending.load(Ordering::Relaxed) && begun.elapsed() < TENDED {
+            sleep(POLL).await;
+        }
     }
 
     pub(crate) fn status(&self) -> Arc<Vec<String>> {
@@ -100,6 +111,9 @@ impl Driver {
 
 /// How often it is asked what the account may do: while it may not enough, and else.
 const GRANTS: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(60)];
+
+/// How long an order waits for what is done without one.
+const TENDED: Duration = Duration::from_secs(2);
 
 /// How long it may take to find out whether a server can be rebuilt.
 const CHECK: Duration = Duration::from_secs(5);
@@ -208,6 +222,7 @@ pub(crate) async fn run(
             }
         }
         act(&shared, &mut machine, &hands, &mut asked);
+        shared.failover.tending.store(machine.is_tending(), Ordering::Relaxed);
         let status = match shared.snapshot().group {
             Some(_) => Vec::new(),
             None => machine.status(),

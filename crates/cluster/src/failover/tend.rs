@@ -406,6 +406,14 @@ impl Machine {
         self.care.asked.is_some()
     }
 
+    /// Whether something is done at a replica that stops its replication for a moment.
+    pub(super) fn is_tending(&self) -> bool {
+        let stops = |step: &Step| {
+            matches!(step, Step::Prepare { .. } | Step::Thaw { .. } | Step::Join { .. })
+        };
+        self.care.busy.values().any(stops)
+    }
+
     /// Whether `id` was a step of this kind.
     pub(super) fn care_outcome(
         &mut self,
