@@ -19,7 +19,20 @@ fn short(flavour: Flavour) {
         on_replicas += seen.on_replicas;
     }
     assert!(on_replicas >= 1800, "of 2000 reads {on_replicas} were answered by the replica");
-    // What only its session sees is waited for by nobody.
+    // Nobody waits for what changes nothing,
+    let mut other = Raw::connect(place.port()).unwrap();
+    let on_replica = (0..200).filter(|_| {
+        for sql in ["BEGIN", "SELECT n FROM a FOR UPDATE", "UPDATE a SET n = n", "COMMIT"] {
+            other.query(sql).unwrap();
+        }
+        other.one("SELECT @@server_id FROM b").unwrap() == "2"
+    });
+    let on_replica = on_replica.count();
+    assert!(
+        on_replica >= 180,
+        "of 200 reads after an empty commit {on_replica} were the replica's"
+    );
+    // nor for what only its session sees.
     let mut db = Raw::connect(place.port()).unwrap();
     db.query("CREATE TEMPORARY TABLE own (n INT)").unwrap();
     let on_replica = (0..200).filter(|n| {
@@ -119,6 +132,9 @@ fn a_read_sees_what_was_written_without_gtids() {
         assert_eq!(ask(&site, "causal"), "1");
         writer.query("UPDATE b SET n = n + 1").unwrap();
         primary_is(&site, "it is over", "replicates from nobody");
+        let want = site.primary().client_sql(&format!("USE app; {read}")).unwrap();
+        let by_session = format!("/* pointsman consistency=session */ {read}");
+        assert_eq!(writer.one(&by_session).unwrap(), want.trim(), "{statements:?}, by session");
     }
     fresh(&site, 5);
     assert!(site.metric("pointsman_reads_to_primary_total", &[("reason", "no_gtids")]) > 0.0);
@@ -164,6 +180,43 @@ fn a_read_sees_what_was_written_without_gtids() {
     site.proxy.wait_ready().unwrap();
     fresh(&site, 5);
     assert_eq!(site.replica().client_sql("SELECT @@read_only").unwrap().trim(), "1");
+}
+
+/// A replica that asks by GTID stops at what has none and, started again, goes on behind it.
+#[test]
+fn a_replica_that_was_not_sent_what_has_no_gtid_is_not_read() {
+    let site = site(Flavour::MySql, "").unwrap();
+    let set = |mode: &str| {
+        let sql = format!("SET GLOBAL gtid_mode = {mode}");
+        (0..2).for_each(|db| drop(site.sandbox.node(db).client_sql(&sql).unwrap()));
+    };
+    let mut db = Raw::connect(site.port()).unwrap();
+    set("ON_PERMISSIVE");
+    set("OFF_PERMISSIVE");
+    db.query("UPDATE a SET n = 7").unwrap();
+    site.wait_server("it stops", "db2", |row| row["role"] == "standalone");
+    set("ON_PERMISSIVE");
+    set("ON");
+    site.replica().client_sql("START REPLICA").unwrap();
+    site.wait_server("the look", "db1", |row| row["why"].as_str().unwrap().contains("again"));
+    db.query("UPDATE b SET n = 8").unwrap();
+    wait_until("it goes on", Duration::from_secs(10), || {
+        Ok(site.replica().client_sql("SELECT n FROM app.b")?.trim() == "8")
+    })
+    .unwrap();
+    assert_eq!(site.replica().client_sql("SELECT n FROM app.a").unwrap().trim(), "0");
+    site.wait_server("it is told", "db2", |row| {
+        row["reads"] == false
+            && row["why"]
+                .as_str()
+                .unwrap()
+                .contains("may lack what its primary wrote without GTIDs")
+    });
+    assert_eq!(db.one("SELECT n FROM a").unwrap(), "7");
+    let refused = site.cli(&["switchover", "--to", "db2"]);
+    assert!(refused.stderr.contains("may lack"), "{refused:?}");
+    let refused = site.cli(&["failover", "--to", "db2"]);
+    assert!(!refused.stderr.is_empty(), "{refused:?}");
 }
 
 /// The primary's positions start from the beginning, which its replica seems to have reached long ago.

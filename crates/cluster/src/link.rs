@@ -356,6 +356,7 @@ fn channel(flavour: Flavour, row: &Fields<'_>) -> Channel {
         sql_running: sql == "Yes",
         io_error: error("Last_IO_Errno", "Last_IO_Error"),
         sql_error: error("Last_SQL_Errno", "Last_SQL_Error"),
+        auto_position: row.text(&["Auto_Position"]).is_none_or(|on| on == "1"),
         seconds_behind: row.number(&["Seconds_Behind_Master", "Seconds_Behind_Source"]),
         received,
     }

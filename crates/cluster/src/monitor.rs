@@ -468,10 +468,11 @@ impl Cluster {
 
     /// A client is about to be told by MySQL that its write is done, and that has named no GTID: until
     /// the primary has said that its transactions have GTIDs, reads have to go there.
-    pub fn note_untold(&self) {
+    pub fn note_untold(&self) -> u64 {
         let shared = self.shared_state();
-        shared.writes.note_untold();
+        let number = shared.writes.note_untold();
         shared.oracle.ring();
+        number
     }
 
     /// A client of a Galera cluster is about to be told that its write is done; returns the position
@@ -585,14 +586,14 @@ impl Shared {
         let new = topology.snapshot();
         if let Some((seen, committed)) = topology.primary_seen() {
             self.writes.set_floor(seen, committed);
-            match (self.writes.is_anonymous(), new.anonymous) {
-                (false, true) => self.writes.become_anonymous(),
-                (true, false) => {
-                    self.writes.end_anonymous(committed);
-                    self.oracle.ring();
-                }
-                _ => {}
+        }
+        match (self.writes.is_anonymous(), new.anonymous) {
+            (false, true) => self.writes.become_anonymous(),
+            (true, false) => {
+                self.writes.end_anonymous(topology.primary_seen().map(|(_, committed)| committed));
+                self.oracle.ring();
             }
+            _ => {}
         }
         if !Arc::ptr_eq(&old, new) {
             if old.generation != new.generation && !new.is_galera() {

@@ -114,6 +114,9 @@ pub struct Channel {
     pub sql_running: bool,
     pub io_error: Option<Error>,
     pub sql_error: Option<Error>,
+    /// It asks for what it lacks by GTIDs (`Auto_Position` in MySQL, where it is never given what has
+    /// none), instead of for what comes next in a file.
+    pub auto_position: bool,
     /// `Seconds_Behind_Master`.
     pub seconds_behind: Option<u64>,
     /// What it has fetched.

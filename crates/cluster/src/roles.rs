@@ -563,7 +563,7 @@ impl Topology {
                 self.servers[other].deposed = Some(why.into());
             }
         }
-        self.note_anonymous();
+        self.note_anonymous(now);
         self.remember();
         self.trust_again();
 
@@ -723,7 +723,10 @@ impl Topology {
             _ => answer.asked,
         };
         let reported = channel.seconds_behind.map(Duration::from_secs);
+        let last = self.snapshot.servers.get(i).and_then(|server| server.lag);
         match self.timeline.lag(&report.applied, asked) {
+            // Nor does a replica say more then.
+            _ if self.anonymous.any() && !primary_up => reported.or(last),
             _ if self.anonymous.any() => reported,
             _ if self.timeline.newest().is_some_and(Position::is_empty) => reported,
             Lag::Is(lag) => Some(lag),

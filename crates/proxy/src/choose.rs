@@ -186,8 +186,13 @@ impl Client {
         }
         match self.worker.shared.present_level(level) {
             Level::Eventual => Ok(None),
-            // They may be its own.
-            Level::Session if writes.any_untold() => Err(ToPrimary::NoGtids),
+            Level::Session if self.untold.is_some_and(|n| !writes.is_cleared(n)) => {
+                Err(ToPrimary::ReplicaBehind)
+            }
+            // Where its own are is not known.
+            Level::Session if writes.was_anonymous() => {
+                writes.with_newest(|newest| newest.cloned()).ok_or(ToPrimary::ReplicaBehind)
+            }
             Level::Session => match &self.wrote {
                 // A position from before a change of primary may name what was lost with the old one.
                 Some((generation, _)) if *generation != self.worker.snapshot(|s| s.generation) => {

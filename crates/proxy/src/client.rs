@@ -47,6 +47,8 @@ pub struct Client {
     pub wrote: Option<(u64, Position)>,
     /// It wrote, and where could not be learnt: its reads stay on the primary until it is known.
     pub unsure: Option<Astray>,
+    /// Number of its newest write that it was told no GTID of.
+    pub untold: Option<u64>,
     /// What it has written since its last commit.
     pub touched: Touched,
     /// What its reads may miss.

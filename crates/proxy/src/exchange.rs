@@ -8,7 +8,7 @@ use pointsman_cluster::{Astray, Touched};
 use pointsman_session::Digest;
 use pointsman_sql::{Class, Effects, Reason, Route};
 use pointsman_wire::{
-    BoundTypes, Control, ErrPacket, HEADER, Header, Layout, MAX_PAYLOAD, Status, Tracker,
+    BoundTypes, Control, ErrPacket, HEADER, Header, Layout, MAX_PAYLOAD, OkPacket, Status, Tracker,
 };
 use smallvec::SmallVec;
 
@@ -38,7 +38,7 @@ impl Client {
     ) -> Result<Outcome, Failure> {
         let server = backend.server;
         let (cut_off, primary, galera, tells) = self.worker.snapshot(|s| {
-            let tells = !s.greeting.mariadb && s.group.is_none();
+            let tells = !s.greeting.mariadb && s.group.is_none() && s.servers.len() > 1;
             (s.forbids(server), s.primary == Some(server), s.is_galera(), tells)
         });
         if cut_off {
@@ -82,6 +82,7 @@ impl Client {
         if self.session.transaction().is_none() {
             backend.marks.begin();
         }
+        let tells = tells && writable && !self.writes_temporary(job);
         let mut mark = None;
         let schema_change = if writable {
             if self.touch(job) {
@@ -116,6 +117,7 @@ impl Client {
             worker,
             wrote,
             unsure,
+            untold,
             touched,
             reporting,
             info,
@@ -138,6 +140,7 @@ impl Client {
             writable,
             wrote,
             unsure,
+            untold,
             touched,
             context,
             client_id: None,
@@ -145,7 +148,6 @@ impl Client {
             galera,
             tells,
             told: false,
-            affected: false,
             began: info.changed.get(),
             committed: backend.committed.take(),
         };
@@ -253,6 +255,17 @@ impl Client {
     }
 }
 
+fn is_update(job: &Job) -> bool {
+    job.statement.verdict.detail.as_deref().is_some_and(|word| word.eq_ignore_ascii_case("UPDATE"))
+}
+
+/// An `UPDATE` whose client counts the rows that it finds (CLIENT_FOUND_ROWS) is told as well how many
+/// it changed: the second number in "Rows matched: 1  Changed: 0  Warnings: 0", in whichever language.
+fn left_as_it_was(ok: &OkPacket<'_>) -> bool {
+    let mut numbers = ok.info.split(|b| !b.is_ascii_digit()).filter(|number| !number.is_empty());
+    numbers.nth(1) == Some(b"0")
+}
+
 /// Longest packet of a write that gets a mark: longer ones are not to be copied for it.
 const MOST_MARKED: usize = 1 << 16;
 
@@ -274,7 +287,8 @@ struct Watching<'a> {
     writable: bool,
     wrote: &'a mut Option<(u64, Position)>,
     unsure: &'a mut Option<Astray>,
-    touched: &'a Touched,
+    untold: &'a mut Option<u64>,
+    touched: &'a mut Touched,
     context: Context,
     client_id: Option<u32>,
     digest: Option<&'a mut Digest>,
@@ -284,8 +298,6 @@ struct Watching<'a> {
     tells: bool,
     /// One was named.
     told: bool,
-    /// A statement changed rows, as far as its reply says.
-    affected: bool,
     /// Before it was sent.
     began: Instant,
     /// See [`Backend::committed`].
@@ -351,6 +363,9 @@ impl Watcher for Watching<'_> {
     }
 
     fn ended(&mut self, status: Status) {
+        if !self.tells || self.told {
+            return;
+        }
         // These commit what was open before them, whatever they begin.
         let ends = Effects::DDL
             | Effects::BEGIN
@@ -361,21 +376,17 @@ impl Watcher for Watching<'_> {
             | Effects::SET_AUTOCOMMIT
             | Effects::XA;
         let effects = self.job.statement.verdict.effects;
-        let may_be_logged = self.tells
-            && !self.told
-            && self.writable
-            && self.touched.is_lasting()
-            && (effects.intersects(ends)
-                || self.affected && !status.contains(Status::IN_TRANSACTION))
-            && !is_rollback(self.job);
-        if may_be_logged {
-            let cluster = &self.worker.shared.cluster;
-            cluster.note_untold();
-            if self.changes_servers() && effects.contains(Effects::DDL) {
-                // Replicas know nothing of what was set, but of accounts they will.
-                let write = cluster.note_astray();
-                self.worker.shared.server_wide.note_astray(write);
-            }
+        // What is only set is in no binary log.
+        let accounts = self.changes_servers() && !effects.contains(Effects::SET_OTHER);
+        let lasting = self.touched.is_lasting() || effects.contains(Effects::DDL) || accounts;
+        let over = effects.intersects(ends) || !status.contains(Status::IN_TRANSACTION);
+        if !lasting || !over || is_rollback(self.job) {
+            return;
+        }
+        let cluster = &self.worker.shared.cluster;
+        *self.untold = Some(cluster.note_untold());
+        if accounts {
+            self.worker.shared.server_wide.note_astray(cluster.note_astray());
         }
     }
 
@@ -428,8 +439,12 @@ impl Watcher for Watching<'_> {
             // Where that is, is not known before the packet's news are read.
             self.worker.shared.server_wide.note();
         }
-        if let Control::Ok(ok) = control {
-            self.affected |= ok.affected_rows > 0;
+        if let Control::Ok(ok) = control
+            && self.tells
+            && ok.affected_rows > 0
+            && !(is_update(self.job) && left_as_it_was(ok))
+        {
+            self.touched.lasting();
         }
         if let Some(digest) = &mut self.digest {
             digest.control(control);

@@ -188,6 +188,7 @@ async fn let_in(
         prepared: Prepared::default(),
         wrote: None,
         unsure: None,
+        untold: None,
         touched: Touched::default(),
         level: entrance.level,
         rules: Default::default(),

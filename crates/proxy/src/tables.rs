@@ -96,12 +96,6 @@ impl Client {
             return false;
         }
         let mut touched = std::mem::take(&mut self.touched);
-        let verdict = &job.statement.verdict;
-        if !verdict.effects.contains(Effects::CREATE_TEMPORARY)
-            && !self.session.are_temporary(&verdict.tables)
-        {
-            touched.lasting();
-        }
         match (written, &job.statement.verdict.tables) {
             (Written::Named, Tables::Known(tables)) if !tables.is_empty() => {
                 let names = tables.iter().map(|t| (t.schema.as_deref(), &*t.name));
@@ -112,6 +106,15 @@ impl Client {
         }
         self.touched = touched;
         true
+    }
+
+    /// Whether nobody else sees what it writes, as far as its text tells.
+    pub(crate) fn writes_temporary(&self, job: &Job) -> bool {
+        let verdict = &job.statement.verdict;
+        let several = Effects::MULTI | Effects::HIDDEN_CODE;
+        !verdict.effects.intersects(several)
+            && (verdict.effects.contains(Effects::CREATE_TEMPORARY)
+                || self.session.are_temporary(&verdict.tables))
     }
 
     /// The same: whether the schema may be another after it.

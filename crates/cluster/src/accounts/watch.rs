@@ -76,10 +76,14 @@ impl Shared {
     /// Accounts were changed, some time ago and somewhere before where the primary stands now. False:
     /// it does not say where that is, and nothing was noted.
     pub(crate) async fn changed_elsewhere(&self) -> bool {
-        let position = self.oracle.ask().await;
-        if let Some(position) = &position {
-            self.changes.note_at(position);
+        match self.oracle.ask().await {
+            Some(position) => self.changes.note_at(&position),
+            // No position of it will say where that is.
+            None if self.writes.is_anonymous() => {
+                self.changes.note_astray(self.writes.note_astray())
+            }
+            None => return false,
         }
-        position.is_some()
+        true
     }
 }

@@ -12,7 +12,7 @@ impl Machine {
 
     /// Whether its data is as new as can be had.
     pub(super) fn has_followed(&self, i: usize, force: bool) -> bool {
-        if self.facts.servers[i].distrusted && !force {
+        if self.facts.servers[i].distrusted.is_some() && !force {
             return false;
         }
         match self.facts.servers[i].link {
@@ -51,9 +51,7 @@ impl Machine {
             format!("{name} replicates from several sources")
         } else if !self.has_followed(i, force) {
             match fact.link {
-                _ if fact.distrusted => {
-                    format!("{name} was not seen to begin anew when its primary did")
-                }
+                _ if let Some(why) = fact.distrusted => format!("{name} {why}"),
                 Link::Broken => format!("{name}'s replication is broken"),
                 Link::Stopped => format!("{name}'s replication was stopped before"),
                 _ => format!("{name} does not replicate from it"),
@@ -161,7 +159,7 @@ mod tests {
             received: Position::empty(Flavour::MySql),
             kept_out: false,
             half_rebuilt: false,
-            distrusted: false,
+            distrusted: None,
             gtids: true,
             link: if i > 0 { Link::Connected } else { Link::None },
             alone: i == 0,
@@ -189,10 +187,10 @@ mod tests {
 
     #[test]
     fn one_with_an_old_history_is_neither_candidate_nor_donor() {
-        let machine = machine(4, |facts| facts.servers[1].distrusted = true);
+        let machine = machine(4, |facts| facts.servers[1].distrusted = Some("is odd"));
         assert_eq!(machine.candidates(None, false), Ok(vec![2, 3]));
         let why = machine.candidates(Some(1), false).unwrap_err();
-        assert_eq!(why, "db2 was not seen to begin anew when its primary did");
+        assert_eq!(why, "db2 is odd");
         assert_eq!(machine.candidates(Some(1), true), Ok(vec![1]));
         assert_eq!(machine.donor(3, true, false), Ok(2));
         // It is the one that is in need of data, though it replicates.
@@ -201,13 +199,13 @@ mod tests {
     }
 
     #[test]
-    fn nobody_is_switched_over_to_that_gives_no_gtids() {
+    fn nobody_is_switched_over_to_who_could_not_be_followed() {
         let lag = [Some(Duration::ZERO); 3];
         let mut machine = machine(3, |facts| facts.servers[1].gtids = false);
         machine.facts.servers[2].weight = 0;
         assert!(machine.rehearse(None, &lag).unwrap()[3].contains("db3"));
         let error = machine.rehearse(Some(1), &lag).unwrap_err();
-        assert_eq!(error, "db2 would give transactions no GTIDs: set gtid_mode = ON there first");
+        assert_eq!(error, "db2 could not be followed by GTID: set gtid_mode = ON there first");
         // If the primary is lost it is better than none.
         assert_eq!(machine.candidates(None, false), Ok(vec![1, 2]));
     }

@@ -42,9 +42,9 @@ pub struct Fact {
     pub kept_out: bool,
     /// It was being given another server's data, and has not got all.
     pub half_rebuilt: bool,
-    /// The primary has begun a new history, and it was not seen to.
-    pub distrusted: bool,
-    /// As the primary it would give its transactions GTIDs.
+    /// Its position does not tell what it has: why, after its name.
+    pub distrusted: Option<&'static str>,
+    /// As the primary it could be followed by GTID: MySQL lets nobody do so unless `gtid_mode = ON`.
     pub gtids: bool,
     /// How it follows the primary, or the last one.
     pub link: Link,

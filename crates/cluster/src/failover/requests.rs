@@ -91,7 +91,7 @@ impl Machine {
             let names: Vec<_> = without.iter().map(|&i| self.facts.name(i)).collect();
             let names = names.join(" and ");
             return Err(format!(
-                "{names} would give transactions no GTIDs: set gtid_mode = ON there first"
+                "{names} could not be followed by GTID: set gtid_mode = ON there first"
             ));
         }
         let lag = |i: usize| lags.get(i).copied().flatten();
@@ -215,7 +215,7 @@ impl Machine {
             return Err(format!("{name} is down; it is given its data over a connection"));
         }
         let healthy = matches!(fact.link, Link::Connected | Link::Connecting | Link::Stopped);
-        let doubted = self.care.is_out(server) || fact.distrusted;
+        let doubted = self.care.is_out(server) || fact.distrusted.is_some();
         if fact.state == State::Up && healthy && !doubted && !force {
             return Err(format!(
                 "{name} has not diverged, it replicates; --force gives it new data all the same, and \
@@ -229,8 +229,9 @@ impl Machine {
             let fact = &self.facts.servers[*i];
             *i != server && fact.admin == AdminState::Running && !self.care.is_rebuilt(*i)
         };
-        let whole =
-            |fact: &Fact| fact.link == Link::Connected && fact.read_only && !fact.distrusted;
+        let whole = |fact: &Fact| {
+            fact.link == Link::Connected && fact.read_only && fact.distrusted.is_none()
+        };
         let replica = self.up(whole).find(fit);
         Ok(replica.unwrap_or(primary))
     }

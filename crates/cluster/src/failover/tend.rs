@@ -321,6 +321,7 @@ impl Machine {
                 && self.settings.auto
                 && self.settings.auto_rejoin
                 && self.comparable().is_ok()
+                && fact.distrusted.is_none()
                 && fact.state == State::Up
                 && fact.admin == AdminState::Running
                 && fact.alone

@@ -234,6 +234,7 @@ impl Sim {
             sql_running: s.sql,
             io_error: None,
             sql_error: None,
+            auto_position: true,
             seconds_behind: Some(0),
             received: Some(position(&received)),
         });

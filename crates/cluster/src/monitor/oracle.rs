@@ -4,7 +4,7 @@
 //! next one. Asks by itself, too, for as long as there are writes that nobody knows the place of.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::time::timeout;
 
@@ -54,7 +54,6 @@ async fn ask(shared: &Shared, link: &mut Option<(ServerId, Link)>) -> Option<Pos
         return None;
     }
     let primary = before.primary?;
-    let watched = &shared.watched[usize::from(primary.0)];
     let kept = match link {
         Some((server, open)) if *server == primary => open.committed().await.ok(),
         _ => None,
@@ -63,6 +62,7 @@ async fn ask(shared: &Shared, link: &mut Option<(ServerId, Link)>) -> Option<Pos
         Some(answer) => answer,
         None => {
             *link = None;
+            let watched = &shared.watched[usize::from(primary.0)];
             let mut open = watched.target.connect().await.ok()?;
             let answer = open.committed().await.ok()?;
             *link = Some((primary, open));
@@ -70,8 +70,7 @@ async fn ask(shared: &Shared, link: &mut Option<(ServerId, Link)>) -> Option<Pos
         }
     };
     if answer.is_none() {
-        // That is news.
-        watched.wake_prober.notify_one();
+        shared.update(|topology| topology.lacks_gtids(primary, Instant::now()));
     }
     // An answer of who was deposed meanwhile says nothing.
     answer.filter(|_| shared.snapshot().generation == before.generation)

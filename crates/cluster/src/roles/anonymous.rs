@@ -3,11 +3,19 @@
 //!
 //! Nothing tells who has them: not a reply to the client that writes one, nor `@@gtid_executed`. So nobody
 //! knows what a replica lacks: only the primary serves reads that must be fresh, and nobody can take over
-//! from it. Once there are GTIDs again, whoever has the first of them has all that came before it, since
-//! replicas commit in the order of the binary log.
+//! from it.
+//!
+//! Once there are GTIDs again, whoever replicates by file and position, and has the first of them, has all
+//! that came before it, since replicas commit in the order of the binary log. A replica that asks by GTID
+//! is sent nothing without one: it stops there and, if it is started again later, goes on behind them
+//! without an error. No position shows that, so the operator, or a rebuild, has to vouch for it.
 
-use super::Topology;
+use std::time::Instant;
+
+use super::reset::Distrust;
+use super::{From, Topology};
 use crate::gtid::Position;
+use crate::snapshot::ServerId;
 
 /// Whether there are such.
 #[derive(Debug, Default)]
@@ -15,9 +23,9 @@ pub(super) enum Anonymous {
     #[default]
     None,
     /// All new ones are.
-    All,
+    All { since: Instant },
     /// None is any more, but those before the first after this position may be.
-    Before(Position),
+    Before { since: Instant, position: Position },
 }
 
 impl Anonymous {
@@ -27,23 +35,66 @@ impl Anonymous {
 
     /// Another server is the primary, or the same with another history.
     pub(super) fn begin_again(&mut self) {
-        if self.any() {
-            *self = Self::All;
+        if let Self::Before { since, .. } = *self {
+            *self = Self::All { since };
         }
     }
 }
 
 impl Topology {
+    /// Whether GTIDs matter at all: to one that is alone they don't, and members of a cluster have ways
+    /// of their own.
+    fn needs_gtids(&self) -> bool {
+        self.servers.len() > 1 && self.kind().is_none()
+    }
+
     /// By what was last seen of the primary.
-    pub(super) fn note_anonymous(&mut self) {
-        let Some(report) = self.primary.and_then(|primary| self.report(primary)) else { return };
-        let committed = &report.committed;
-        self.anonymous = match &self.anonymous {
-            _ if !report.has_gtids() => Anonymous::All,
-            Anonymous::All => Anonymous::Before(committed.clone()),
-            Anonymous::Before(position) if position == committed => return,
-            _ => Anonymous::None,
+    pub(super) fn note_anonymous(&mut self, now: Instant) {
+        if !self.needs_gtids() {
+            self.anonymous = Anonymous::None;
+            return;
+        }
+        let Some(primary) = self.primary else { return };
+        let Some(report) = self.report(primary) else { return };
+        let (committed, gtids) = (report.committed.clone(), report.has_gtids());
+        self.anonymous = match (std::mem::take(&mut self.anonymous), gtids) {
+            (Anonymous::None, true) => Anonymous::None,
+            (Anonymous::None, false) => Anonymous::All { since: now },
+            (Anonymous::All { since } | Anonymous::Before { since, .. }, false) => {
+                Anonymous::All { since }
+            }
+            (Anonymous::All { since }, true) => Anonymous::Before { since, position: committed },
+            (Anonymous::Before { since, position }, true) if position == committed => {
+                Anonymous::Before { since, position }
+            }
+            (Anonymous::Before { since, .. }, true) => {
+                self.distrust_who_may_lack_them(primary, since, &committed);
+                Anonymous::None
+            }
         };
+    }
+
+    /// The primary itself has said that its transactions have none.
+    pub(crate) fn lacks_gtids(&mut self, id: ServerId, now: Instant) {
+        if self.primary == Some(usize::from(id.0)) && self.needs_gtids() && !self.anonymous.any() {
+            self.anonymous = Anonymous::All { since: now };
+        }
+    }
+
+    /// There were such since then, and whoever replicates by file has all of them once it has `first`.
+    fn distrust_who_may_lack_them(&mut self, primary: usize, since: Instant, first: &Position) {
+        for i in (0..self.servers.len()).filter(|&i| i != primary) {
+            let answer = self.servers[i].answer.as_ref();
+            let by_file = answer.filter(|answer| answer.asked >= since).is_some_and(|answer| {
+                answer.report.channels.iter().any(|channel| {
+                    !channel.auto_position && self.from(channel) == From::Member(primary)
+                })
+            });
+            self.servers[i].distrust.get_or_insert_with(|| match by_file {
+                true => Distrust::Until(first.clone()),
+                false => Distrust::Unseen,
+            });
+        }
     }
 
     /// Completes why it is the primary.
@@ -51,11 +102,11 @@ impl Topology {
         let mode = self.report(i).map_or("", |report| &*report.gtid_mode);
         match &self.anonymous {
             Anonymous::None => String::new(),
-            Anonymous::All => format!(
+            Anonymous::All { .. } => format!(
                 "; its transactions have no GTIDs (gtid_mode = {mode}): it serves all reads that must be \
                  fresh, and no replica can take over; set gtid_mode = ON on all servers"
             ),
-            Anonymous::Before(_) => format!(
+            Anonymous::Before { .. } => format!(
                 "; its transactions have GTIDs again (gtid_mode = {mode}), but its newest may have none: \
                  until the next write it serves all reads that must be fresh, and no replica can take over"
             ),

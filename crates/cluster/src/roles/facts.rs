@@ -2,6 +2,7 @@
 
 use std::time::Instant;
 
+use super::reset::Distrust;
 use super::{From, Health, Topology};
 use crate::failover::{Fact, Facts, Link, State};
 use crate::gtid::{Flavour, Position};
@@ -55,8 +56,8 @@ impl Topology {
             kept_out: known.deposed.is_some(),
             half_rebuilt: report.is_some_and(Report::is_half_rebuilt),
             alone: report.is_some_and(|report| report.channels.is_empty()),
-            distrusted: known.distrust.is_some(),
-            gtids: report.is_none_or(Report::has_gtids),
+            distrusted: known.distrust.as_ref().map(Distrust::unfit),
+            gtids: report.is_none_or(|report| matches!(&*report.gtid_mode, "" | "ON")),
             link: primary.map_or(Link::None, |primary| self.link(i, primary)),
             astray: primary.is_some_and(|primary| {
                 primary != i

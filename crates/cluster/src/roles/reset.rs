@@ -15,23 +15,45 @@ use crate::snapshot::ServerId;
 
 /// Why a replica is not believed.
 #[derive(Debug)]
-pub(super) struct Distrust {
-    since: Instant,
-    /// What it had of the old history.
-    had: Option<Position>,
-    /// It has that no more.
-    anew: bool,
+pub(super) enum Distrust {
+    /// The primary has begun anew.
+    Reset {
+        since: Instant,
+        /// What it had of the old history.
+        had: Option<Position>,
+        /// It has that no more.
+        anew: bool,
+    },
+    /// It was not seen to replicate transactions without GTIDs: see [`super::anonymous`].
+    Unseen,
+    /// It has all of those once it has this.
+    Until(Position),
 }
 
 impl Distrust {
     /// Completes why it is a replica.
     pub(super) fn words(&self) -> &'static str {
-        match self.anew {
-            true => "; it has begun anew, as its primary has, and does not follow that yet",
-            false => {
+        match self {
+            Self::Reset { anew: true, .. } => {
+                "; it has begun anew, as its primary has, and does not follow that yet"
+            }
+            Self::Reset { anew: false, .. } => {
                 "; its primary has begun anew, it has not: rebuild it or, if it has everything, \
                  `pointsman resume` it"
             }
+            Self::Unseen => {
+                "; it may lack what its primary wrote without GTIDs: rebuild it or, if it has \
+                 everything, `pointsman resume` it"
+            }
+            Self::Until(_) => "; it has not applied yet all that its primary wrote without GTIDs",
+        }
+    }
+
+    /// Why it can't be the primary, after its name.
+    pub(super) fn unfit(&self) -> &'static str {
+        match self {
+            Self::Reset { .. } => "was not seen to begin anew when its primary did",
+            Self::Unseen | Self::Until(_) => "may lack what its primary wrote without GTIDs",
         }
     }
 }
@@ -45,7 +67,7 @@ impl Topology {
         }
         for known in &mut self.servers {
             let had = known.answer.as_ref().map(|answer| answer.report.applied.clone());
-            known.distrust = Some(Distrust { since: now, had, anew: false });
+            known.distrust = Some(Distrust::Reset { since: now, had, anew: false });
         }
     }
 
@@ -75,15 +97,22 @@ impl Topology {
             let (Some(distrust), Some(answer)) = (&mut known.distrust, &known.answer) else {
                 continue;
             };
-            if answer.asked <= distrust.since {
-                continue;
-            }
             let applied = &answer.report.applied;
-            let had = distrust.had.get_or_insert_with(|| applied.clone());
-            distrust.anew |=
-                had.is_empty() || !applied.covers(had) || answer.report.is_half_rebuilt();
-            let fetches = answer.report.channels.iter().any(|c| c.io == IoThread::Running);
-            if distrust.anew && fetches && standing.covers(applied) {
+            let trusted = match distrust {
+                Distrust::Reset { since, had, anew } => {
+                    if answer.asked <= *since {
+                        continue;
+                    }
+                    let had = had.get_or_insert_with(|| applied.clone());
+                    *anew |=
+                        had.is_empty() || !applied.covers(had) || answer.report.is_half_rebuilt();
+                    let fetches = answer.report.channels.iter().any(|c| c.io == IoThread::Running);
+                    *anew && fetches && standing.covers(applied)
+                }
+                Distrust::Unseen => false,
+                Distrust::Until(position) => applied.covers(position),
+            };
+            if trusted {
                 known.distrust = None;
             }
         }

@@ -24,6 +24,7 @@ struct Machine {
     /// `@@gtid_binlog_state`, as far as a test is about that.
     state: &'static str,
     gtid_mode: &'static str,
+    auto_position: bool,
     connection: u64,
     /// As in MySQL, what it committed itself counts as applied.
     own: bool,
@@ -52,6 +53,7 @@ impl World {
             position: 7,
             state: "",
             gtid_mode: "",
+            auto_position: true,
             connection: 1,
             own: false,
         };
@@ -110,6 +112,7 @@ impl World {
                 sql_error: m
                     .sql_error
                     .map(|code| Error { code, text: "duplicate entry".to_owned() }),
+                auto_position: m.auto_position,
                 seconds_behind: (m.io && m.sql && reachable).then_some(0),
                 received: Some(position(m.position)),
             }
@@ -678,7 +681,7 @@ fn a_replica_of_a_primary_that_began_anew_gets_reads_once_it_did_so_too() {
     assert!(!reads(&w));
     assert!(w.why(1).contains("begun anew"), "{}", w.why(1));
     let facts = w.topology.facts(w.now);
-    assert!(facts.servers[1].distrusted && !facts.servers[0].distrusted);
+    assert!(facts.servers[1].distrusted.is_some() && facts.servers[0].distrusted.is_none());
     // It was reset, and got all again.
     w.machines[1].source = None;
     w.machines[1].position = 0;
@@ -979,6 +982,7 @@ proptest! {
                 position: newest.max(seen) + 1,
                 state: "",
                 gtid_mode: "",
+                auto_position: true,
                 connection: m.connection,
                 own: false,
             };

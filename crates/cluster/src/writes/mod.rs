@@ -51,6 +51,8 @@ pub struct LastWrites {
     cleared: AtomicU64,
     /// The primary's transactions have no GTIDs, or the newest of them may have none.
     anonymous: AtomicBool,
+    /// That was ever so.
+    was_anonymous: AtomicBool,
     catalog: ArcSwapOption<Known>,
     /// Grows whenever a statement that may change the schema is sent, and when it has ended.
     changes: AtomicU64,
@@ -75,7 +77,7 @@ pub struct Touched {
     anything: bool,
     /// A server that may log other words than were sent got one of the statements.
     reworded: bool,
-    /// Some of them are no temporary ones.
+    /// Something that others see was changed in them, as far as replies say.
     lasting: bool,
     /// [`LastWrites::changes`] when the first of them was added.
     changes: u64,
@@ -87,7 +89,7 @@ impl Touched {
         self.anything = true;
     }
 
-    /// A write that others will see.
+    /// A write that changed something that others see.
     pub fn lasting(&mut self) {
         self.lasting = true;
     }
@@ -173,6 +175,7 @@ impl LastWrites {
             untold: AtomicU64::new(0),
             cleared: AtomicU64::new(0),
             anonymous: AtomicBool::new(false),
+            was_anonymous: AtomicBool::new(false),
             catalog: ArcSwapOption::empty(),
             changes: AtomicU64::new(0),
             under_way: AtomicU32::new(0),
@@ -258,6 +261,12 @@ impl LastWrites {
         self.anonymous.load(SeqCst)
     }
 
+    /// Whether sessions may have written what they were told no position of.
+    #[must_use]
+    pub fn was_anonymous(&self) -> bool {
+        self.was_anonymous.load(SeqCst)
+    }
+
     /// Whether asking the primary where it stands may clear something up.
     pub(crate) fn is_to_be_asked(&self) -> bool {
         self.any_astray() && !self.is_anonymous()
@@ -265,20 +274,31 @@ impl LastWrites {
 
     /// The primary's transactions have no GTIDs from now on.
     pub(crate) fn become_anonymous(&self) {
+        self.was_anonymous.store(true, SeqCst);
         self.anonymous.store(true, SeqCst);
     }
 
-    /// They have again: whoever has applied `position` has all before as well.
-    pub(crate) fn end_anonymous(&self, position: &Position) {
+    /// They have again: whoever has applied `position` has all before as well; `None`: nobody knows who.
+    pub(crate) fn end_anonymous(&self, position: Option<&Position>) {
         let mut touched = Touched::default();
         touched.anything();
-        self.note(position, &touched);
+        match position {
+            Some(position) => self.note(position, &touched),
+            None => drop(self.note_astray()),
+        }
         self.anonymous.store(false, SeqCst);
     }
 
     /// A client is about to be told by MySQL that its write is done, and that has named no GTID.
-    pub(crate) fn note_untold(&self) {
-        self.untold.fetch_add(1, SeqCst);
+    /// Returns its number.
+    pub(crate) fn note_untold(&self) -> u64 {
+        self.untold.fetch_add(1, SeqCst) + 1
+    }
+
+    /// Whether it is known of the write of this number that there was none to name.
+    #[must_use]
+    pub fn is_cleared(&self, untold: u64) -> bool {
+        self.cleared.load(SeqCst) >= untold
     }
 
     /// Before the primary is asked whether its transactions have GTIDs: what to tell

@@ -251,13 +251,18 @@ fn what_was_told_no_gtid_of_is_nothing_once_there_are_such() {
     let writes = known(&["a", "b"], &[], &[]);
     write(&writes, "a", "0-1-1");
     let before = writes.untold();
-    writes.note_untold();
-    assert!(writes.any_untold() && writes.any_astray() && writes.is_to_be_asked());
+    let number = writes.note_untold();
+    assert!(
+        writes.any_untold()
+            && !writes.is_cleared(number)
+            && writes.any_astray()
+            && writes.is_to_be_asked()
+    );
     assert_eq!(writes.with_newest(|newest| newest.is_some()), None);
     writes.clear(before);
     assert!(writes.any_untold(), "asked before it");
     writes.clear(writes.untold());
-    assert!(!writes.any_astray() && !writes.is_to_be_asked());
+    assert!(writes.is_cleared(number) && !writes.any_astray() && !writes.is_to_be_asked());
     assert_eq!(needed(&writes, "b"), None, "reads of other tables wait for nothing");
 }
 
@@ -272,7 +277,8 @@ fn without_gtids_nothing_is_found() {
     assert!(writes.is_anonymous(), "another primary has to give some first");
     writes.found(&at("0-2-5"), writes.astray());
     assert!(!writes.is_found(write));
-    writes.end_anonymous(&at("0-2-6"));
+    writes.end_anonymous(Some(&at("0-2-6")));
     assert!(!writes.any_untold() && !writes.any_astray() && writes.is_found(write));
+    assert!(writes.was_anonymous() && !LastWrites::new(true).was_anonymous());
     assert_eq!(needed(&writes, "a").as_deref(), Some("0-2-6"));
 }

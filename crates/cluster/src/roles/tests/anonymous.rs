@@ -41,6 +41,50 @@ fn a_primary_that_gives_none_is_told_and_believed_until_it_has_given_one() {
     }
 }
 
+/// A replica that asks by GTID is sent nothing without one, and goes on behind it.
+#[test]
+fn only_who_replicates_by_file_has_them_for_sure() {
+    let mut w = World::new(4);
+    w.machines[1].auto_position = false;
+    w.machines[2].auto_position = false;
+    w.ticks(1);
+    w.set_mode("OFF");
+    w.ticks(1);
+    w.machines[2].sql = false;
+    w.set_mode("ON_PERMISSIVE");
+    w.ticks(2);
+    w.machines[0].position = 8;
+    w.ticks(2);
+    assert!(!w.anonymous());
+    let reads = |w: &World| w.snapshot().servers.iter().map(|s| s.takes_reads).collect::<Vec<_>>();
+    assert_eq!(reads(&w), [false, true, false, false]);
+    assert!(w.why(2).contains("not applied yet all that its primary wrote"), "{}", w.why(2));
+    assert!(w.why(3).contains("may lack what its primary wrote without GTIDs"), "{}", w.why(3));
+    let facts = w.topology.facts(w.now);
+    let distrusted: Vec<_> = facts.servers.iter().map(|s| s.distrusted.is_some()).collect();
+    assert_eq!(distrusted, [false, false, true, true]);
+    w.machines[2].sql = true;
+    w.ticks(2);
+    assert_eq!(reads(&w), [false, true, true, false]);
+    // Somebody knows better.
+    w.topology.set_admin(id_of(3), AdminState::Running);
+    w.evaluate();
+    assert_eq!(reads(&w), [false, true, true, true]);
+}
+
+/// Replicas say nothing of lag while their source is away.
+#[test]
+fn replicas_of_a_dead_one_serve_on_what_they_have() {
+    let mut w = World::new(2);
+    w.set_mode("OFF");
+    w.ticks(2);
+    w.machines[0].up = false;
+    w.ticks(20);
+    assert_eq!(w.roles(), "down replica");
+    assert!(w.snapshot().servers[1].takes_reads, "{}", w.why(1));
+    assert!(w.anonymous());
+}
+
 #[test]
 fn at_the_first_look_too() {
     let mut w = World::new(2);
@@ -48,6 +92,12 @@ fn at_the_first_look_too() {
     w.machines.iter_mut().for_each(|machine| machine.position = 0);
     w.look_all();
     assert!(w.anonymous() && w.told("gtids_missing"));
+    // One that is alone needs none.
+    let mut w = World::new(1);
+    w.set_mode("OFF");
+    w.look_all();
+    assert!(!w.anonymous());
+    assert_eq!(w.why(0), "writable, and replicates from nobody");
 }
 
 /// What the last primary wrote without, others may lack as well.
