@@ -62,19 +62,22 @@ mod anonymous;
 mod election;
 mod facts;
 mod group;
+mod office;
+mod orders;
 mod report;
 mod reset;
+mod sources;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crate::gtid::{Flavour, Position};
 use crate::lag::{Lag, Timeline};
-use crate::member::Kind;
-use crate::probe::{Channel, IoThread, Look, Report};
+use crate::probe::{Channel, Look, Report};
 use crate::snapshot::{AdminState, Greeting, Live, Permit, Role, ServerId, Snapshot, Succession};
 
 pub use report::Event;
+use sources::From;
 
 /// What the conclusions depend on beside the looks.
 #[derive(Debug, Clone)]
@@ -99,15 +102,6 @@ pub struct Member {
     pub weight: u32,
     /// Whether it may become the primary.
     pub promote: bool,
-}
-
-impl Member {
-    /// Whether `channel` leads here, going by the address.
-    fn is_at(&self, channel: &Channel) -> bool {
-        let Some((host, port)) = self.address.rsplit_once(':') else { return false };
-        let host = host.trim_start_matches('[').trim_end_matches(']');
-        host.eq_ignore_ascii_case(&channel.source_host) && port.parse() == Ok(channel.source_port)
-    }
 }
 
 /// All that is known of the servers.
@@ -197,13 +191,6 @@ enum Health {
     Unknown(String),
 }
 
-/// Whom a server replicates from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum From<'a> {
-    Member(usize),
-    Stranger(&'a Channel),
-}
-
 impl Topology {
     #[must_use]
     pub fn new(settings: Settings, members: Vec<Member>, now: Instant) -> Self {
@@ -276,83 +263,6 @@ impl Topology {
         })
     }
 
-    pub fn set_admin(&mut self, id: ServerId, admin: AdminState) {
-        if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
-            // It may have been restarted meanwhile: what was last seen of it says nothing by itself.
-            if known.admin != admin
-                && let Some(trouble) = &mut known.trouble
-            {
-                trouble.refused = false;
-            }
-            known.admin = admin;
-        }
-        if admin == AdminState::Running {
-            self.trust(id);
-        }
-    }
-
-    /// The operator vouches for a server that would not be taken as primary because it lacks
-    /// transactions. Holds until it is the primary.
-    pub fn accept(&mut self, id: ServerId) {
-        if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
-            known.accepted = true;
-            known.deposed = None;
-        }
-    }
-
-    /// A change of the primary in good order begins: there is no primary until another server has
-    /// become one, or [`Topology::release`].
-    pub fn hold(&mut self, old: ServerId, why: &str) {
-        self.hold = Some(Hold { old: usize::from(old.0), why: why.into(), others: false });
-    }
-
-    /// This server is no primary from now on, whatever it says of itself; `why` completes "it is
-    /// kept out: ".
-    pub fn depose(&mut self, id: ServerId, why: &str) {
-        if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
-            known.deposed = Some(why.into());
-        }
-    }
-
-    /// It may be the primary again.
-    pub fn reinstate(&mut self, id: ServerId) {
-        if let Some(known) = self.servers.get_mut(usize::from(id.0)) {
-            known.deposed = None;
-        }
-    }
-
-    /// Nothing may be written from now on, and open transactions may not go on, because `why`; `None`:
-    /// again, once all servers that `answer` other proxies' questions were looked at after that: what
-    /// was done meanwhile is to be seen first.
-    pub fn permit(&mut self, why: Option<Arc<str>>, answer: impl Fn(usize) -> bool, now: Instant) {
-        if why.is_some() {
-            (self.forbidden, self.regained) = (why, None);
-            self.parted = true;
-        } else if self.forbidden.is_some() {
-            let since = *self.regained.get_or_insert(now);
-            let seen = |i: usize| {
-                self.servers[i].answer.as_ref().is_some_and(|answer| answer.asked >= since)
-            };
-            if (0..self.servers.len()).all(|i| seen(i) || !answer(i)) {
-                (self.forbidden, self.regained) = (None, None);
-            }
-        }
-    }
-
-    /// What ends the right to write by itself, from the next snapshot on.
-    pub(crate) fn set_permit(&mut self, permit: Arc<Permit>) {
-        self.permit = Some(permit);
-    }
-
-    /// Which server the leading one of several proxies takes for the primary: its `@@server_id`;
-    /// `None` if there is no such proxy but this one. Whatever was seen here before, that one knows
-    /// better.
-    ///
-    /// Returns whether that is new.
-    pub fn follow(&mut self, led: Option<u32>) -> bool {
-        std::mem::replace(&mut self.led, led) != led
-    }
-
     /// The `@@server_id`s of all servers, as far as known.
     pub(crate) fn server_ids(&self) -> Vec<u32> {
         let ids = (0..self.servers.len()).filter_map(|i| Some(self.report(i)?.server_id));
@@ -364,37 +274,11 @@ impl Topology {
         self.group.kind.is_some()
     }
 
-    /// Why nothing may be written, and whether another proxy holds writes back.
-    pub(crate) fn forbidden(&self) -> (Option<Arc<str>>, bool) {
-        (self.forbidden.clone(), self.hold.as_ref().is_some_and(|hold| hold.others))
-    }
-
-    /// The change was called off.
-    pub fn release(&mut self) {
-        self.hold = None;
-    }
-
-    /// Another proxy changes the primary in good order, or no longer does.
-    pub fn hold_for_others(&mut self, why: Option<String>) {
-        match (why, self.primary) {
-            (Some(why), Some(old)) if self.hold.is_none() => {
-                self.hold = Some(Hold { old, why: why.into(), others: true });
-            }
-            (Some(_), _) => {}
-            (None, _) => drop(self.hold.take_if(|hold| hold.others)),
-        }
-    }
-
     /// The primary now or, while there is none, the last one, and its `@@server_id`.
     #[must_use]
     pub fn primary(&self) -> Option<(usize, u32)> {
         let primary = self.primary?;
         Some((primary, self.report(primary)?.server_id))
-    }
-
-    /// This server is being made writable and has `inherited` at that moment.
-    pub fn promoted(&mut self, id: ServerId, inherited: Position) {
-        self.promoted = Some((usize::from(id.0), inherited));
     }
 
     /// Changes what may change while servers are watched. `weights` are in the order of the servers.
@@ -488,62 +372,6 @@ impl Topology {
         &self.servers[i].member.name
     }
 
-    /// Whom this channel replicates from. What the source said of itself when last connected counts
-    /// while connected; else the address does, since it may have been changed since.
-    fn from<'a>(&self, channel: &'a Channel) -> From<'a> {
-        let by_address = self.servers.iter().position(|known| known.member.is_at(channel));
-        let mut by_id = self.servers.iter().enumerate().filter(|(_, known)| {
-            channel.source_server_id != 0
-                && known
-                    .answer
-                    .as_ref()
-                    .is_some_and(|a| a.report.server_id == channel.source_server_id)
-        });
-        // Two servers with one id: a mistake that some sites live with. Then it says nothing.
-        let by_id = match (by_id.next(), by_id.next()) {
-            (Some((i, _)), None) => Some(i),
-            _ => None,
-        };
-        let found = if channel.io == IoThread::Running {
-            by_id.or(by_address)
-        } else {
-            by_address.or(by_id)
-        };
-        found.map_or(From::Stranger(channel), From::Member)
-    }
-
-    /// The channel of `i` that leads to `target`, over other members if need be.
-    fn channel_to(&self, i: usize, target: usize) -> Option<&Channel> {
-        self.report(i)?.channels.iter().find(|channel| match self.from(channel) {
-            From::Member(source) => self.leads_to(source, target, self.servers.len()),
-            From::Stranger(_) => false,
-        })
-    }
-
-    fn leads_to(&self, i: usize, target: usize, depth: usize) -> bool {
-        i == target
-            || depth > 0
-                && self.report(i).is_some_and(|report| {
-                    report.channels.iter().any(|channel| match self.from(channel) {
-                        From::Member(source) => self.leads_to(source, target, depth - 1),
-                        From::Stranger(_) => false,
-                    })
-                })
-    }
-
-    /// Whether some other up server fetches from `i` right now, directly.
-    fn has_replicas(&self, i: usize, healths: &[Health]) -> bool {
-        (0..self.servers.len()).any(|other| {
-            other != i
-                && healths[other] == Health::Up
-                && self.report(other).is_some_and(|report| {
-                    report.channels.iter().any(|channel| {
-                        channel.io == IoThread::Running && self.from(channel) == From::Member(i)
-                    })
-                })
-        })
-    }
-
     /// Draws the conclusions for `now`. Returns what people should be told; the new
     /// [`Topology::snapshot`] is the same as before if nothing changed.
     pub fn evaluate(&mut self, now: Instant) -> Vec<Event> {
@@ -622,95 +450,6 @@ impl Topology {
             self.snapshot = Arc::new(next);
         }
         events
-    }
-
-    fn take_office(&mut self, i: usize, now: Instant, events: &mut Vec<Event>) {
-        let Some(answer) = &self.servers[i].answer else { return };
-        let (asked, seen) = (answer.asked, answer.seen);
-        let committed = answer.report.committed.clone();
-        let standing = answer.report.standing();
-        let had = self.servers[i].best.as_ref().filter(|_| self.primary == Some(i));
-        let lost = had.is_some_and(|(best, _)| !standing.covers(best));
-        let anew = had.is_some_and(|(best, _)| standing.began_anew_since(best));
-        if self.primary == Some(i) && !lost {
-            return;
-        }
-        if lost {
-            events.push(Event {
-                code: "primary_reset",
-                server: Some(id_of(i)),
-                text: format!(
-                    "{} no longer has all transactions it had{}",
-                    self.name(i),
-                    match anew {
-                        true =>
-                            "; its replicas get no reads until they were reset, too, or rebuilt, or \
-                             `pointsman resume` vouches for them",
-                        false => "",
-                    }
-                ),
-            });
-            if anew {
-                self.distrust_replicas(now);
-            }
-        } else if let (Some(old), Some(newest)) = (self.primary, self.timeline.newest())
-            && !standing.covers(newest)
-            // It has proved to have them since that look.
-            && self.group.kind != Some(Kind::Galera)
-        {
-            events.push(Event {
-                code: "transactions_lost",
-                server: Some(id_of(i)),
-                text: format!(
-                    "{} is the primary now but lacks transactions that {} had: it is at {standing}, \
-                     {} was at {newest}",
-                    self.name(i),
-                    self.name(old),
-                    self.name(old)
-                ),
-            });
-        }
-        let old = self.primary.filter(|&old| old != i);
-        let promoted = self.promoted.take_if(|(new, _)| *new == i);
-        self.primary = Some(i);
-        self.generation += 1;
-        if let Some(old) = old {
-            self.succession = Some(Arc::new(Succession {
-                generation: self.generation,
-                old: id_of(old),
-                new: id_of(i),
-                inherited: promoted
-                    .map(|(_, inherited)| inherited)
-                    .or_else(|| self.inherited_in_group(old, i)),
-            }));
-        }
-        self.anonymous.begin_again();
-        self.servers[i].best = None;
-        self.servers[i].accepted = false;
-        for known in &mut self.servers {
-            known.followed = false;
-        }
-        self.timeline.clear();
-        self.timeline.record(asked, seen, &committed);
-    }
-
-    /// Notes what each server has, for the day it comes back without.
-    fn remember(&mut self) {
-        for known in &mut self.servers {
-            let Some(answer) = &known.answer else { continue };
-            let standing = answer.report.standing();
-            let connection = answer.report.connection;
-            match &mut known.best {
-                Some((best, on)) if standing.covers(best) => {
-                    *best = standing;
-                    *on = connection;
-                }
-                // Reset on purpose, under our eyes. Over a new connection it may be an accident.
-                Some((best, on)) if *on == connection => *best = standing,
-                Some(_) => {}
-                None => known.best = Some((standing, connection)),
-            }
-        }
     }
 
     fn lag(&self, i: usize, channel: &Channel, healths: &[Health]) -> Option<Duration> {

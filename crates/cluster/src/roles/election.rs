@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use super::{From, Health, Topology, id_of};
+use super::{From, Health, Topology};
 use crate::gtid::{History, Position};
 use crate::probe::{Channel, IoThread, Report};
 use crate::snapshot::AdminState;
@@ -323,16 +323,5 @@ impl Topology {
 
     pub(super) fn is_rival(&self, i: usize, election: &Election) -> bool {
         election.primary != Some(i) && election.candidates.contains(&i)
-    }
-
-    pub(super) fn source_of(&self, i: usize) -> Option<usize> {
-        self.report(i)?.channels.iter().find_map(|channel| match self.from(channel) {
-            From::Member(source) => Some(source),
-            From::Stranger(_) => None,
-        })
-    }
-
-    pub(super) fn source_id(&self, i: usize) -> Option<crate::ServerId> {
-        self.source_of(i).map(id_of)
     }
 }
