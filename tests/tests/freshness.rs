@@ -182,6 +182,30 @@ fn a_read_sees_what_was_written_without_gtids() {
     assert_eq!(site.replica().client_sql("SELECT @@read_only").unwrap().trim(), "1");
 }
 
+/// Nobody could lack anything, so nobody has to ask again and again.
+#[test]
+fn one_server_alone_needs_no_gtids() {
+    let args = ["--gtid-mode=OFF", "--enforce-gtid-consistency=OFF"].map(str::to_owned).to_vec();
+    let site = Site::with(Setup {
+        flavour: Flavour::MySql,
+        replicas: 0,
+        server_args: args,
+        ..Setup::default()
+    });
+    let mut db = Raw::connect(site.port()).unwrap();
+    db.query("CREATE TABLE t (id INT PRIMARY KEY)").unwrap();
+    let before = site.primary().status("Connections").unwrap();
+    for id in 0..100 {
+        db.query(&format!("INSERT INTO t VALUES ({id})")).unwrap();
+        assert!(db.query(&format!("INSERT INTO t VALUES ({id})")).is_err());
+        assert_eq!(db.one("SELECT COUNT(*) FROM t").unwrap(), (id + 1).to_string());
+    }
+    std::thread::sleep(Duration::from_secs(1));
+    let made = site.primary().status("Connections").unwrap() - before;
+    assert!(made < 10, "{made} connections");
+    assert!(!site.cli(&["status"]).stdout.contains("gtid_mode"));
+}
+
 /// A replica that asks by GTID stops at what has none and, started again, goes on behind it.
 #[test]
 fn a_replica_that_was_not_sent_what_has_no_gtid_is_not_read() {

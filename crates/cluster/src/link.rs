@@ -228,9 +228,9 @@ impl Link {
         Ok(applied)
     }
 
-    /// What the server has committed and others can replicate; `None` if its `gtid_mode` has it
-    /// commit what no position tells.
-    pub(crate) async fn committed(&mut self) -> Result<Option<Position>, SqlError> {
+    /// What the server has committed and others can replicate, and whether that is all: its `gtid_mode`
+    /// may have it commit what no position tells.
+    pub(crate) async fn committed(&mut self) -> Result<(Position, bool), SqlError> {
         let sql = match self.flavour {
             Flavour::MariaDb => "SELECT @@global.gtid_binlog_pos AS committed",
             Flavour::MySql => {
@@ -239,8 +239,8 @@ impl Link {
         };
         let row: Row = self.conn()?.query_first(sql).await?.ok_or_else(|| odd("no row"))?;
         let row = Fields(&row);
-        let tells = has_gtids(&row.text(&["gtid_mode"]).unwrap_or_default());
-        Ok(tells.then_some(position(self.flavour, &row, "committed")?))
+        let all = has_gtids(&row.text(&["gtid_mode"]).unwrap_or_default());
+        Ok((position(self.flavour, &row, "committed")?, all))
     }
 
     /// Runs `sql`, of which no rows are wanted.

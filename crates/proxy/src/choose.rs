@@ -186,24 +186,32 @@ impl Client {
         }
         match self.worker.shared.present_level(level) {
             Level::Eventual => Ok(None),
-            Level::Session if self.untold.is_some_and(|n| !writes.is_cleared(n)) => {
-                Err(ToPrimary::ReplicaBehind)
-            }
-            // Where its own are is not known.
-            Level::Session if writes.was_anonymous() => {
-                writes.with_newest(|newest| newest.cloned()).ok_or(ToPrimary::ReplicaBehind)
-            }
-            Level::Session => match &self.wrote {
-                // A position from before a change of primary may name what was lost with the old one.
-                Some((generation, _)) if *generation != self.worker.snapshot(|s| s.generation) => {
-                    Err(ToPrimary::ReplicaBehind)
+            Level::Session => {
+                if self.untold.is_some_and(|n| !writes.is_cleared(n)) && !self.all_told().await {
+                    return Err(ToPrimary::ReplicaBehind);
                 }
-                Some((_, position)) => Ok(Some(Arc::new(position.clone()))),
-                None => Ok(None),
-            },
-            Level::Causal => {
-                writes.with_newest(|newest| newest.cloned()).ok_or(ToPrimary::ReplicaBehind)
+                // What it wrote while nobody could say where is before this.
+                let until = writes.anonymous_until();
+                match &self.wrote {
+                    // A position from before a change of primary may name what was lost with the old one.
+                    Some((generation, _))
+                        if *generation != self.worker.snapshot(|s| s.generation) =>
+                    {
+                        Err(ToPrimary::ReplicaBehind)
+                    }
+                    Some((_, position)) => {
+                        let mut position = position.clone();
+                        until.iter().for_each(|until| position.merge(until));
+                        Ok(Some(Arc::new(position)))
+                    }
+                    None => Ok(until),
+                }
             }
+            Level::Causal => match writes.with_newest(|newest| newest.cloned()) {
+                Some(newest) => Ok(newest),
+                None if writes.is_only_untold() && self.all_told().await => Ok(writes.newest()),
+                None => Err(ToPrimary::ReplicaBehind),
+            },
             Level::Strong => {
                 let within = self.config().monitor.timeout;
                 let asked = self.worker.shared.cluster.committed_position();
@@ -211,6 +219,13 @@ impl Client {
                 asked.ok().flatten().map(Some).ok_or(ToPrimary::Strong)
             }
         }
+    }
+
+    /// Asks the primary whether its transactions have GTIDs: then clients were told of all that there are.
+    async fn all_told(&self) -> bool {
+        let within = self.config().routing.causal_timeout;
+        let asked = self.worker.shared.cluster.committed_position();
+        tokio::time::timeout(within, asked).await.is_ok_and(|position| position.is_some())
     }
 
     /// What of all writes matters to the tables that a causal read names; `None` if that can't be

@@ -82,7 +82,8 @@ impl Client {
         if self.session.transaction().is_none() {
             backend.marks.begin();
         }
-        let tells = tells && writable && !self.writes_temporary(job);
+        let tells = tells && writable;
+        let temporary = tells && self.writes_temporary(job);
         let mut mark = None;
         let schema_change = if writable {
             if self.touch(job) {
@@ -147,6 +148,7 @@ impl Client {
             digest,
             galera,
             tells,
+            temporary,
             told: false,
             began: info.changed.get(),
             committed: backend.committed.take(),
@@ -296,6 +298,8 @@ struct Watching<'a> {
     galera: bool,
     /// A reply that names no GTID may mean that there are none.
     tells: bool,
+    /// Nobody else sees what it writes.
+    temporary: bool,
     /// One was named.
     told: bool,
     /// Before it was sent.
@@ -325,6 +329,7 @@ impl Watcher for Watching<'_> {
 
     fn wrote(&mut self, gtid: &[u8], began: Instant) {
         self.told = true;
+        self.touched.told();
         if self.galera {
             // Each node may number by itself; see `commits_unsaid`.
             return;
@@ -377,8 +382,10 @@ impl Watcher for Watching<'_> {
             | Effects::XA;
         let effects = self.job.statement.verdict.effects;
         // What is only set is in no binary log.
-        let accounts = self.changes_servers() && !effects.contains(Effects::SET_OTHER);
-        let lasting = self.touched.is_lasting() || effects.contains(Effects::DDL) || accounts;
+        let accounts = self.changes_servers()
+            && (effects.contains(Effects::DDL) || !effects.contains(Effects::SET_OTHER));
+        let changed = effects.contains(Effects::DDL) && !self.temporary;
+        let lasting = self.touched.is_lasting() || changed || accounts;
         let over = effects.intersects(ends) || !status.contains(Status::IN_TRANSACTION);
         if !lasting || !over || is_rollback(self.job) {
             return;
@@ -441,7 +448,9 @@ impl Watcher for Watching<'_> {
         }
         if let Control::Ok(ok) = control
             && self.tells
+            && !self.temporary
             && ok.affected_rows > 0
+            && self.job.statement.verdict.reason != Reason::SelectInto
             && !(is_update(self.job) && left_as_it_was(ok))
         {
             self.touched.lasting();

@@ -113,7 +113,11 @@ impl Changes {
     /// Another server is the primary, and this is what it began with.
     pub(crate) fn restart(&self, start: Option<&Position>, writes: &LastWrites) {
         self.at.store(start.cloned().map(Arc::new));
-        self.astray.store(if start.is_none() { writes.astray().number() } else { 0 }, SeqCst);
+        if start.is_none() {
+            self.astray.store(writes.astray().number(), SeqCst);
+        } else if !writes.is_anonymous() {
+            self.astray.store(0, SeqCst);
+        }
         self.note();
     }
 }

@@ -58,7 +58,7 @@ async fn ask(shared: &Shared, link: &mut Option<(ServerId, Link)>) -> Option<Pos
         Some((server, open)) if *server == primary => open.committed().await.ok(),
         _ => None,
     };
-    let answer = match kept {
+    let (position, all) = match kept {
         Some(answer) => answer,
         None => {
             *link = None;
@@ -69,9 +69,10 @@ async fn ask(shared: &Shared, link: &mut Option<(ServerId, Link)>) -> Option<Pos
             answer
         }
     };
-    if answer.is_none() {
+    if !all {
         shared.update(|topology| topology.lacks_gtids(primary, Instant::now()));
     }
     // An answer of who was deposed meanwhile says nothing.
-    answer.filter(|_| shared.snapshot().generation == before.generation)
+    let now = shared.snapshot();
+    (now.generation == before.generation && !now.anonymous).then_some(position)
 }

@@ -55,8 +55,14 @@ impl Topology {
             return;
         }
         let Some(primary) = self.primary else { return };
-        let Some(report) = self.report(primary) else { return };
-        let (committed, gtids) = (report.committed.clone(), report.has_gtids());
+        let Some(answer) = &self.servers[primary].answer else { return };
+        let (committed, gtids) = (answer.report.committed.clone(), answer.report.has_gtids());
+        if let Anonymous::All { since } = self.anonymous
+            && answer.asked < since
+        {
+            // The primary has said otherwise since.
+            return;
+        }
         self.anonymous = match (std::mem::take(&mut self.anonymous), gtids) {
             (Anonymous::None, true) => Anonymous::None,
             (Anonymous::None, false) => Anonymous::All { since: now },
@@ -84,22 +90,41 @@ impl Topology {
     /// There were such since then, and whoever replicates by file has all of them once it has `first`.
     fn distrust_who_may_lack_them(&mut self, primary: usize, since: Instant, first: &Position) {
         for i in (0..self.servers.len()).filter(|&i| i != primary) {
-            let answer = self.servers[i].answer.as_ref();
-            let by_file = answer.filter(|answer| answer.asked >= since).is_some_and(|answer| {
-                answer.report.channels.iter().any(|channel| {
-                    !channel.auto_position && self.from(channel) == From::Member(primary)
-                })
-            });
-            self.servers[i].distrust.get_or_insert_with(|| match by_file {
-                true => Distrust::Until(first.clone()),
-                false => Distrust::Unseen,
+            let by_file = self.follows_by_file(i, primary, since, self.servers.len());
+            self.servers[i].distrust = Some(match self.servers[i].distrust.take() {
+                None | Some(Distrust::Until(_)) if by_file => Distrust::Until(first.clone()),
+                None | Some(Distrust::Until(_)) => Distrust::Unseen,
+                Some(known) => known,
             });
         }
     }
 
+    /// Whether `i` was seen since then to replicate from `target` by file and position, over other members
+    /// if need be.
+    fn follows_by_file(&self, i: usize, target: usize, since: Instant, depth: usize) -> bool {
+        let answer = self.servers[i].answer.as_ref().filter(|answer| answer.asked >= since);
+        answer.is_some_and(|answer| {
+            answer.report.channels.iter().any(|channel| {
+                !channel.auto_position
+                    && match self.from(channel) {
+                        From::Member(source) if source == target => true,
+                        From::Member(source) => {
+                            depth > 0 && self.follows_by_file(source, target, since, depth - 1)
+                        }
+                        From::Stranger(_) => false,
+                    }
+            })
+        })
+    }
+
     /// Completes why it is the primary.
     pub(super) fn without_gtids(&self, i: usize) -> String {
-        let mode = self.report(i).map_or("", |report| &*report.gtid_mode);
+        let Some(report) = self.report(i) else { return String::new() };
+        let mode = match (&self.anonymous, report.has_gtids()) {
+            // It has said so since it was looked at.
+            (Anonymous::All { .. }, true) => "OFF_PERMISSIVE",
+            _ => &*report.gtid_mode,
+        };
         match &self.anonymous {
             Anonymous::None => String::new(),
             Anonymous::All { .. } => format!(

@@ -67,7 +67,11 @@ impl Topology {
         }
         for known in &mut self.servers {
             let had = known.answer.as_ref().map(|answer| answer.report.applied.clone());
-            known.distrust = Some(Distrust::Reset { since: now, had, anew: false });
+            known.distrust = Some(match &known.distrust {
+                // What it lacks it lacks after its own reset, too.
+                Some(Distrust::Unseen | Distrust::Until(_)) => Distrust::Unseen,
+                _ => Distrust::Reset { since: now, had, anew: false },
+            });
         }
     }
 
@@ -98,6 +102,11 @@ impl Topology {
                 continue;
             };
             let applied = &answer.report.applied;
+            let channels = &answer.report.channels;
+            if matches!(distrust, Distrust::Until(_)) && channels.iter().any(|c| c.auto_position) {
+                // It may have left out what was still to come.
+                *distrust = Distrust::Unseen;
+            }
             let trusted = match distrust {
                 Distrust::Reset { since, had, anew } => {
                     if answer.asked <= *since {
@@ -106,7 +115,7 @@ impl Topology {
                     let had = had.get_or_insert_with(|| applied.clone());
                     *anew |=
                         had.is_empty() || !applied.covers(had) || answer.report.is_half_rebuilt();
-                    let fetches = answer.report.channels.iter().any(|c| c.io == IoThread::Running);
+                    let fetches = channels.iter().any(|c| c.io == IoThread::Running);
                     *anew && fetches && standing.covers(applied)
                 }
                 Distrust::Unseen => false,

@@ -51,8 +51,8 @@ pub struct LastWrites {
     cleared: AtomicU64,
     /// The primary's transactions have no GTIDs, or the newest of them may have none.
     anonymous: AtomicBool,
-    /// That was ever so.
-    was_anonymous: AtomicBool,
+    /// What whoever has it has of those that had none, if there were any.
+    anonymous_until: ArcSwapOption<Position>,
     catalog: ArcSwapOption<Known>,
     /// Grows whenever a statement that may change the schema is sent, and when it has ended.
     changes: AtomicU64,
@@ -92,6 +92,11 @@ impl Touched {
     /// A write that changed something that others see.
     pub fn lasting(&mut self) {
         self.lasting = true;
+    }
+
+    /// The server has named the position of all so far.
+    pub fn told(&mut self) {
+        self.lasting = false;
     }
 
     /// Whether there was any such.
@@ -175,7 +180,7 @@ impl LastWrites {
             untold: AtomicU64::new(0),
             cleared: AtomicU64::new(0),
             anonymous: AtomicBool::new(false),
-            was_anonymous: AtomicBool::new(false),
+            anonymous_until: ArcSwapOption::empty(),
             catalog: ArcSwapOption::empty(),
             changes: AtomicU64::new(0),
             under_way: AtomicU32::new(0),
@@ -261,10 +266,17 @@ impl LastWrites {
         self.anonymous.load(SeqCst)
     }
 
-    /// Whether sessions may have written what they were told no position of.
+    /// What a session needs to see what it has written before without being told of a position;
+    /// `None`: there was no time at which that could be.
     #[must_use]
-    pub fn was_anonymous(&self) -> bool {
-        self.was_anonymous.load(SeqCst)
+    pub fn anonymous_until(&self) -> Option<Arc<Position>> {
+        self.anonymous_until.load_full()
+    }
+
+    /// Whether nothing but [`note_untold`](Self::note_untold) keeps reads on the primary.
+    #[must_use]
+    pub fn is_only_untold(&self) -> bool {
+        self.astray.load(SeqCst) == self.found.load(SeqCst) && !self.is_anonymous()
     }
 
     /// Whether asking the primary where it stands may clear something up.
@@ -274,7 +286,6 @@ impl LastWrites {
 
     /// The primary's transactions have no GTIDs from now on.
     pub(crate) fn become_anonymous(&self) {
-        self.was_anonymous.store(true, SeqCst);
         self.anonymous.store(true, SeqCst);
     }
 
@@ -283,7 +294,10 @@ impl LastWrites {
         let mut touched = Touched::default();
         touched.anything();
         match position {
-            Some(position) => self.note(position, &touched),
+            Some(position) => {
+                self.note(position, &touched);
+                advance(&self.anonymous_until, position);
+            }
             None => drop(self.note_astray()),
         }
         self.anonymous.store(false, SeqCst);
@@ -453,6 +467,9 @@ impl LastWrites {
             self.note_astray();
         }
         let start = start.cloned().map(Arc::new);
+        if self.anonymous_until.load().is_some() {
+            self.anonymous_until.store(start.clone());
+        }
         self.newest.store(start.clone());
         self.anywhere.store(start);
         self.slots.iter().for_each(|slot| slot.store(None));

@@ -279,6 +279,10 @@ fn without_gtids_nothing_is_found() {
     assert!(!writes.is_found(write));
     writes.end_anonymous(Some(&at("0-2-6")));
     assert!(!writes.any_untold() && !writes.any_astray() && writes.is_found(write));
-    assert!(writes.was_anonymous() && !LastWrites::new(true).was_anonymous());
     assert_eq!(needed(&writes, "a").as_deref(), Some("0-2-6"));
+    let until = |writes: &LastWrites| writes.anonymous_until().map(|p| p.to_string());
+    assert_eq!(until(&writes).as_deref(), Some("0-2-6"));
+    writes.restart(Some(&at("0-3-1")));
+    assert_eq!(until(&writes).as_deref(), Some("0-3-1"));
+    assert_eq!(until(&LastWrites::new(true)), None);
 }

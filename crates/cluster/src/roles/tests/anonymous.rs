@@ -72,6 +72,60 @@ fn only_who_replicates_by_file_has_them_for_sure() {
     assert_eq!(reads(&w), [false, true, true, true]);
 }
 
+/// Whoever changes over before it has all is not sent the rest.
+#[test]
+fn what_is_not_seen_is_not_forgotten() {
+    let mut w = World::new(4);
+    w.set_mode("OFF");
+    (1..3).for_each(|i| w.machines[i].auto_position = false);
+    // By way of another.
+    w.machines[2].source = Some(1);
+    w.ticks(1);
+    (1..3).for_each(|i| w.machines[i].sql = false);
+    w.set_mode("ON_PERMISSIVE");
+    w.ticks(2);
+    w.machines[0].position = 8;
+    w.ticks(1);
+    let why = |w: &World, i: usize| w.why(i).to_owned();
+    assert!(why(&w, 1).contains("not applied yet") && why(&w, 2).contains("not applied yet"));
+    w.machines[1].auto_position = true;
+    (1..3).for_each(|i| w.machines[i].sql = true);
+    w.ticks(3);
+    let unseen = |w: &World, i: usize| why(w, i).contains("may lack what its primary wrote");
+    assert!(unseen(&w, 1) && !unseen(&w, 2) && unseen(&w, 3));
+    assert!(!w.snapshot().servers[1].takes_reads && w.snapshot().servers[2].takes_reads);
+    // A new history does not bring it either.
+    w.topology.distrust_replicas(w.now);
+    w.ticks(2);
+    assert!(unseen(&w, 1) && !unseen(&w, 2) && unseen(&w, 3));
+}
+
+/// It is told by a write, and the last look said otherwise.
+#[test]
+fn a_look_from_before_does_not_count() {
+    let mut w = World::new(2);
+    w.set_mode("ON");
+    w.machines[1].auto_position = false;
+    w.ticks(2);
+    // This one is under way meanwhile.
+    w.machines[0].position = 8;
+    let (asked, late) = (w.now, w.see(0));
+    w.pass(5);
+    w.topology.lacks_gtids(id_of(0), w.now);
+    w.evaluate();
+    assert!(w.anonymous() && w.why(0).contains("no GTIDs (gtid_mode = OFF_PERMISSIVE)"));
+    w.pass(5);
+    w.deliver(0, asked, late);
+    assert!(w.anonymous() && w.why(0).contains("no GTIDs (gtid_mode = OFF_PERMISSIVE)"));
+    // It is on again when the next look comes.
+    w.pass(5);
+    w.ticks(2);
+    assert!(w.anonymous() && w.why(0).contains("until the next write"), "{}", w.why(0));
+    w.machines[0].position = 9;
+    w.ticks(2);
+    assert!(!w.anonymous() && w.snapshot().servers[1].takes_reads, "{}", w.why(1));
+}
+
 /// Replicas say nothing of lag while their source is away.
 #[test]
 fn replicas_of_a_dead_one_serve_on_what_they_have() {
