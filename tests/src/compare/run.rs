@@ -275,6 +275,10 @@ impl Comparison {
         for sql in &case.cleanup {
             boss.query(sql).with_context(|| sql.clone())?;
         }
+        if !case.restore.is_empty() {
+            // A replica may still be about to apply what goes with the setting.
+            self.site.sandbox.wait_caught_up()?;
+        }
         self.everywhere(&case.restore)?;
         Ok(Telling { lines, data })
     }
