@@ -53,6 +53,7 @@ mod stats;
 mod tables;
 mod tls;
 mod view;
+mod watching;
 mod welcome;
 mod worker;
 

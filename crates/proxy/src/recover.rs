@@ -171,17 +171,7 @@ fn is_harmless(job: &Job) -> bool {
 
 /// It may commit the transaction it is sent in.
 fn may_commit(job: &Job) -> bool {
-    let ends = Effects::END
-        | Effects::BEGIN
-        | Effects::BEGIN_READ_ONLY
-        | Effects::DDL
-        | Effects::LOCK
-        | Effects::UNLOCK
-        | Effects::MULTI
-        | Effects::TEXT_PREPARE
-        | Effects::SET_AUTOCOMMIT
-        | Effects::SET_OTHER
-        | Effects::XA;
+    let ends = Effects::ENDS | Effects::MULTI | Effects::TEXT_PREPARE | Effects::SET_OTHER;
     let verdict = &job.statement.verdict;
     match job.kind {
         Kind::Query | Kind::Execute(_) => {

@@ -98,6 +98,18 @@ bitflags! {
     }
 }
 
+impl Effects {
+    /// What commits the transaction that is open, or ends it, whatever it begins.
+    pub const ENDS: Self = Self::DDL
+        .union(Self::BEGIN)
+        .union(Self::BEGIN_READ_ONLY)
+        .union(Self::END)
+        .union(Self::LOCK)
+        .union(Self::UNLOCK)
+        .union(Self::SET_AUTOCOMMIT)
+        .union(Self::XA);
+}
+
 /// A table as written in the statement; names are kept as written, without quotes.
 #[derive(Debug, Clone, PartialEq, Eq, Hash)]
 pub struct Table {

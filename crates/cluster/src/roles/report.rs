@@ -353,7 +353,10 @@ pub(super) fn compare(old: &Snapshot, new: &Snapshot) -> Vec<Event> {
             false => Event {
                 code: "gtids_back",
                 server: Some(primary.id),
-                text: format!("{name}'s transactions have GTIDs again: replicas that are sure to have the others serve fresh reads"),
+                text: format!(
+                    "{name}'s transactions have GTIDs again: replicas that are sure to have the others \
+                     serve fresh reads"
+                ),
             },
         });
     }
